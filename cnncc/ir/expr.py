@@ -1,0 +1,209 @@
+"""The two small languages inside a formula: affine index expressions and scalar expressions.
+
+Both are frozen, print as text and parse back (`parse_expr`, `parse_index`); Python's own grammar is borrowed
+for the parsing, nothing is ever evaluated by Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cnncc.ir.errors import InternalError
+
+UNARY = ("neg", "exp", "log", "sqrt", "tanh", "sigmoid", "abs")
+BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+FUNCTIONS = (*UNARY, *BINARY, "max", "min")
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An affine integer expression over loop dimensions: sum(coefficient * dimension) + const."""
+
+    terms: tuple[tuple[str, int], ...] = ()
+    const: int = 0
+
+    @staticmethod
+    def of(dim: str, coefficient: int = 1) -> Index:
+        return Index(((dim, coefficient),))
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return tuple(d for d, _ in self.terms)
+
+    @property
+    def single(self) -> str | None:
+        """The dimension's name where this is just one dimension, else None."""
+        if self.const == 0 and len(self.terms) == 1 and self.terms[0][1] == 1:
+            return self.terms[0][0]
+        return None
+
+    def coefficient(self, dim: str) -> int:
+        return next((c for d, c in self.terms if d == dim), 0)
+
+    def __add__(self, other: Index) -> Index:
+        total = dict(self.terms)
+        for d, c in other.terms:
+            total[d] = total.get(d, 0) + c
+        return Index(tuple((d, c) for d, c in total.items() if c), self.const + other.const)
+
+    def scale(self, factor: int) -> Index:
+        return Index(tuple((d, c * factor) for d, c in self.terms) if factor else (), self.const * factor)
+
+    def substitute(self, mapping: Mapping[str, Index]) -> Index:
+        result = Index((), self.const)
+        for d, c in self.terms:
+            result = result + mapping.get(d, Index.of(d)).scale(c)
+        return result
+
+    def bounds(self, extents: Mapping[str, int]) -> tuple[int, int]:
+        """The least and the greatest value (inclusive) while each dimension runs over its extent."""
+        low = high = self.const
+        for d, c in self.terms:
+            reach = c * (extents[d] - 1)
+            low, high = low + min(0, reach), high + max(0, reach)
+        return low, high
+
+    def __str__(self) -> str:
+        text = ""
+        for d, c in self.terms:
+            sign = "-" if c < 0 else "+"
+            body = d if abs(c) == 1 else f"{abs(c)}*{d}"
+            text += (f" {sign} " if text else ("-" if c < 0 else "")) + body
+        if not text:
+            return str(self.const)
+        return text + (f" {'-' if self.const < 0 else '+'} {abs(self.const)}" if self.const else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    value: float
+
+    def __str__(self) -> str:
+        return repr(int(self.value)) if self.value == math.trunc(self.value) and abs(self.value) < 1e9 \
+            else repr(self.value) if math.isfinite(self.value) else f'float("{self.value}")'
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    tensor: str
+    index: tuple[Index, ...]
+
+    def __str__(self) -> str:
+        return f"{self.tensor}[{', '.join(map(str, self.index))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function of FUNCTIONS applied to scalar expressions."""
+
+    fn: str
+    args: tuple[Expr, ...]
+
+    def __str__(self) -> str:
+        if self.fn in BINARY:
+            left, right = self.args
+            a = f"({left})" if _rank(left) < _rank(self) else str(left)
+            b = f"({right})" if _rank(right) <= _rank(self) else str(right)
+            return f"{a} {BINARY[self.fn]} {b}"
+        return f"{self.fn}({', '.join(map(str, self.args))})"
+
+
+Expr: TypeAlias = Const | Load | Call
+
+
+def _rank(e: Expr) -> int:
+    """How tightly the text of `e` binds: 1 for sums, 2 for products, 3 for the rest."""
+    if isinstance(e, Call) and e.fn in BINARY:
+        return 1 if e.fn in ("add", "sub") else 2
+    return 1 if isinstance(e, Const) and e.value < 0 else 3
+
+
+def loads(e: Expr) -> Iterator[Load]:
+    """All loads of `e`, left to right, repeats included."""
+    stack: list[Expr] = [e]
+    while stack:
+        x = stack.pop()
+        if isinstance(x, Load):
+            yield x
+        elif isinstance(x, Call):
+            stack.extend(reversed(x.args))
+
+
+def rewrite(e: Expr, change: Callable[[Load], Expr]) -> Expr:
+    """`e` with every load replaced by `change(load)`."""
+    if isinstance(e, Load):
+        return change(e)
+    if isinstance(e, Call):
+        return Call(e.fn, tuple(rewrite(a, change) for a in e.args))
+    return e
+
+
+def size(e: Expr) -> int:
+    """The number of scalar operations in `e`."""
+    return 1 + sum(size(a) for a in e.args) if isinstance(e, Call) else 0
+
+
+# ---- text
+
+
+def parse_index(node: ast.expr | str, symbols: Mapping[str, int] | None = None) -> Index:
+    """Read an index expression; names in `symbols` are integers, all others are dimensions.
+
+    Raises InternalError where the text is not affine.
+    """
+    symbols = symbols or {}
+    if isinstance(node, str):
+        node = ast.parse(node.strip(), mode="eval").body
+    match node:
+        case ast.Constant(value=int(v)):
+            return Index((), v)
+        case ast.Name(id=name):
+            return Index((), symbols[name]) if name in symbols else Index.of(name)
+        case ast.UnaryOp(op=ast.USub(), operand=x):
+            return parse_index(x, symbols).scale(-1)
+        case ast.BinOp(left=a, op=ast.Add(), right=b):
+            return parse_index(a, symbols) + parse_index(b, symbols)
+        case ast.BinOp(left=a, op=ast.Sub(), right=b):
+            return parse_index(a, symbols) + parse_index(b, symbols).scale(-1)
+        case ast.BinOp(left=a, op=ast.Mult(), right=b):
+            x, y = parse_index(a, symbols), parse_index(b, symbols)
+            if not x.terms:
+                return y.scale(x.const)
+            if not y.terms:
+                return x.scale(y.const)
+    raise InternalError(f"not an affine index: {ast.unparse(node)}")
+
+
+def parse_expr(node: ast.expr | str, symbols: Mapping[str, int | float] | None = None) -> Expr:
+    """Read a scalar expression; a bare name that is no symbol is a load without index.
+
+    Raises InternalError for anything outside the language.
+    """
+    symbols = symbols or {}
+    if isinstance(node, str):
+        node = ast.parse(node.strip(), mode="eval").body
+    operators: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
+    match node:
+        case ast.Constant(value=int() | float() as v):
+            return Const(float(v))
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as v)):
+            return Const(-float(v))
+        case ast.UnaryOp(op=ast.USub(), operand=x):
+            return Call("neg", (parse_expr(x, symbols),))
+        case ast.Name(id=name):
+            return Const(float(symbols[name])) if name in symbols else Load(name, ())
+        case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str(v))]):
+            return Const(float(v))
+        case ast.Call(func=ast.Name(id=fn), args=args) if fn in FUNCTIONS:
+            return Call(fn, tuple(parse_expr(a, symbols) for a in args))
+        case ast.BinOp(left=a, op=op, right=b) if type(op) in operators:
+            return Call(operators[type(op)], (parse_expr(a, symbols), parse_expr(b, symbols)))
+        case ast.Subscript(value=ast.Name(id=name), slice=index):
+            parts = index.elts if isinstance(index, ast.Tuple) else [index]
+            whole = {k: int(v) for k, v in symbols.items() if v == int(v)}
+            return Load(name, tuple(parse_index(p, whole) for p in parts))
+    raise InternalError(f"not a scalar expression: {ast.unparse(node)}")

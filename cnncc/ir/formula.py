@@ -1,0 +1,235 @@
+"""Formulas: what an op computes, as one line of index arithmetic.
+
+`y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g*K + k, c, {r}]` is convolution of any rank:
+braces repeat per spatial dimension (p -> p0, p1, ...), an upper-case letter is the extent of its lower-case
+dimension, `| b` lets the index reach b past the far end. Bound to operand shapes and attributes a template gives a
+`Formula`: affine loads, extents, a fold. A tap whose operand lies outside of it is left out of the fold.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cnncc.ir.errors import InternalError, ModelError
+from cnncc.ir.expr import Call, Const, Expr, Index, Load, loads, parse_expr, parse_index, rewrite
+from cnncc.ir.types import Extent
+
+FOLDS = ("=", "+=", "max=", "min=")
+IDENTITY = {"+=": 0.0, "max=": float("-inf"), "min=": float("inf")}
+COMBINE = {"+=": "add", "max=": "max", "min=": "min"}
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """`out fold expr` while every dimension of `extents` runs over its extent, first ones outermost."""
+
+    out: Load
+    fold: str
+    expr: Expr
+    extents: tuple[tuple[str, Extent], ...]
+
+    @property
+    def sizes(self) -> dict[str, Extent]:
+        return dict(self.extents)
+
+    @property
+    def out_dims(self) -> tuple[str, ...]:
+        used = {d for i in self.out.index for d in i.dims}
+        return tuple(d for d, _ in self.extents if d in used)
+
+    @property
+    def reduced(self) -> tuple[str, ...]:
+        used = set(self.out_dims)
+        return tuple(d for d, _ in self.extents if d not in used)
+
+    @property
+    def loads(self) -> tuple[Load, ...]:
+        """The distinct loads, in order of appearance."""
+        return tuple(dict.fromkeys(loads(self.expr)))
+
+    def substitute(self, mapping: Mapping[str, Index], extents: Mapping[str, Extent]) -> Formula:
+        """Dimensions replaced by index expressions over others; `extents` gives the sizes of the new ones."""
+        def change(x: Load) -> Load:
+            return Load(x.tensor, tuple(i.substitute(mapping) for i in x.index))
+        sizes: dict[str, Extent] = {}
+        for d, e in self.extents:
+            if d not in mapping:
+                sizes.setdefault(d, e)
+            else:
+                for new in mapping[d].dims:
+                    sizes.setdefault(new, extents[new])
+        return Formula(change(self.out), self.fold, rewrite(self.expr, change), tuple(sizes.items()))
+
+    def renamed(self, tensors: Mapping[str, str]) -> Formula:
+        def change(x: Load) -> Load:
+            return Load(tensors.get(x.tensor, x.tensor), x.index)
+        return replace(self, out=change(self.out), expr=rewrite(self.expr, change))
+
+    def __str__(self) -> str:
+        return f"{self.out} {self.fold} {self.expr}"
+
+
+def outside(index: Index, size: Extent, extents: Mapping[str, Extent]) -> bool:
+    """Whether an index can leave [0, size): such a load needs a test of validity."""
+    if isinstance(size, str) or any(isinstance(extents[d], str) for d in index.dims):
+        return False
+    low, high = index.bounds({d: int(extents[d]) for d in index.dims})
+    return low < 0 or high >= size
+
+
+def drop_units(f: Formula) -> Formula:
+    """The formula without its dimensions of extent 1."""
+    units: dict[str, Index] = {d: Index() for d, e in f.extents if e == 1}
+    return f.substitute(units, {}) if units else f
+
+
+def parse_formula(text: str, extents: Mapping[str, Extent]) -> Formula:
+    """Read the text of a bound formula; `extents` gives its dimensions in order."""
+    left, fold, right = _split(text)
+    out = parse_expr(left)
+    if not isinstance(out, Load):
+        raise InternalError(f"formula {text!r}: the left side must be an element")
+    return Formula(out, fold, parse_expr(right), tuple(extents.items()))
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    match = re.match(r"^(.*?\])\s*(\+=|max=|min=|=)(?!=)\s*(.*)$", text.strip(), re.S)
+    if not match:
+        raise InternalError(f"not a formula: {text!r}")
+    return match[1], match[2], match[3]
+
+
+# ---- templates
+
+
+def expand(template: str, rank: int) -> str:
+    """Braces repeated per spatial dimension, their letters numbered."""
+    def repeat(match: re.Match[str]) -> str:
+        body = match[1]
+        return ", ".join(re.sub(r"\b([a-z])\b", rf"\g<1>{i}", body) for i in range(rank))
+    return re.sub(r"\{([^}]*)\}", repeat, template)
+
+
+def bind(template: str, operands: Sequence[tuple[str, Sequence[Extent]]], symbols: Mapping[str, int],
+         given: Mapping[str, int] | None = None, spatial: int = 0) -> tuple[Formula, tuple[Extent, ...]]:
+    """A template with shapes and attributes filled in, and the shape of its result.
+
+    `operands` are (name, shape) of the tensors it loads, `symbols` the attributes it names (`s0`, `a0`),
+    `given` the extents that no operand tells (windows, groups). Raises ModelError where the shapes don't agree.
+    """
+    left, fold, right = _split(expand(template, spatial))
+    shapes = dict(operands)
+    extents: dict[str, Extent] = dict(given or {})
+    accesses = _accesses(right, shapes)
+    pending = list(accesses)
+    known = dict(symbols)
+    while pending:
+        rest = [item for item in pending if not _solve(*item, extents, known)]
+        if len(rest) == len(pending):
+            raise InternalError(f"formula {template!r}: can't find the extents of {ast.unparse(rest[0][1])}")
+        pending = rest
+    def clean(node: ast.expr) -> ast.expr:
+        return node.left if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) else node
+    class Strip(ast.NodeTransformer):
+        def visit_BinOp(self, node: ast.BinOp) -> ast.expr:  # noqa: N802
+            self.generic_visit(node)
+            return clean(node)
+    expr = parse_expr(Strip().visit(ast.parse(right.strip(), mode="eval").body), known)
+    out = parse_expr(left, known)
+    assert isinstance(out, Load)
+    dims = dict.fromkeys(d for i in out.index for d in i.dims)
+    dims.update(dict.fromkeys(d for x in loads(expr) for i in x.index for d in i.dims))
+    formula = Formula(out, fold, expr, tuple((d, extents[d]) for d in dims))
+    shape: list[Extent] = []
+    for i in out.index:
+        if i.single and isinstance(extents[i.single], str):
+            shape.append(extents[i.single])
+        else:
+            shape.append(1 + i.bounds({d: int(extents[d]) for d in i.dims})[1])
+    return formula, tuple(shape)
+
+
+def _accesses(right: str, shapes: Mapping[str, Sequence[Extent]]) -> list[tuple[str, ast.expr, Extent]]:
+    """(operand, index, size of the axis) for every axis of every load."""
+    result: list[tuple[str, ast.expr, Extent]] = []
+    for node in ast.walk(ast.parse(right.strip(), mode="eval")):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            shape = shapes[node.value.id]
+            if len(parts) != len(shape):
+                raise ModelError(f"operand {node.value.id} has rank {len(shape)}, expected {len(parts)}")
+            result += [(node.value.id, p, e) for p, e in zip(parts, shape, strict=True)]
+    return result
+
+
+def _solve(name: str, node: ast.expr, size: Extent, extents: dict[str, Extent], symbols: dict[str, int]) -> bool:
+    """Find the one unknown extent of an index, or check the size where all are known; False: too early."""
+    far: int | None = None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        far, node = parse_index(node.right, symbols).const, node.left
+    letters = [x.id for x in ast.walk(node) if isinstance(x, ast.Name) and x.id not in symbols]
+    unknown = [d for d in letters if d not in extents and d[0].islower()]
+    capital = next((d for d in letters if d.isupper()), None)
+    if capital is not None:                             # g*K + k: the axis is made of K-sized groups
+        others = [extents[d] for d in letters if d in extents]
+        if unknown != [capital.lower()] or len(others) != 1 or isinstance(others[0], str):
+            return False
+        if isinstance(size, str) or size % others[0]:
+            raise ModelError(f"operand {name}: {size} channels don't divide into {others[0]} groups")
+        extents[capital.lower()] = symbols[capital] = size // others[0]
+        return True
+    index = parse_index(node, symbols)
+    if len(unknown) > 1:
+        return False
+    if index.single in unknown and isinstance(size, str):
+        extents[unknown[0]] = size
+        return True
+    if any(isinstance(extents.get(d, 0), str) for d in index.dims) or isinstance(size, str):
+        if index.single and extents.get(index.single) == size:
+            return True
+        raise ModelError(f"operand {name}: its extent {size} doesn't fit the index {index}")
+    sizes = {d: int(extents.get(d, 1)) for d in index.dims}
+    low, high = index.bounds(sizes)
+    room = size - 1 + (far or 0) - high
+    if unknown:
+        extents[unknown[0]] = count = room // index.coefficient(unknown[0]) + 1
+        if count < 1:
+            raise ModelError(f"operand {name}: an axis of {size} is too small for the window")
+    elif far is None and (room != 0 or low != 0):
+        raise ModelError(f"operand {name}: an axis has {size} elements where {high + 1} are expected")
+    return True
+
+
+def pointwise(text: str, operands: Sequence[tuple[str, Sequence[Extent]]],
+              symbols: Mapping[str, float]) -> tuple[Formula, tuple[Extent, ...]]:
+    """A scalar expression over broadcast operands. Raises ModelError where shapes don't broadcast."""
+    shapes = dict(operands)
+    rank = max((len(s) for s in shapes.values()), default=0)
+    shape: list[Extent] = [1] * rank
+    for s in shapes.values():
+        for axis, extent in enumerate(s, rank - len(s)):
+            if shape[axis] == 1:
+                shape[axis] = extent
+            elif extent not in (1, shape[axis]):
+                raise ModelError("shapes don't broadcast: " + " and ".join(str(list(v)) for v in shapes.values()))
+    def change(x: Load) -> Expr:
+        own = shapes[x.tensor]
+        return Load(x.tensor, tuple(Index() if e == 1 and shape[a] != 1 else Index.of(f"i{a}")
+                                    for a, e in enumerate(own, rank - len(own))))
+    expr = rewrite(parse_expr(text, symbols), change)
+    out = Load("y", tuple(Index.of(f"i{a}") for a in range(rank)))
+    return Formula(out, "=", expr, tuple((f"i{a}", e) for a, e in enumerate(shape))), tuple(shape)
+
+
+def multiply_add(f: Formula) -> tuple[Expr, Expr] | None:
+    """The two factors of a sum of products, else None."""
+    if f.fold == "+=" and isinstance(f.expr, Call) and f.expr.fn == "mul":
+        return f.expr.args[0], f.expr.args[1]
+    return None
+
+
+__all__ = ["COMBINE", "FOLDS", "IDENTITY", "Const", "Formula", "bind", "drop_units", "expand", "multiply_add",
+           "outside", "parse_formula", "pointwise"]

@@ -1,0 +1,176 @@
+"""The graph: one node per value, constants beside it. A pass takes a graph and returns a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnncc.ir.errors import InternalError, ModelError
+from cnncc.ir.kernel import Kernel
+from cnncc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    import networkx
+
+Attr = Any          # int, float, str or a tuple of them
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A value and how it is made: `op` names an entry of `ir.ops`, or is `input`, `const` or `kernel`.
+
+    `origin` names the nodes of the user's file that it came from.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    type: TensorType
+    attrs: tuple[tuple[str, Attr], ...] = ()
+    origin: tuple[str, ...] = ()
+    kernel: Kernel | None = None
+
+    @property
+    def attr(self) -> dict[str, Attr]:
+        return dict(self.attrs)
+
+    def __str__(self) -> str:
+        attrs = "".join(f" {k}={v}".replace(", ", ",") for k, v in self.attrs)
+        head = f"{self.name}: {self.type} = {self.op}({', '.join(self.inputs)}){attrs}"
+        if self.kernel is None:
+            return head
+        return head + "".join("\n    " + line for line in self.kernel.lines())
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`nodes` in topological order; `outputs` are (name for the user, value); `constants` hold the const nodes."""
+
+    name: str
+    nodes: Mapping[str, Node]
+    inputs: tuple[str, ...]
+    outputs: tuple[tuple[str, str], ...]
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def types(self, node: Node) -> tuple[TensorType, ...]:
+        """The types of a node's operands."""
+        return tuple(self.nodes[i].type for i in node.inputs)
+
+    def digraph(self) -> networkx.DiGraph[str]:
+        """The edges, derived from the nodes' inputs (which alone know order and repeats)."""
+        import networkx
+        g: networkx.DiGraph[str] = networkx.DiGraph()
+        g.add_nodes_from(self.nodes)
+        g.add_edges_from((i, n.name) for n in self for i in n.inputs)
+        return g
+
+    def users(self) -> dict[str, list[str]]:
+        """For each value the nodes that read it (once per operand), with `""` for each graph output."""
+        result: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for n in self:
+            for i in n.inputs:
+                result[i].append(n.name)
+        for _, value in self.outputs:
+            result[value].append("")
+        return result
+
+    def live(self) -> Graph:
+        """The graph without what no output needs (inputs stay) and without unused constants."""
+        needed: set[str] = set()
+        stack = [v for _, v in self.outputs]
+        while stack:
+            name = stack.pop()
+            if name not in needed:
+                needed.add(name)
+                stack.extend(self.nodes[name].inputs)
+        nodes = {k: n for k, n in self.nodes.items() if k in needed or n.op == "input"}
+        return replace(self, nodes=nodes, constants={k: v for k, v in self.constants.items() if k in needed})
+
+    def verify(self) -> None:
+        """Raises InternalError where an invariant is broken."""
+        seen: set[str] = set()
+        for name, n in self.nodes.items():
+            if n.name != name:
+                raise InternalError(f"node {name} calls itself {n.name}")
+            for i in n.inputs:
+                if i not in seen:
+                    raise InternalError(f"node {name} reads {i}, which doesn't come before it")
+            if n.op == "const" and self.constants[name].shape != n.type.shape:
+                raise InternalError(f"constant {name} has shape {self.constants[name].shape}, not {n.type}")
+            if n.op == "kernel" and (n.kernel is None or len(n.kernel.operands) != len(n.inputs) + 1):
+                raise InternalError(f"node {name}: the kernel's operands don't match the inputs")
+            seen.add(name)
+        for name in (*self.inputs, *(v for _, v in self.outputs)):
+            if name not in seen:
+                raise InternalError(f"the graph names {name}, which doesn't exist")
+
+    def summary(self) -> str:
+        """One line: how many nodes of which op."""
+        counts: dict[str, int] = {}
+        for n in self:
+            if n.op not in ("input", "const"):
+                counts[n.op] = counts.get(n.op, 0) + 1
+        return ", ".join(f"{c} {op}" for op, c in sorted(counts.items(), key=lambda kv: -kv[1]))
+
+    def __str__(self) -> str:
+        lines = [f"graph {self.name}"]
+        lines += [f"  {line}" for n in self for line in str(n).splitlines()]
+        lines.append("  return " + ", ".join(f"{user}={value}" for user, value in self.outputs))
+        return "\n".join(lines)
+
+
+class Builder:
+    """Collects nodes in order; used by frontends, by composed ops and by passes."""
+
+    def __init__(self, name: str, constants: Mapping[str, np.ndarray] | None = None) -> None:
+        self.name = name
+        self.nodes: dict[str, Node] = {}
+        self.inputs: list[str] = []
+        self.constants: dict[str, np.ndarray] = dict(constants or {})
+
+    def fresh(self, name: str) -> str:
+        """`name`, numbered where it is taken."""
+        if name not in self.nodes:
+            return name
+        i = 1
+        while f"{name}.{i}" in self.nodes:
+            i += 1
+        return f"{name}.{i}"
+
+    def add(self, node: Node) -> str:
+        if node.name in self.nodes:
+            raise ModelError(f"the value {node.name!r} is defined twice")
+        self.nodes[node.name] = node
+        return node.name
+
+    def input(self, name: str, type: TensorType) -> str:
+        self.inputs.append(name)
+        return self.add(Node(name, "input", (), type))
+
+    def const(self, name: str, value: np.ndarray) -> str:
+        from cnncc.ir.types import name_of
+        name = self.fresh(name)
+        self.constants[name] = value
+        return self.add(Node(name, "const", (), TensorType(name_of(value.dtype), value.shape)))
+
+    def op(self, op: str, inputs: Iterable[str], name: str, origin: tuple[str, ...] = (), **attrs: Attr) -> str:
+        """Add a node; its type follows from its op. Raises ModelError where the operands don't fit."""
+        from cnncc.ir.ops import OPS
+        inputs = tuple(inputs)
+        attributes = tuple(sorted((k, v) for k, v in attrs.items()))
+        type = OPS[op].infer([self.nodes[i].type for i in inputs], attrs)
+        return self.add(Node(self.fresh(name), op, inputs, type, attributes, origin))
+
+    def graph(self, outputs: Iterable[tuple[str, str]]) -> Graph:
+        g = Graph(self.name, self.nodes, tuple(self.inputs), tuple(outputs), self.constants)
+        g.verify()
+        return g

@@ -1,0 +1,116 @@
+"""Memory order of a tensor, in the notation of schedules: `n, c:16, h, w, c` is NCHW16c.
+
+A layout lists the axes from the slowest to the fastest. `c:16` is the number of the block of 16 that c lies in;
+the later `c` is the place within that block. Blocks are padded: lanes beyond the extent exist and are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnncc.ir.errors import InternalError
+from cnncc.ir.types import Extent
+
+LETTERS = {0: "", 1: "n", 2: "nc", 3: "ncw", 4: "nchw", 5: "ncdhw"}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`order` holds (axis, block): block 0 is the plain or innermost part of the axis."""
+
+    order: tuple[tuple[int, int], ...]
+
+    @staticmethod
+    def plain(rank: int) -> Layout:
+        return Layout(tuple((a, 0) for a in range(rank)))
+
+    @staticmethod
+    def blocked(rank: int, axis: int, block: int) -> Layout:
+        """`axis` split into blocks, the places within a block fastest."""
+        return Layout((*((a, block if a == axis else 0) for a in range(rank)), (axis, 0)))
+
+    @property
+    def rank(self) -> int:
+        return 1 + max((a for a, _ in self.order), default=-1)
+
+    def block(self, axis: int) -> int:
+        """The (outer) block of an axis, 1 where it has none."""
+        return next(b for a, b in self.order if a == axis) or 1
+
+    def physical(self, shape: Sequence[Extent]) -> tuple[Extent, ...]:
+        """The extents in memory order; a symbolic extent can't be blocked."""
+        outer: dict[int, int] = {}
+        result: list[Extent] = []
+        for axis, block in self.order:
+            extent = outer.get(axis, shape[axis])
+            if block:
+                if isinstance(extent, str):
+                    raise InternalError(f"layout {self}: a symbolic extent can't be blocked")
+                result.append(-(-extent // block))
+                outer[axis] = block
+            else:
+                result.append(extent)
+        return tuple(result)
+
+    def elements(self, shape: Sequence[Extent]) -> int:
+        """The number of elements in memory, padding included, symbolic extents counted as 1."""
+        total = 1
+        for e in self.physical(shape):
+            total *= 1 if isinstance(e, str) else e
+        return total
+
+    def parts(self, axis: int, shape: Sequence[Extent]) -> Iterator[tuple[int, int, int]]:
+        """For each part of an axis (divisor, modulus or 0, stride in elements): offset += i % modulus // divisor * stride."""
+        strides = [1] * len(self.order)
+        physical = self.physical(shape)
+        for i in range(len(self.order) - 2, -1, -1):
+            extent = physical[i + 1]
+            if isinstance(extent, str):
+                raise InternalError(f"layout {self}: a symbolic extent must be the slowest")
+            strides[i] = strides[i + 1] * extent
+        modulus = 0
+        for (a, block), stride in zip(self.order, strides, strict=True):
+            if a == axis:
+                yield block or 1, modulus, stride
+                modulus = block
+
+    def pack(self, array: np.ndarray) -> np.ndarray:
+        """A plain array in this memory order, flat, padding zero."""
+        split_shape: list[int] = []
+        pads: list[tuple[int, int]] = []
+        places: dict[int, list[int]] = {}
+        for axis, extent in enumerate(array.shape):
+            blocks = [b for a, b in self.order if a == axis and b]
+            padded = -(-extent // blocks[0]) * blocks[0] if blocks else extent
+            pads.append((0, padded - extent))
+            sizes = [padded, *blocks, 1]
+            places[axis] = []
+            for big, small in zip(sizes, sizes[1:] if blocks else [1], strict=False):
+                places[axis].append(len(split_shape))
+                split_shape.append(big // small)
+        if any(after for _, after in pads):
+            array = np.pad(array, pads)
+        order = [places[axis].pop(0) for axis, _ in self.order]
+        return np.ascontiguousarray(array.reshape(split_shape).transpose(order)).reshape(-1)
+
+    def __str__(self) -> str:
+        names = LETTERS.get(self.rank) or "abcdefghijklm"
+        return ", ".join(names[a] + (f":{b}" if b else "") for a, b in self.order) or "scalar"
+
+
+def parse_layout(text: str) -> Layout:
+    """Read the text of a layout back."""
+    if text.strip() == "scalar":
+        return Layout(())
+    items = [p.strip().partition(":") for p in text.split(",")]
+    used = {name for name, _, _ in items}
+    for rank, letters in LETTERS.items():
+        if used == set(letters):
+            names = letters
+            break
+    else:
+        rank, names = len(used), "abcdefghijklm"
+    return Layout(tuple((names.index(name), int(block or 0)) for name, _, block in items))

@@ -1,0 +1,154 @@
+"""The ops: one entry says what an op computes; shapes, reference, loops, cost and code follow from it.
+
+Attributes are normalised by the frontend: `strides`, `dilations`, `begin`, `end` (padding) and `kernel` are tuples
+with one number per spatial dimension; axes are not negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cnncc.ir.errors import InternalError, ModelError
+from cnncc.ir.formula import Formula, bind, pointwise
+from cnncc.ir.types import Extent, TensorType, product
+
+if TYPE_CHECKING:
+    from cnncc.ir.graph import Builder, Node
+
+Attrs = Mapping[str, Any]
+Shapes = Sequence[Sequence[Extent]]
+NAMES = ("x", "w", "u", "v")
+
+
+@dataclass(frozen=True)
+class Op:
+    """`bound` gives the formula and the result's shape; an op without one is a view or is `composed` of others."""
+
+    name: str
+    bound: Callable[[Shapes, Attrs], tuple[Formula, tuple[Extent, ...]]] | None = None
+    shape: Callable[[Shapes, Attrs], tuple[Extent, ...]] | None = None
+    composed: Callable[[Builder, Node], str] | None = None
+    elementwise: bool = False
+
+    def infer(self, types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+        """The type of the result. Raises ModelError where the operands don't fit the op."""
+        shapes = [t.shape for t in types]
+        if self.shape is not None:
+            return TensorType(types[0].dtype, self.shape(shapes, attrs))
+        return TensorType(types[0].dtype, self.formula(types, attrs)[1])
+
+    def formula(self, types: Sequence[TensorType], attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
+        if self.bound is None:
+            raise InternalError(f"op {self.name} has no formula of its own")
+        return self.bound([t.shape for t in types], attrs)
+
+
+OPS: dict[str, Op] = {}
+
+
+def register(op: Op) -> Op:
+    OPS[op.name] = op
+    return op
+
+
+def elementwise(name: str, text: str, *attributes: str) -> Op:
+    """A scalar expression over x, w, ... (broadcast) and the named float attributes."""
+    def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
+        operands = list(zip(NAMES, shapes, strict=False))
+        return pointwise(text, operands, {a: float(attrs[a]) for a in attributes})
+    return register(Op(name, bound, elementwise=True))
+
+
+def relation(name: str, template: str, window: bool = False) -> Op:
+    """A fold over index arithmetic; with `window` the extents of r come from the attribute `kernel`."""
+    def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
+        spatial = len(shapes[0]) - 2
+        symbols: dict[str, int] = {}
+        given: dict[str, int] = {"g": int(attrs["group"])} if "group" in attrs else {}
+        for i in range(spatial):
+            for letter, key in zip("sdab", ("strides", "dilations", "begin", "end"), strict=True):
+                if key in attrs:
+                    symbols[f"{letter}{i}"] = int(attrs[key][i])
+            if window:
+                given[f"r{i}"] = int(attrs["kernel"][i])
+        return bind(template, list(zip(NAMES, shapes, strict=False)), symbols, given, spatial)
+    return register(Op(name, bound))
+
+
+def reduction(name: str, fold: str) -> Op:
+    """A fold over `axes`, which stay with extent 1 where `keepdims`."""
+    def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
+        rank, axes = len(shapes[0]), tuple(attrs["axes"])
+        index = [f"i{a}" for a in range(rank)]
+        kept = [("0" if a in axes else f"i{a}") for a in range(rank) if a not in axes or attrs["keepdims"]]
+        return bind(f"y[{', '.join(kept)}] {fold} x[{', '.join(index)}]", [("x", shapes[0])], {})
+    return register(Op(name, bound))
+
+
+# ---- elementwise
+
+elementwise("relu", "max(x, 0)")
+elementwise("clip", "min(max(x, low), high)", "low", "high")
+elementwise("add", "x + w")
+elementwise("sub", "x - w")
+elementwise("mul", "x * w")
+elementwise("div", "x / w")
+elementwise("exp", "exp(x)")
+elementwise("scale", "x * factor", "factor")
+
+# ---- contractions and windows
+
+relation("conv", "y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g*K + k, c, {r}]")
+relation("linear", "y[n, k] += x[n, c, {r}] * w[k, c, {r}]")
+relation("max_pool", "y[n, c, {p}] max= x[n, c, {p*s + r*d - a | b}]", window=True)
+relation("sum_pool", "y[n, c, {p}] += x[n, c, {p*s + r*d - a | b}]", window=True)
+reduction("reduce_sum", "+=")
+reduction("reduce_max", "max=")
+
+# ---- views: the same elements in the same plain order
+
+
+def _reshaped(shapes: Shapes, attrs: Attrs) -> tuple[Extent, ...]:
+    old, new = shapes[0], tuple(attrs["shape"])
+    if product([e for e in old if isinstance(e, int)]) != product([e for e in new if isinstance(e, int)]) \
+            or [e for e in old if isinstance(e, str)] != [e for e in new if isinstance(e, str)]:
+        raise ModelError(f"can't reshape {list(old)} to {list(new)}")
+    return new
+
+
+register(Op("reshape", shape=_reshaped))
+
+# ---- composed of others
+
+
+def _same(shapes: Shapes, attrs: Attrs) -> tuple[Extent, ...]:
+    return tuple(shapes[0])
+
+
+def _softmax(b: Builder, n: Node) -> str:
+    x, axes = n.inputs[0], (n.attr["axis"],)
+    top = b.op("reduce_max", [x], f"{n.name}.max", n.origin, axes=axes, keepdims=True)
+    e = b.op("exp", [b.op("sub", [x, top], f"{n.name}.shifted", n.origin)], f"{n.name}.exp", n.origin)
+    total = b.op("reduce_sum", [e], f"{n.name}.sum", n.origin, axes=axes, keepdims=True)
+    return b.op("div", [e, total], n.name, n.origin)
+
+
+def _mean(b: Builder, n: Node) -> str:
+    x = n.inputs[0]
+    count = product([int(b.nodes[x].type.shape[a]) for a in n.attr["axes"]])
+    total = b.op("reduce_sum", [x], f"{n.name}.sum", n.origin, **n.attr)
+    return b.op("scale", [total], n.name, n.origin, factor=1.0 / count)
+
+
+def _batch_norm(b: Builder, n: Node) -> str:
+    """x * scale + shift per channel; the frontend gives these two as constants of shape [C, 1, ...]."""
+    x, scale, shift = n.inputs
+    return b.op("add", [b.op("mul", [x, scale], f"{n.name}.scaled", n.origin), shift], n.name, n.origin)
+
+
+register(Op("softmax", shape=_same, composed=_softmax))
+register(Op("reduce_mean", shape=lambda s, a: OPS["reduce_sum"].bound(s, a)[1],  # type: ignore[misc]
+            composed=_mean))
+register(Op("batch_norm", shape=_same, composed=_batch_norm))

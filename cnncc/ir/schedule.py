@@ -1,0 +1,71 @@
+"""Schedules: the loops of a stage, outermost first, as one line of text.
+
+`par k:32, p, q:12, c:16, r, unroll s, c, unroll q, unroll k:16, simd k` reads: one task per 32 k; a loop over p;
+one over q in steps of at most 12 (ragged tiles are balanced); over c in steps of 16; over r; s unrolled; the 16 c
+of the step one by one; then the 12 x 32 tile: q unrolled, k unrolled in steps of 16, whose lanes are the vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from cnncc.ir.errors import InternalError
+
+Kind = Literal["par", "for", "unroll", "simd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    kind: Kind
+    dim: str
+    step: int = 1
+
+    def __str__(self) -> str:
+        prefix = "" if self.kind == "for" else f"{self.kind} "
+        return prefix + self.dim + (f":{self.step}" if self.step != 1 and self.kind != "simd" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    loops: tuple[Loop, ...]
+
+    @property
+    def simd(self) -> str | None:
+        return next((x.dim for x in self.loops if x.kind == "simd"), None)
+
+    @property
+    def par(self) -> tuple[Loop, ...]:
+        return tuple(x for x in self.loops if x.kind == "par")
+
+    def counted(self, dim: str) -> tuple[int, ...]:
+        """Positions of the counted (par or plain) loops over `dim`."""
+        return tuple(i for i, x in enumerate(self.loops) if x.dim == dim and x.kind in ("par", "for"))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.loops))
+
+
+def parse_schedule(text: str) -> Schedule:
+    """Read the text of a schedule. Raises InternalError for a word that is none of the vocabulary."""
+    loops = []
+    for item in filter(None, (p.strip() for p in text.split(","))):
+        words = item.split()
+        kind, body = (words[0], words[1]) if len(words) == 2 else ("for", words[0])
+        dim, _, step = body.partition(":")
+        if kind not in ("par", "for", "unroll", "simd") or len(words) > 2 or (step and int(step) < 1):
+            raise InternalError(f"schedule: can't read {item!r}")
+        loops.append(Loop(cast(Kind, kind), dim, int(step or 1)))
+    return Schedule(tuple(loops))
+
+
+def tiles(extent: int, step: int, unit: int = 1) -> list[tuple[int, int]]:
+    """(start, size) of the fewest tiles of at most `step` that cover `extent`, balanced in multiples of `unit`."""
+    blocks, most = -(-extent // unit), max(1, step // unit)
+    count = -(-blocks // most)
+    result, start = [], 0
+    for i in range(count):
+        n = blocks // count + (i < blocks % count)
+        result.append((start * unit, min(extent, (start + n) * unit) - start * unit))
+        start += n
+    return result

@@ -1,0 +1,71 @@
+"""What the compiler knows of a CPU: made from its features, never from its name."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Sizes in bytes, rates per cycle of one core; `lanes` counts 4-byte elements of a vector."""
+
+    triple: str
+    cpu: str
+    features: str
+    lanes: int
+    registers: int
+    fma: bool
+    masks: bool
+    l1: int = 48 << 10
+    l2: int = 1 << 20
+    fmas: float = 2.0
+    loads: float = 2.0
+    stores: float = 1.0
+    latency: int = 4
+    l2_bytes: float = 32.0
+    memory_bytes: float = 8.0
+
+    def record(self) -> dict[str, Any]:
+        """The fields as plain data, for metadata and keys."""
+        return asdict(self)
+
+    @property
+    def level(self) -> str:
+        """The x86-64 level that the code needs."""
+        return {16: "x86-64-v4", 8: "x86-64-v3", 4: "x86-64-v2"}[self.lanes]
+
+
+LEVELS = {
+    "x86-64-v4": "+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,+avx2,+avx,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,"
+                 "+movbe,+sse4.2",
+    "x86-64-v3": "+avx2,+avx,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe,+sse4.2",
+}
+TRIPLE = "x86_64-unknown-linux-gnu"
+
+
+@functools.cache
+def host_features() -> frozenset[str]:
+    """The features of this machine's CPU, as LLVM names them."""
+    import llvmlite.binding as llvm
+    return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+
+
+@functools.cache
+def target_for(level: str = "native") -> Target:
+    """The target of that name: `native`, `x86-64-v3` or `x86-64-v4`.
+
+    Raises InputError for another name, CnnccError where this CPU lacks the level.
+    """
+    from cnncc.ir.errors import CnnccError, InputError
+    if level != "native" and level not in LEVELS:
+        raise InputError(f"unknown target {level!r}: choose one of native, {', '.join(sorted(LEVELS))}")
+    host = host_features()
+    fits = {name: {f[1:] for f in text.split(",")} <= host for name, text in LEVELS.items()}
+    chosen = next((n for n in LEVELS if fits[n]), None) if level == "native" else level
+    if chosen is None or not fits[chosen]:
+        raise CnnccError(f"this CPU lacks the instructions of {chosen or 'x86-64-v3 (AVX2 and FMA)'}")
+    wide = chosen == "x86-64-v4"
+    return Target(TRIPLE, "sapphirerapids" if wide else "x86-64-v3", LEVELS[chosen], 16 if wide else 8,
+                  32 if wide else 16, fma=True, masks=True)

@@ -1,0 +1,56 @@
+"""Tensor types: an element type and a shape, of which the first extent may be symbolic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+Extent: TypeAlias = int | str
+"""A size, or the name of a size that is known when the model runs (the batch)."""
+
+NUMPY = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "i32": np.dtype(np.int32),
+         "i64": np.dtype(np.int64), "u8": np.dtype(np.uint8), "i8": np.dtype(np.int8), "bool": np.dtype(np.bool_)}
+BYTES = {name: dtype.itemsize for name, dtype in NUMPY.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    dtype: str
+    shape: tuple[Extent, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(s for s in self.shape if isinstance(s, str)))
+
+    def static(self, **sizes: int) -> tuple[int, ...]:
+        """The shape as integers; symbolic extents are taken from `sizes`. Raises KeyError for one not given."""
+        return tuple(sizes[s] if isinstance(s, str) else s for s in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def parse_type(text: str) -> TensorType:
+    """Read the text of a type, `f32[N, 3, 224, 224]`."""
+    dtype, _, rest = text.strip().partition("[")
+    parts = [p.strip() for p in rest.rstrip("]").split(",") if p.strip()]
+    return TensorType(dtype, tuple(int(p) if p.lstrip("-").isdigit() else p for p in parts))
+
+
+def name_of(dtype: np.dtype[np.generic]) -> str:
+    """Our name of a NumPy dtype. Raises KeyError for one we don't have."""
+    return {d: n for n, d in NUMPY.items()}[np.dtype(dtype)]
+
+
+def product(extents: Sequence[int]) -> int:
+    total = 1
+    for e in extents:
+        total *= e
+    return total
