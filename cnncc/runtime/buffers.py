@@ -1,0 +1,47 @@
+"""Zeroed, aligned memory for weights and workspaces."""
+
+import mmap
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HUGE_PAGE = 2 << 20
+"""Bytes in a huge page on x86-64."""
+
+HUGE_FROM = 4 << 20
+"""Buffers of at least this many bytes ask for huge pages."""
+
+
+def aligned(nbytes: int, huge: bool = True) -> NDArray[np.uint8]:
+    """A new writable array of `nbytes` zero bytes in a private anonymous mapping, which it keeps alive.
+
+    It starts on a page (4096 bytes); with `huge` and at least `HUGE_FROM` bytes it starts on a 2 MiB
+    boundary and asks the kernel for huge pages. Memory is taken when first touched.
+
+    Raises MemoryError if the system refuses, ValueError if `nbytes` is negative.
+    """
+    if nbytes < 0:
+        raise ValueError(f"a buffer cannot have {nbytes} bytes")
+    if nbytes == 0:
+        return np.empty(0, np.uint8)
+    huge = huge and nbytes >= HUGE_FROM
+    span = -(-nbytes // HUGE_PAGE) * HUGE_PAGE  # whole huge pages, so that the tail is one too
+    try:
+        # Not the default MAP_SHARED: that is shared with forked children and gets no huge pages.
+        memory = mmap.mmap(-1, span + HUGE_PAGE if huge else nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"cannot allocate {nbytes:,} bytes: {error}") from None
+    if not huge:
+        return np.frombuffer(memory, np.uint8)
+    start = -address(np.frombuffer(memory, np.uint8)) % HUGE_PAGE
+    with suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE, start, span)
+    return np.frombuffer(memory, np.uint8, nbytes, start)
+
+
+def address(array: NDArray[Any]) -> int:
+    """The address of the first element of `array`, which may be read-only."""
+    data: int = array.__array_interface__["data"][0]
+    return data
