@@ -1,0 +1,257 @@
+"""The compile cache: a folder of artifacts, and the remembered hashes of model files.
+
+Variables: CNNCC_CACHE=0 switches it off; CNNCC_CACHE_DIR is the folder (empty: off); CNNCC_CACHE_BYTES
+bounds it (default 4 GiB; 0: off). Whatever the disk does, the worst outcome is to compile again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnncc.ir.errors import ArtifactError, InputError, ModelError
+from cnncc.runtime import artifact
+
+DEFAULT_BYTES = 4 << 30
+_LOG = logging.getLogger("cnncc.cache")
+_INDEX = "files.json"
+_INDEX_FILES = 1000
+_INDEX_BYTES = 4 << 20
+_SETTLED = 2 * 10**9  # ns: a file changed more recently may change again within one tick of its clock
+_STALE = 3600  # s: a temporary file older than this lost its writer
+_warned: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artifact in the cache: its size in bytes, and when it was last used (seconds since 1970)."""
+
+    key: str
+    path: Path
+    nbytes: int
+    used: float
+
+
+def limit() -> int:
+    """The bound on the cache in bytes. Raises InputError if CNNCC_CACHE_BYTES is not a whole number."""
+    text = os.environ.get("CNNCC_CACHE_BYTES", "").strip() or str(DEFAULT_BYTES)
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise InputError(f"CNNCC_CACHE_BYTES={text!r}: expected a whole number of bytes, 0 for no cache")
+    return int(text)
+
+
+def directory() -> Path | None:
+    """The cache's folder, created if need be; None if the cache is off or the folder cannot be trusted.
+
+    Raises InputError if CNNCC_CACHE_BYTES is not a whole number.
+    """
+    chosen = os.environ.get("CNNCC_CACHE_DIR")
+    if os.environ.get("CNNCC_CACHE", "").strip() == "0" or chosen == "" or limit() == 0:
+        return None
+    if chosen is None:
+        import platformdirs
+
+        chosen = platformdirs.user_cache_dir("cnncc")
+    path = Path(os.path.abspath(os.path.expanduser(chosen)))
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        _warn_once(f"no compile cache: {error}")
+        return None
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        _warn_once(f"no compile cache: others own {path} or may write to it")
+        return None
+    return path
+
+
+def key(*parts: str | bytes) -> str:
+    """The SHA-256, in hex, that names what is compiled from `parts` (their order and borders count)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        digest.update(b"%s%d:" % (b"b" if isinstance(part, bytes) else b"s", len(data)))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def load(key: str, verify: bool = False, copy: bool = False) -> artifact.Artifact | None:
+    """The stored artifact, marked as used; None if there is none. A damaged one is removed.
+
+    `verify` and `copy` are those of `artifact.read`.
+    """
+    folder = directory()
+    if folder is None:
+        return None
+    path = folder / f"{key}.cnncc"
+    try:
+        found = artifact.read(path, verify, copy)
+    except ArtifactError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        _LOG.warning("not used from the compile cache: %s", error)
+        if error.__cause__ is None:  # the file is to blame, not the disk or the memory
+            _remove(path)
+        return None
+    _touch(path)
+    return found
+
+
+def lookup(key: str) -> Path | None:
+    """The path of a stored artifact that reads well, marked as used; None if there is none.
+
+    Another process may remove the file before it is read; `load` has no such gap.
+    """
+    folder = directory()
+    return folder / f"{key}.cnncc" if folder and load(key) else None
+
+
+def store(
+    key: str, meta: Mapping[str, Any], object_bytes: bytes, weights: Iterable[bytes | memoryview] = ()
+) -> Path | None:
+    """Store an artifact, remove the least recently used ones beyond the limit; None if it can't be stored."""
+    folder = directory()
+    if folder is None:
+        return None
+    path = folder / f"{key}.cnncc"
+    try:
+        artifact.write(path, meta, object_bytes, weights)
+        nbytes = path.stat().st_size
+    except (OSError, ArtifactError) as error:
+        # Without the name of the temporary file, which would make each warning another one.
+        reason = error.strerror if isinstance(error, OSError) else error
+        _warn_once(f"not stored in the compile cache: {folder}: {reason}")
+        return None
+    if nbytes > limit():
+        _remove(path)
+        _warn_once(f"not stored in the compile cache: {nbytes:,} bytes exceed its limit of {limit():,}")
+        return None
+    _touch(path)
+    _trim(folder, path)
+    return path
+
+
+def entries() -> list[Entry]:
+    """What the cache holds, the most recently used first."""
+    folder = directory()
+    found = []
+    for path in folder.glob("*.cnncc") if folder else ():
+        with suppress(OSError):
+            status = path.stat()
+            found.append(Entry(path.stem, path, status.st_size, status.st_mtime))
+    return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+
+def clear() -> int:
+    """Remove everything from the cache; return how many artifacts that were."""
+    folder = directory()
+    if folder is None:
+        return 0
+    removed = sum(_remove(entry.path) for entry in entries())
+    _remove(folder / _INDEX)
+    _remove_stale(folder, 0)
+    return removed
+
+
+def file_hash(*paths: str | os.PathLike[str]) -> str:
+    """The SHA-256, in hex, of a model's file; of several (external data) one over all, in this order.
+
+    Remembered while path, size, inode and times stay the same. Raises ModelError if one can't be read.
+    """
+    folder = directory()
+    known = _read_index(folder) if folder else {}
+    digests, changed = [], False
+    for path in paths:
+        try:
+            name, stamp = os.path.realpath(path), _stamp(path)
+            row = known.get(name)
+            if row and row[0] == stamp:
+                digests.append(str(row[1]))
+                continue
+            with open(path, "rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+            # Its times tell a later change only if the last one is a while ago.
+            if _stamp(path) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED:
+                known.pop(name, None)  # to the end: the oldest are dropped first
+                known[name] = [stamp, digests[-1]]
+                changed = True
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ModelError(f"{os.fspath(path)}: cannot be read: {reason}") from error
+    if folder and changed:
+        with suppress(OSError, ArtifactError), artifact.replacing(folder / _INDEX) as index:
+            index.write(json.dumps(dict(list(known.items())[-_INDEX_FILES:])).encode())
+    return digests[0] if len(digests) == 1 else key(*digests)
+
+
+def _stamp(path: str | os.PathLike[str]) -> list[int]:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _read_index(folder: Path) -> dict[str, list[Any]]:
+    """The rows [stamp, digest] that make sense, by path."""
+    try:
+        with open(folder / _INDEX, "rb") as file:
+            index = json.loads(file.read(_INDEX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    rows = index.items() if isinstance(index, dict) else ()
+    return {name: row for name, row in rows if isinstance(row, list) and len(row) == 2 and _is_digest(row[1])}
+
+
+def _is_digest(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
+
+
+def _trim(folder: Path, keep: Path) -> None:
+    import filelock
+
+    try:
+        with filelock.FileLock(folder / "lock", timeout=10):
+            _remove_stale(folder, _STALE)
+            held = entries()
+            excess = sum(entry.nbytes for entry in held) - limit()
+            for entry in reversed(held):
+                if excess > 0 and entry.path != keep and _remove(entry.path):
+                    excess -= entry.nbytes
+    except (OSError, NotImplementedError) as error:  # no locks on this disk, or another process trims
+        _LOG.info("compile cache not trimmed: %s", error)
+
+
+def _remove_stale(folder: Path, age: float) -> None:
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if path.stat().st_mtime <= time.time() - age:
+                _remove(path)
+
+
+def _remove(path: Path) -> bool:
+    with suppress(OSError):
+        path.unlink()
+        return True
+    return False
+
+
+def _touch(path: Path) -> None:
+    with suppress(OSError):
+        now = time.time_ns()  # finer than the kernel's own clock for files
+        os.utime(path, ns=(now, now))
+
+
+def _warn_once(reason: str) -> None:
+    if reason not in _warned:
+        _warned.add(reason)
+        _LOG.warning("%s", reason)
