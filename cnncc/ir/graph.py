@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from cnncc.ir.errors import InternalError, ModelError
 from cnncc.ir.kernel import Kernel
-from cnncc.ir.types import TensorType
+from cnncc.ir.ops import OPS
+from cnncc.ir.types import TensorType, name_of
 
 if TYPE_CHECKING:
     import networkx
@@ -152,19 +153,20 @@ class Builder:
         self.nodes[node.name] = node
         return node.name
 
+    def type(self, name: str) -> TensorType:
+        return self.nodes[name].type
+
     def input(self, name: str, type: TensorType) -> str:
         self.inputs.append(name)
         return self.add(Node(name, "input", (), type))
 
     def const(self, name: str, value: np.ndarray) -> str:
-        from cnncc.ir.types import name_of
         name = self.fresh(name)
         self.constants[name] = value
         return self.add(Node(name, "const", (), TensorType(name_of(value.dtype), value.shape)))
 
-    def op(self, op: str, inputs: Iterable[str], name: str, origin: tuple[str, ...] = (), **attrs: Attr) -> str:
+    def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (), **attrs: Attr) -> str:
         """Add a node; its type follows from its op. Raises ModelError where the operands don't fit."""
-        from cnncc.ir.ops import OPS
         inputs = tuple(inputs)
         attributes = tuple(sorted((k, v) for k, v in attrs.items()))
         type = OPS[op].infer([self.nodes[i].type for i in inputs], attrs)

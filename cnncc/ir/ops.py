@@ -8,18 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from cnncc.ir.errors import InternalError, ModelError
 from cnncc.ir.formula import Formula, bind, pointwise
 from cnncc.ir.types import Extent, TensorType, product
 
-if TYPE_CHECKING:
-    from cnncc.ir.graph import Builder, Node
-
 Attrs = Mapping[str, Any]
 Shapes = Sequence[Sequence[Extent]]
 NAMES = ("x", "w", "u", "v")
+
+
+class Made(Protocol):
+    """What a composed op reads of its node."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def attr(self) -> dict[str, Any]: ...
+    @property
+    def origin(self) -> tuple[str, ...]: ...
+
+
+class Composer(Protocol):
+    """Where a composed op adds the nodes that it is made of."""
+
+    def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (), **attrs: Any) -> str: ...
+    def type(self, name: str) -> TensorType: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,7 @@ class Op:
     name: str
     bound: Callable[[Shapes, Attrs], tuple[Formula, tuple[Extent, ...]]] | None = None
     shape: Callable[[Shapes, Attrs], tuple[Extent, ...]] | None = None
-    composed: Callable[[Builder, Node], str] | None = None
+    composed: Callable[[Composer, Made], str] | None = None
     elementwise: bool = False
 
     def infer(self, types: Sequence[TensorType], attrs: Attrs) -> TensorType:
@@ -127,7 +144,7 @@ def _same(shapes: Shapes, attrs: Attrs) -> tuple[Extent, ...]:
     return tuple(shapes[0])
 
 
-def _softmax(b: Builder, n: Node) -> str:
+def _softmax(b: Composer, n: Made) -> str:
     x, axes = n.inputs[0], (n.attr["axis"],)
     top = b.op("reduce_max", [x], f"{n.name}.max", n.origin, axes=axes, keepdims=True)
     e = b.op("exp", [b.op("sub", [x, top], f"{n.name}.shifted", n.origin)], f"{n.name}.exp", n.origin)
@@ -135,14 +152,14 @@ def _softmax(b: Builder, n: Node) -> str:
     return b.op("div", [e, total], n.name, n.origin)
 
 
-def _mean(b: Builder, n: Node) -> str:
+def _mean(b: Composer, n: Made) -> str:
     x = n.inputs[0]
-    count = product([int(b.nodes[x].type.shape[a]) for a in n.attr["axes"]])
+    count = product([int(b.type(x).shape[a]) for a in n.attr["axes"]])
     total = b.op("reduce_sum", [x], f"{n.name}.sum", n.origin, **n.attr)
     return b.op("scale", [total], n.name, n.origin, factor=1.0 / count)
 
 
-def _batch_norm(b: Builder, n: Node) -> str:
+def _batch_norm(b: Composer, n: Made) -> str:
     """x * scale + shift per channel; the frontend gives these two as constants of shape [C, 1, ...]."""
     x, scale, shift = n.inputs
     return b.op("add", [b.op("mul", [x, scale], f"{n.name}.scaled", n.origin), shift], n.name, n.origin)
