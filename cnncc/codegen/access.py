@@ -1,0 +1,107 @@
+"""Where a load or a store lands: positions of dimensions in a loop nest, and offsets by layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cnncc.codegen.emitter import Int, Value
+from cnncc.ir.errors import InternalError
+from cnncc.ir.expr import Load
+from cnncc.ir.kernel import Tensor
+from cnncc.ir.types import BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A loop variable in a position: always a multiple of `multiple`, at most `most`."""
+
+    value: Value
+    multiple: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pos:
+    """Where a dimension is: const + terms, with `span` elements still to be covered from there.
+
+    `rep` is the constant that stands for a whole run of equal tiles in tests of validity.
+    """
+
+    const: int
+    rep: int
+    terms: tuple[Term, ...]
+    span: Int
+
+    def shift(self, offset: int, span: Int) -> Pos:
+        return Pos(self.const + offset, self.rep + offset, self.terms, span)
+
+
+Positions = Mapping[str, Pos]
+
+
+@dataclass(slots=True)
+class Access:
+    """A load or store with its tensor's layout; offsets are in bytes."""
+
+    load: Load
+    tensor: Tensor
+    shape: tuple[int | str, ...]
+    bytes: int = 4
+    parts: list[list[tuple[int, int, int]]] = field(default_factory=list)
+    dims: tuple[str, ...] = ()
+    _offsets: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.bytes = BYTES[self.tensor.type.dtype]
+        layout = self.tensor.layout
+        self.parts = [list(layout.parts(axis, self.shape)) for axis in range(len(self.shape))]
+        self.dims = tuple(dict.fromkeys(d for i in self.load.index for d in i.dims))
+
+    def stride(self, dim: str, multiple: int, most: int) -> int:
+        """Bytes per unit of a variable that is added to `dim`. Raises InternalError where it would cross a block."""
+        total = 0
+        for index, parts in zip(self.load.index, self.parts, strict=True):
+            c = index.coefficient(dim)
+            if c:
+                total += sum(self._part(c, multiple, most, *p) for p in parts)
+        return total * self.bytes
+
+    def _part(self, c: int, multiple: int, most: int, divisor: int, modulus: int, stride: int) -> int:
+        if modulus and (c * multiple) % modulus == 0:
+            return 0
+        if (c * multiple) % divisor == 0 and (not modulus or c * most < modulus):
+            return c * stride // divisor
+        if abs(c) * most < divisor:
+            return 0
+        raise InternalError(f"{self.load}: a loop step crosses a block of {self.tensor}")
+
+    def offset(self, pos: Positions) -> int:
+        """The constant part of the byte offset."""
+        key = tuple([pos[d].const for d in self.dims])
+        known = self._offsets.get(key)
+        if known is not None:
+            return known
+        total = 0
+        for index, parts in zip(self.load.index, self.parts, strict=True):
+            at = index.const + sum(c * pos[d].const for d, c in index.terms)
+            if len(parts) > 1:
+                loose = sum(abs(c) * t.most for d, c in index.terms for t in pos[d].terms
+                            if (c * t.multiple) % parts[-2][0])
+                if at % parts[-2][0] + loose >= parts[-2][0]:
+                    raise InternalError(f"{self.load}: a tile crosses a block of {self.tensor}")
+            for divisor, modulus, stride in parts:
+                total += (at % modulus if modulus else at) // divisor * stride
+        self._offsets[key] = total = total * self.bytes
+        return total
+
+    def padded(self, dim: str, lanes: int) -> bool:
+        """Whether whole vectors over `dim` lie inside of the memory, padding included."""
+        for index, parts in zip(self.load.index, self.parts, strict=True):
+            if index.coefficient(dim):
+                return len(parts) > 1 and parts[-2][0] % lanes == 0
+        return False
+
+    def shares_axis(self, dim: str, others: set[str]) -> bool:
+        """Whether `dim` and one of `others` move along the same axis, so that taps overlap."""
+        return any(i.coefficient(dim) and others & set(i.dims) for i in self.load.index)

@@ -1,0 +1,278 @@
+"""The one module that knows LLVM's syntax: typed values, loops with carried values, loads and stores as text.
+
+Python integers stand for i64 constants and fold; everything else is a `Value`. No optimisation pipeline runs over
+the text, so it is written as it shall run: loop-carried values are phis, offsets constants.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+LLVM = {"f32": "float", "f64": "double", "i32": "i32", "i64": "i64", "i8": "i8", "u8": "i8", "bool": "i1", "ptr": "ptr"}
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """An element type and a number of lanes (0: a scalar)."""
+
+    dtype: str
+    lanes: int = 0
+
+    def __str__(self) -> str:
+        return f"<{self.lanes} x {LLVM[self.dtype]}>" if self.lanes else LLVM[self.dtype]
+
+    @property
+    def mangled(self) -> str:
+        return f"v{self.lanes}{self.dtype}" if self.lanes else self.dtype
+
+    @property
+    def floating(self) -> bool:
+        return self.dtype[0] == "f"
+
+    def of(self, dtype: str) -> Type:
+        return Type(dtype, self.lanes)
+
+
+I64, PTR, BOOL = Type("i64"), Type("ptr"), Type("bool")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    text: str
+    type: Type
+
+
+Int: TypeAlias = int | Value
+"""An i64: a Python integer where it is known."""
+
+
+@dataclass(slots=True)
+class Loop:
+    """A running loop: `index` and the carried values of this turn; set `next` before it closes."""
+
+    index: Value
+    values: list[Value]
+    next: list[Value] = field(default_factory=list)
+
+
+class Emitter:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.declared: dict[str, None] = {}
+        self.block = "entry"
+        self._n = 0
+
+    # ---- plumbing
+
+    def name(self, hint: str = "v") -> str:
+        self._n += 1
+        return f"{hint}{self._n}"
+
+    def emit(self, text: str, type: Type) -> Value:
+        self._n += 1
+        self.lines.append(f"  %v{self._n} = {text}")
+        return Value(f"%v{self._n}", type)
+
+    def line(self, text: str) -> None:
+        self.lines.append("  " + text)
+
+    def label(self, name: str) -> None:
+        self.lines.append(f"{name}:")
+        self.block = name
+
+    def declare(self, text: str) -> None:
+        self.declared[f"declare {text}"] = None
+
+    @contextmanager
+    def function(self, name: str, result: str, params: Sequence[tuple[Type, str]], attributes: str = "") -> Iterator[list[Value]]:
+        """A function; its parameters as values. The caller emits the `ret`."""
+        listed = ", ".join(f"{t} %{n}" for t, n in params)
+        self.lines.append(f"define {result} @{name}({listed}) {attributes} {{")
+        self.label("entry")
+        yield [Value(f"%{n}", t) for t, n in params]
+        self.lines.append("}")
+
+    def module(self) -> str:
+        return "\n".join([*self.lines, *self.declared]) + "\n"
+
+    # ---- integers
+
+    def text(self, x: Int) -> str:
+        return str(x) if isinstance(x, int) else x.text
+
+    def _fold(self, op: str, a: Int, b: Int) -> Value:
+        return self.emit(f"{op} i64 {self.text(a)}, {self.text(b)}", I64)
+
+    def add(self, a: Int, b: Int) -> Int:
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        return a if b == 0 else b if a == 0 else self._fold("add nsw", a, b)
+
+    def sub(self, a: Int, b: Int) -> Int:
+        if isinstance(a, int) and isinstance(b, int):
+            return a - b
+        return a if b == 0 else self._fold("sub nsw", a, b)
+
+    def mul(self, a: Int, b: Int) -> Int:
+        if isinstance(a, int) and isinstance(b, int):
+            return a * b
+        if a == 0 or b == 0:
+            return 0
+        return a if b == 1 else b if a == 1 else self._fold("mul nsw", a, b)
+
+    def div(self, a: Int, b: Int) -> Int:
+        """Division of numbers that aren't negative, towards zero."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a // b
+        return a if b == 1 else self._fold("udiv", a, b)
+
+    def rem(self, a: Int, b: Int) -> Int:
+        if isinstance(a, int) and isinstance(b, int):
+            return a % b
+        return 0 if b == 1 else self._fold("urem", a, b)
+
+    def compare(self, predicate: str, a: Int, b: Int) -> Value:
+        return self.emit(f"icmp {predicate} i64 {self.text(a)}, {self.text(b)}", BOOL)
+
+    def least(self, a: Int, b: Int) -> Int:
+        if isinstance(a, int) and isinstance(b, int):
+            return min(a, b)
+        c = self.compare("slt", a, b)
+        return self.emit(f"select i1 {c.text}, i64 {self.text(a)}, i64 {self.text(b)}", I64)
+
+    def greatest(self, a: Int, b: Int) -> Int:
+        if isinstance(a, int) and isinstance(b, int):
+            return max(a, b)
+        c = self.compare("sgt", a, b)
+        return self.emit(f"select i1 {c.text}, i64 {self.text(a)}, i64 {self.text(b)}", I64)
+
+    # ---- control
+
+    @contextmanager
+    def loop(self, low: Int, high: Int, step: int, carry: Sequence[Value] = (), maybe_empty: bool = False) -> Iterator[Loop]:
+        """Counts from `low` while below `high`; after it `loop.values` are the final carried values."""
+        before, head, done = self.block, self.name("loop"), self.name("done")
+        if maybe_empty:
+            some = self.compare("slt", low, high)
+            self.line(f"br i1 {some.text}, label %{head}, label %{done}")
+        else:
+            self.line(f"br label %{head}")
+        self.label(head)
+        index = Value(f"%{self.name('i')}", I64)
+        values = [Value(f"%{self.name('c')}", v.type) for v in carry]
+        place = len(self.lines)
+        self.lines.extend([""] * (1 + len(values)))
+        frame = Loop(index, values)
+        yield frame
+        following = self.add(index, step)
+        again = self.compare("slt", following, high)
+        latch = self.block
+        self.line(f"br i1 {again.text}, label %{head}, label %{done}")
+        self.lines[place] = f"  {index.text} = phi i64 [{self.text(low)}, %{before}], [{self.text(following)}, %{latch}]"
+        for i, (v, first, last) in enumerate(zip(values, carry, frame.next, strict=True)):
+            self.lines[place + 1 + i] = f"  {v.text} = phi {v.type} [{first.text}, %{before}], [{last.text}, %{latch}]"
+        self.label(done)
+        frame.values = list(frame.next)
+        if maybe_empty:
+            frame.values = [self.emit(f"phi {a.type} [{a.text}, %{before}], [{b.text}, %{latch}]", a.type)
+                            for a, b in zip(carry, frame.next, strict=True)]
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """Runs its body where the condition holds; nothing is carried out."""
+        then, done = self.name("then"), self.name("done")
+        self.line(f"br i1 {condition.text}, label %{then}, label %{done}")
+        self.label(then)
+        yield
+        self.line(f"br label %{done}")
+        self.label(done)
+
+    # ---- memory
+
+    def offset(self, pointer: Value, nbytes: Int) -> Value:
+        return pointer if nbytes == 0 else self.emit(f"getelementptr i8, ptr {pointer.text}, i64 {self.text(nbytes)}", PTR)
+
+    def load(self, pointer: Value, nbytes: Int, type: Type, align: int) -> Value:
+        p = self.offset(pointer, nbytes)
+        return self.emit(f"load {type}, ptr {p.text}, align {align}", type)
+
+    def store(self, value: Value, pointer: Value, nbytes: Int, align: int) -> None:
+        p = self.offset(pointer, nbytes)
+        self.line(f"store {value.type} {value.text}, ptr {p.text}, align {align}")
+
+    def mask(self, type: Type, active: int) -> Value:
+        bits = ", ".join("i1 true" if i < active else "i1 false" for i in range(type.lanes))
+        return Value(f"<{bits}>", type.of("bool"))
+
+    def masked_load(self, pointer: Value, nbytes: Int, type: Type, active: int, align: int) -> Value:
+        """The first `active` lanes of memory, zero in the others, which are not touched."""
+        p, m, f = self.offset(pointer, nbytes), self.mask(type, active), f"@llvm.masked.load.{type.mangled}.p0"
+        self.declare(f"{type} {f}(ptr, i32, {m.type}, {type})")
+        return self.emit(f"call {type} {f}(ptr {p.text}, i32 {align}, {m.type} {m.text}, {type} zeroinitializer)", type)
+
+    def masked_store(self, value: Value, pointer: Value, nbytes: Int, active: int, align: int) -> None:
+        p, m, f = self.offset(pointer, nbytes), self.mask(value.type, active), f"@llvm.masked.store.{value.type.mangled}.p0"
+        self.declare(f"void {f}({value.type}, ptr, i32, {m.type})")
+        self.line(f"call void {f}({value.type} {value.text}, ptr {p.text}, i32 {align}, {m.type} {m.text})")
+
+    def opaque(self, pointer: Value) -> Value:
+        """The same pointer, of which LLVM knows nothing: keeps it from merging loads into long live ranges."""
+        return self.emit(f'call ptr asm "", "=r,0"(ptr {pointer.text})', PTR)
+
+    def prefetch(self, pointer: Value, nbytes: Int, locality: int = 3) -> None:
+        self.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        p = self.offset(pointer, nbytes)
+        self.line(f"call void @llvm.prefetch.p0(ptr {p.text}, i32 0, i32 {locality}, i32 1)")
+
+    # ---- floating point and vectors
+
+    def constant(self, value: float, type: Type) -> Value:
+        if not type.floating:
+            body = str(int(value))
+        elif type.dtype == "f32":
+            body = f"0x{struct.unpack('<Q', struct.pack('<d', struct.unpack('<f', struct.pack('<f', value))[0]))[0]:016X}"
+        else:
+            body = f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+        return Value(f"splat ({LLVM[type.dtype]} {body})" if type.lanes else body, type)
+
+    def splat(self, scalar: Value, type: Type) -> Value:
+        if not type.lanes:
+            return scalar
+        one = self.emit(f"insertelement {type} poison, {scalar.type} {scalar.text}, i64 0", type)
+        zeros = f"<{type.lanes} x i32> zeroinitializer"
+        return self.emit(f"shufflevector {type} {one.text}, {type} poison, {zeros}", type)
+
+    def insert(self, vector: Value, scalar: Value, lane: int) -> Value:
+        return self.emit(f"insertelement {vector.type} {vector.text}, {scalar.type} {scalar.text}, i64 {lane}", vector.type)
+
+    def extract(self, vector: Value, lane: int) -> Value:
+        return self.emit(f"extractelement {vector.type} {vector.text}, i64 {lane}", Type(vector.type.dtype))
+
+    def shuffle(self, vector: Value, lanes: Sequence[int]) -> Value:
+        t = Type(vector.type.dtype, len(lanes))
+        order = ", ".join(f"i32 {i}" for i in lanes)
+        return self.emit(f"shufflevector {vector.type} {vector.text}, {vector.type} poison, <{len(lanes)} x i32> <{order}>", t)
+
+    def arith(self, op: str, a: Value, b: Value) -> Value:
+        return self.emit(f"{op} {a.type} {a.text}, {b.text}", a.type)
+
+    def fcompare(self, predicate: str, a: Value, b: Value) -> Value:
+        return self.emit(f"fcmp {predicate} {a.type} {a.text}, {b.text}", a.type.of("bool"))
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        return self.emit(f"select {condition.type} {condition.text}, {a.type} {a.text}, {a.type} {b.text}", a.type)
+
+    def intrinsic(self, name: str, *args: Value) -> Value:
+        t = args[0].type
+        self.declare(f"{t} @llvm.{name}.{t.mangled}({', '.join(str(a.type) for a in args)})")
+        return self.emit(f"call {t} @llvm.{name}.{t.mangled}({', '.join(f'{a.type} {a.text}' for a in args)})", t)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        return self.intrinsic("fmuladd", a, b, c)
+
+    def cast(self, op: str, a: Value, type: Type) -> Value:
+        return self.emit(f"{op} {a.type} {a.text} to {type}", type)

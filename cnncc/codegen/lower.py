@@ -1,0 +1,519 @@
+"""Lowering: one walk over the schedule of each stage. It never asks for an op's name or a layer's shape.
+
+A kernel becomes `void name(ptr args, i64 begin, i64 end, i64 thread)`. `args` points to eight-byte slots: the batch,
+the base of the scratch memory of all threads, then the operands in order. Tasks are the tiles of the par loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from cnncc.codegen.access import Access, Pos, Positions, Term
+from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Type, Value
+from cnncc.codegen.scalar import across, apply
+from cnncc.codegen.validity import Constraint, Validity, decide, signature
+from cnncc.ir.errors import InternalError
+from cnncc.ir.expr import Call, Const, Expr, Load
+from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add
+from cnncc.ir.kernel import ACC, Kernel, Stage
+from cnncc.ir.regions import scratch_shapes
+from cnncc.ir.schedule import Loop, tiles
+from cnncc.ir.target import Target
+from cnncc.ir.types import BYTES, Extent
+
+ATTRIBUTES = 'nounwind "min-legal-vector-width"="512" "prefer-vector-width"="512" "frame-pointer"="none"'
+SLOT_BATCH, SLOT_SCRATCH, SLOT_OPERANDS = 0, 1, 2
+SCRATCH_ALIGN = 4096
+
+Pointers = Mapping[int, Value]
+Key = tuple[int, ...]
+
+
+def lower(kernel: Kernel, name: str, target: Target) -> str:
+    """The LLVM text of a module that defines the kernel."""
+    e = Emitter()
+    params = [(PTR, "args"), (I64, "begin"), (I64, "end"), (I64, "thread")]
+    with e.function(name, "void", params, ATTRIBUTES) as (args, begin, end, thread):
+        _KernelLowering(e, kernel, target, args, thread).tasks(begin, end)
+        e.line("ret void")
+    return e.module()
+
+
+def scratch_bytes(kernel: Kernel) -> int:
+    """Scratch memory that one thread needs."""
+    shapes = scratch_shapes(kernel)
+    total = 0
+    for t in kernel.scratch:
+        size = t.layout.elements(shapes[t.name]) * BYTES[t.type.dtype]
+        total += -(-size // 64) * 64
+    return -(-total // SCRATCH_ALIGN) * SCRATCH_ALIGN if total else 0
+
+
+def task_count(kernel: Kernel) -> tuple[int, str | None]:
+    """Tasks per unit of the symbolic extent and that extent's name where a par loop runs over one."""
+    total, symbol = 1, None
+    extents = kernel.stages[-1].extents
+    for x in kernel.loops.par:
+        extent = extents[x.dim]
+        if isinstance(extent, str):
+            symbol = extent
+        else:
+            total *= len(tiles(extent, x.step, _unit(kernel, kernel.stages[-1], x)))
+    return total, symbol
+
+
+def _unit(kernel: Kernel, stage: Stage, loop: Loop) -> int:
+    """Tiles start at multiples of this: the vector, or the blocks of a layout."""
+    unit = next((x.step for x in stage.schedule.loops if x.kind == "simd" and x.dim == loop.dim), 1)
+    for x in (stage.out, *stage.loads):
+        tensor = kernel.tensors[x.tensor]
+        for axis, index in enumerate(x.index):
+            block = tensor.layout.block(axis)
+            if index.coefficient(loop.dim) and block > 1 and loop.step % block == 0:
+                unit = max(unit, block)
+    return unit
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` tiles of `size`, the first at `start`; `rep` is the start for tests of validity."""
+
+    start: Int
+    size: int
+    count: Int
+    rep: int = 0
+
+
+class _KernelLowering:
+    """The parts that stages share: pointers, tasks, shared loops, regions."""
+
+    def __init__(self, e: Emitter, kernel: Kernel, target: Target, args: Value, thread: Value) -> None:
+        self.e, self.kernel, self.target = e, kernel, target
+        self.batch = e.load(args, 8 * SLOT_BATCH, I64, 8)
+        self.bases: dict[str, Value] = {}
+        for i, t in enumerate(kernel.operands):
+            self.bases[t.name] = e.load(args, 8 * (SLOT_OPERANDS + i), PTR, 8)
+        self.shapes: dict[str, tuple[Extent, ...]] = {t.name: t.type.shape for t in kernel.operands}
+        if kernel.scratch:
+            own = e.offset(e.load(args, 8 * SLOT_SCRATCH, PTR, 8), e.mul(thread, scratch_bytes(kernel)))
+            self.shapes.update(scratch_shapes(kernel))
+            at = 0
+            for t in kernel.scratch:
+                self.bases[t.name] = e.offset(own, at)
+                at += -(-t.layout.elements(self.shapes[t.name]) * BYTES[t.type.dtype] // 64) * 64
+        self.origins: dict[str, list[Int]] = {}
+        self.last = kernel.stages[-1]
+        self.stages = [_StageLowering(self, s, kernel.loops.loops if s is self.last else ()) for s in kernel.stages]
+
+    def extent(self, e: Extent) -> Int:
+        return self.batch if isinstance(e, str) else e
+
+    def tasks(self, begin: Value, end: Value) -> None:
+        pos = {d: Pos(0, 0, (), self.extent(x)) for d, x in self.last.extents.items()}
+        par = self.kernel.loops.par
+        with self.e.loop(begin, end, 1, maybe_empty=True) as task:
+            indices: list[Int] = []
+            rest: Int = task.index
+            for i in range(len(par) - 1, 0, -1):
+                count = sum(int(r.count) for r in self.stages[-1].runs(i, par[i], pos) if isinstance(r.count, int))
+                indices.append(self.e.rem(rest, count))
+                rest = self.e.div(rest, count)
+            indices.append(rest)
+            self.shared(0, pos, indices[::-1] if par else [])
+
+    def shared(self, i: int, pos: Positions, indices: Sequence[Int]) -> None:
+        """The loops around all stages; a par loop is at the tile that its index names."""
+        loops = self.kernel.loops.loops
+        if i == len(loops):
+            self.body(pos)
+            return
+        stage, e = self.stages[-1], self.e
+        runs = stage.runs(i, loops[i], pos)
+        if loops[i].kind != "par":
+            for run in runs:
+                stage.turn(run, loops[i], pos, {}, [], lambda p, _q, c: (self.shared(i + 1, p, indices), c)[1])
+            return
+        first = 0
+        for run in runs:
+            def at(run: Run = run, first: int = first) -> None:
+                number = e.sub(indices[i], first)
+                value = e.add(run.start, e.mul(number, run.size))
+                self.shared(i + 1, stage.placed(pos, loops[i].dim, value, run), indices)
+            if len(runs) == 1:
+                at()
+                continue
+            if not isinstance(run.count, int):
+                raise InternalError("a symbolic par loop must have step 1")
+            inside = e.compare("ult", e.sub(indices[i], first), run.count)
+            with e.when(inside):
+                at()
+            first += run.count
+
+    def body(self, pos: Positions) -> None:
+        regions: dict[str, Positions] = {}
+        consumers: list[tuple[Stage, Positions]] = [(self.last, pos)]
+        self.origins = {}
+        for stage in reversed(self.kernel.stages[:-1]):
+            region = self.region(stage, consumers)
+            regions[stage.out.tensor] = region
+            consumers.append((stage, region))
+        for stage, lowering in zip(self.kernel.stages, self.stages, strict=True):
+            lowering.run(pos if stage is self.last else regions[stage.out.tensor])
+
+    def region(self, stage: Stage, consumers: Sequence[tuple[Stage, Positions]]) -> Positions:
+        """What later stages read of a stage's result inside the shared loops, by interval arithmetic."""
+        e, name = self.e, stage.out.tensor
+        full = self.kernel.tensors[name].type.shape
+        pos = {d: Pos(0, 0, (), self.extent(x)) for d, x in stage.extents.items()}
+        self.origins[name] = []
+        for axis, (index, size) in enumerate(zip(stage.out.index, full, strict=True)):
+            low: Int | None = None
+            high: Int | None = None
+            for other, at in consumers:
+                for x in other.loads:
+                    if x.tensor == name:
+                        a, b = self._interval(x, axis, at)
+                        low = a if low is None else e.least(low, a)
+                        high = b if high is None else e.greatest(high, b)
+            if low is None or high is None:
+                raise InternalError(f"no stage reads {name}")
+            if isinstance(size, int):
+                low, high = e.greatest(low, 0), e.least(high, size)
+            self.origins[name].append(low)
+            if index.single:
+                span = e.sub(high, low)
+                terms = () if isinstance(low, int) else (Term(low, 1, 1 << 30),)
+                start = low if isinstance(low, int) else 0
+                pos[index.single] = Pos(start, start, terms, span)
+            elif index.terms:
+                raise InternalError(f"{stage.out}: a scratch index must be one dimension")
+        return pos
+
+    def _interval(self, x: Load, axis: int, pos: Positions) -> tuple[Int, Int]:
+        e, index = self.e, x.index[axis]
+        low: Int = index.const
+        length: Int = 1
+        for d, c in index.terms:
+            if c < 0:
+                raise InternalError(f"{x}: a scratch index must not fall")
+            p = pos[d]
+            low = e.add(low, c * p.const)
+            for t in p.terms:
+                low = e.add(low, e.mul(t.value, c))
+            length = e.add(length, e.mul(e.sub(p.span, 1), c))
+        return low, e.add(low, length)
+
+
+class _StageLowering:
+    """One stage: loops, the register tile, its epilogue and stores."""
+
+    def __init__(self, kernel: _KernelLowering, stage: Stage, shared: Sequence[Loop]) -> None:
+        self.k, self.e, self.stage, self.first = kernel, kernel.e, stage, stage.first
+        self.loops: tuple[Loop, ...] = (*shared, *stage.schedule.loops)
+        self.begin = len(shared)
+        tensors = kernel.kernel.tensors
+        self.accesses = [Access(x, tensors[x.tensor], kernel.shapes[x.tensor]) for x in (*stage.loads, stage.out)]
+        self.number = {a.load: i for i, a in enumerate(self.accesses[:-1])}
+        self.store_at = len(self.accesses) - 1
+        self.extents = stage.extents
+        outer: set[str] = set() if stage is kernel.last else {d for i in stage.out.index for d in i.dims}
+        shapes = {t.name: t.type.shape for t in tensors.values()}
+        self.validity: Validity = decide([x for x in stage.first.loads if x.tensor != ACC], shapes, self.extents,
+                                         self.loops, outer)
+        reduced = set(self.first.reduced) if self.first.fold != "=" else set()
+        self.reduced = reduced
+        counted = [i for i, x in enumerate(self.loops) if x.kind in ("par", "for") and x.dim not in reduced]
+        self.tile_at = max([self.begin, *(i + 1 for i in counted)])
+        early = [x for x in self.loops[:self.tile_at] if x.dim in reduced]
+        if early:
+            raise InternalError(f"a loop over the sum's {early[0].dim} is outside of a loop over the result")
+        self.simd = next((x for x in self.loops if x.kind == "simd"), None)
+        self.lanes = 0
+        if self.simd:
+            self.lanes = kernel.target.lanes * 4 // BYTES[self.accesses[-1].tensor.type.dtype]
+        self.tile_dims = tuple(d for d in self.extents if d not in reduced)
+        self.memo: dict[tuple[str, int, str, int, int], Value] = {}
+        self.pad = self.lanes if self.simd and self.accesses[-1].padded(self.simd.dim, self.lanes) else 0
+        unrolled = {x.dim for x in self.loops[self.tile_at:] if x.kind == "unroll"} - reduced
+        self.overlapping = {
+            d: [i for i, a in enumerate(self.accesses[:-1])
+                if a.shares_axis(d, unrolled) and not (self.simd and self.simd.dim in a.dims)]
+            for d in reduced}
+
+    # ---- loops
+
+    def runs(self, i: int, loop: Loop, pos: Positions) -> list[Run]:
+        """The tiles of a loop, equal ones together."""
+        span = pos[loop.dim].span
+        if i in self.validity.clamp:
+            low, high = self._clamped(self.validity.clamp[i], loop.dim, pos)
+            return [Run(low, 1, self.e.sub(high, low))]
+        if not isinstance(span, int):
+            if loop.step == 1 or loop.kind == "par":
+                return [Run(0, 1, span)]
+            whole = self.e.div(span, loop.step)
+            done = self.e.mul(whole, loop.step)
+            return [Run(0, loop.step, whole), Run(done, 1, self.e.sub(span, done))]
+        split = self.validity.split.get(i, [])
+        unit = self.lanes if loop.kind == "simd" or (self.simd and loop.dim == self.simd.dim and loop.step > 1) \
+            else _unit(self.k.kernel, self.stage, loop)
+        base = pos[loop.dim].rep
+        result: list[Run] = []
+        last: object = None
+        for start, size in tiles(span, loop.step, max(unit, 1)):
+            sign = (size, signature(split, loop.dim, base + start, size, self.extents) if split else ())
+            if sign == last:
+                r = result[-1]
+                result[-1] = Run(r.start, r.size, int(self.e.add(r.count, 1)) if isinstance(r.count, int) else 0, r.rep)
+            else:
+                result.append(Run(start, size, 1, start))
+                last = sign
+        return result
+
+    def _clamped(self, constraints: Sequence[Constraint], dim: str, pos: Positions) -> tuple[Int, Int]:
+        """The part of a loop in which all its constraints hold: 0 <= rest + a * dim < size."""
+        e = self.e
+        low: Int = 0
+        high: Int = pos[dim].span
+        for c in constraints:
+            rest: Int = c.index.const
+            for d, k in c.index.terms:
+                rest = e.add(rest, k * pos[d].const)
+                for t in pos[d].terms:
+                    rest = e.add(rest, e.mul(t.value, k))
+            a = c.index.coefficient(dim)
+            low = e.greatest(low, e.div(e.greatest(e.sub(a - 1, rest), 0), a))
+            high = e.least(high, e.div(e.greatest(e.sub(c.size + a - 1, rest), 0), a))
+        return low, high
+
+    def placed(self, pos: Positions, dim: str, value: Int, run: Run) -> Positions:
+        """Positions within one tile of a run, which starts at `value` (relative to the loop)."""
+        old = pos[dim]
+        if isinstance(value, int):
+            new = Pos(old.const + value, old.rep + value, old.terms, run.size)
+        else:
+            start = run.start if isinstance(run.start, int) else 0
+            if isinstance(run.count, int) and isinstance(run.start, int):
+                most = start + (run.count - 1) * run.size
+                multiple = _gcd(start, run.size)
+            else:
+                most, multiple = 1 << 30, 1 if not isinstance(run.start, int) else run.size
+            new = Pos(old.const, old.rep + run.rep, (*old.terms, Term(value, multiple, most)), run.size)
+        return {**pos, dim: new}
+
+    def turn(self, run: Run, loop: Loop, pos: Positions, ptrs: Pointers, carry: list[Value],
+             body: Callable[[Positions, Pointers, list[Value]], list[Value]]) -> list[Value]:
+        """One run of a counted loop around `body`."""
+        e = self.e
+        if run.count == 1:
+            start = run.start
+            if isinstance(start, int):
+                return body(self.placed(pos, loop.dim, start, run), ptrs, carry)
+            placed = self.placed(pos, loop.dim, start, run)
+            return body(placed, self.moved(ptrs, loop.dim, placed[loop.dim].terms[-1]), carry)
+        end = e.add(run.start, e.mul(run.count, run.size))
+        dynamic = not (isinstance(run.count, int) and isinstance(run.start, int))
+        with e.loop(run.start, end, run.size, carry, maybe_empty=dynamic) as turn:
+            placed = self.placed(pos, loop.dim, turn.index, run)
+            turn.next = body(placed, self.moved(ptrs, loop.dim, placed[loop.dim].terms[-1]), turn.values)
+        return turn.values
+
+    def moved(self, ptrs: Pointers, dim: str, term: Term) -> Pointers:
+        """The pointers, moved by a loop variable of `dim`."""
+        result = dict(ptrs)
+        for i in ptrs:
+            if dim in self.accesses[i].dims:
+                stride = self.accesses[i].stride(dim, term.multiple, term.most)
+                result[i] = self.e.offset(ptrs[i], self.e.mul(term.value, stride))
+        return result
+
+    # ---- the walk
+
+    def run(self, pos: Positions) -> None:
+        ptrs: dict[int, Value] = {}
+        for i, a in enumerate(self.accesses):
+            p = self.k.bases[a.tensor.name]
+            for axis, origin in enumerate(self.k.origins.get(a.tensor.name, [])):
+                stride = a.parts[axis][0][2] * a.bytes // a.parts[axis][0][0]
+                p = self.e.offset(p, self.e.sub(0, self.e.mul(origin, stride)))
+            ptrs[i] = p
+        moved: Pointers = ptrs
+        for d, at in pos.items():
+            for t in at.terms:
+                moved = self.moved(moved, d, t)
+        self.nest(self.begin, pos, moved)
+
+    def nest(self, i: int, pos: Positions, ptrs: Pointers) -> None:
+        """Loops outside of the register tile."""
+        if i == self.tile_at:
+            self.tile(pos, ptrs)
+            return
+        loop = self.loops[i]
+        def inner(p: Positions, q: Pointers, c: list[Value]) -> list[Value]:
+            self.nest(i + 1, p, q)
+            return c
+        for run in self.runs(i, loop, pos):
+            if loop.kind == "unroll":
+                for j in range(int(run.count) if isinstance(run.count, int) else 0):
+                    inner(self.placed(pos, loop.dim, int(run.rep) + j * run.size, run), ptrs, [])
+            else:
+                self.turn(run, loop, pos, ptrs, [], inner)
+
+    def steps(self, i: int, pos: Positions) -> Iterator[Positions]:
+        """The positions that an unrolled or simd loop visits."""
+        loop = self.loops[i]
+        span = pos[loop.dim].span
+        if not isinstance(span, int):
+            raise InternalError(f"the schedule unrolls {loop.dim}, whose extent isn't known")
+        step = self.lanes if loop.kind == "simd" else loop.step
+        for start in range(0, span, step):
+            yield {**pos, loop.dim: pos[loop.dim].shift(start, min(step, span - start))}
+
+    def combinations(self, i: int, pos: Positions) -> list[Positions]:
+        """The elements (or vectors) of the register tile."""
+        if i == len(self.loops):
+            return [pos]
+        if self.loops[i].dim in self.reduced:
+            return self.combinations(i + 1, pos)
+        return [c for p in self.steps(i, pos) for c in self.combinations(i + 1, p)]
+
+    def key(self, pos: Positions) -> Key:
+        return tuple([pos[d].const for d in self.tile_dims])
+
+    def tile(self, pos: Positions, ptrs: Pointers) -> None:
+        """Fold into registers, then the epilogue, then the stores."""
+        places = {self.key(p): p for p in self.combinations(self.tile_at, pos)}
+        wide = Type(self.accesses[-1].tensor.type.dtype, self.lanes)
+        if self.first.fold == "=":
+            values = {k: self.value(self.first.expr, p, ptrs, wide, None) for k, p in places.items()}
+        else:
+            start = self.e.constant(IDENTITY[self.first.fold], wide)
+            self.order = {k: j for j, k in enumerate(places)}
+            folded = self.reduce(self.tile_at, pos, ptrs, [start] * len(places))
+            if self.simd and self.simd.dim in self.reduced:
+                folded = [across(self.e, COMBINE[self.first.fold], v) for v in folded]
+                wide = Type(wide.dtype)
+            values = dict(zip(places, folded, strict=True))
+        for f in self.stage.formulas[1:]:
+            values, places = self.epilogue(f, values, places, ptrs, wide)
+        for k, v in values.items():
+            self.store(v, places[k], ptrs)
+
+    def epilogue(self, f: Formula, values: Mapping[Key, Value], places: Mapping[Key, Positions], ptrs: Pointers,
+                 wide: Type) -> tuple[dict[Key, Value], dict[Key, Positions]]:
+        dims = set(f.out_dims)
+        result: dict[Key, Value] = {}
+        at: dict[Key, Positions] = {}
+        for k, acc in values.items():
+            pos = places[k]
+            v = self.value(f.expr, pos, ptrs, wide, acc)
+            to = tuple([pos[d].const if d in dims else 0 for d in self.tile_dims])
+            if to in result:
+                v = apply(self.e, COMBINE[f.fold], [result[to], v])
+            result[to] = v
+            at.setdefault(to, pos)
+        return result, at
+
+    def reduce(self, i: int, pos: Positions, ptrs: Pointers, acc: list[Value]) -> list[Value]:
+        """Loops of the register tile, the accumulators carried."""
+        if i == len(self.loops):
+            return self.accumulate(pos, ptrs, acc)
+        loop = self.loops[i]
+        if loop.kind == "for":
+            for run in self.runs(i, loop, pos):
+                acc = self.turn(run, loop, pos, ptrs, acc, lambda p, q, c: self.reduce(i + 1, p, q, c))
+            return acc
+        isolate: list[int] = []
+        if loop.dim in self.reduced and not any(x.kind == "for" for x in self.loops[i:]):
+            isolate = self.overlapping[loop.dim]
+        for j, p in enumerate(self.steps(i, pos)):
+            own = ptrs
+            if j and isolate:
+                own = {**ptrs, **{a: self.e.opaque(ptrs[a]) for a in isolate}}
+            acc = self.reduce(i + 1, p, own, acc)
+        return acc
+
+    def accumulate(self, pos: Positions, ptrs: Pointers, acc: list[Value]) -> list[Value]:
+        for c in self.validity.static:
+            at = c.index.const
+            for d, k in c.index.terms:
+                at += k * pos[d].rep
+            if not 0 <= at < c.size:
+                return acc
+        j = self.order[self.key({**pos, **{d: p for d, p in pos.items() if d in self.reduced}})]
+        wide = acc[j].type
+        factors = multiply_add(self.first)
+        simd = self.simd
+        if factors and not (simd and simd.dim in self.reduced):
+            a, b = (self.value(f, pos, ptrs, wide, None) for f in factors)
+            new = self.e.fma(a, b, acc[j])
+        else:
+            v = self.value(self.first.expr, pos, ptrs, wide, None)
+            if simd and simd.dim in self.reduced and int(str(pos[simd.dim].span)) < self.lanes:
+                mask = self.e.mask(wide, int(str(pos[simd.dim].span)))
+                v = self.e.select(mask, v, self.e.constant(IDENTITY[self.first.fold], wide))
+            new = apply(self.e, COMBINE[self.first.fold], [acc[j], v])
+        return [*acc[:j], new, *acc[j + 1:]]
+
+    # ---- elements
+
+    def value(self, x: Expr, pos: Positions, ptrs: Pointers, wide: Type, acc: Value | None) -> Value:
+        if isinstance(x, Const):
+            return self.e.constant(x.value, wide)
+        if isinstance(x, Load):
+            if x.tensor == ACC:
+                if acc is None:
+                    raise InternalError("a first formula can't read the accumulator")
+                return acc
+            return self.element(self.number[x], pos, ptrs, wide)
+        assert isinstance(x, Call)
+        args = [self.value(a, pos, ptrs, wide, acc) for a in x.args]
+        return apply(self.e, x.fn, args, constant=isinstance(x.args[-1], Const))
+
+    def element(self, i: int, pos: Positions, ptrs: Pointers, wide: Type) -> Value:
+        a = self.accesses[i]
+        at = a.offset(pos)
+        vector = wide.lanes and self.simd is not None and self.simd.dim in a.dims
+        active = int(str(pos[self.simd.dim].span)) if vector and self.simd else 0
+        memo = (self.e.block, i, ptrs[i].text, at, wide.lanes)
+        known = self.memo.get(memo)
+        if known is None:
+            scalar = Type(wide.dtype)
+            if not vector or self.simd is None:
+                known = self.e.splat(self.e.load(ptrs[i], at, scalar, a.bytes), wide)
+            elif (stride := a.stride(self.simd.dim, 1, active - 1)) == a.bytes:
+                known = self.e.load(ptrs[i], at, wide, a.bytes) if active == wide.lanes or \
+                    a.padded(self.simd.dim, wide.lanes) else self.e.masked_load(ptrs[i], at, wide, active, a.bytes)
+            else:
+                known = Value("zeroinitializer", wide)
+                for lane in range(active):
+                    one = self.e.load(ptrs[i], at + lane * stride, scalar, a.bytes)
+                    known = self.e.insert(known, one, lane)
+            self.memo[memo] = known
+        return known
+
+    def store(self, v: Value, pos: Positions, ptrs: Pointers) -> None:
+        a, p = self.accesses[self.store_at], ptrs[self.store_at]
+        at = a.offset(pos)
+        if not v.type.lanes or self.simd is None:
+            self.e.store(v, p, at, a.bytes)
+            return
+        active = int(str(pos[self.simd.dim].span))
+        stride = a.stride(self.simd.dim, 1, active - 1)
+        if stride != a.bytes:
+            for lane in range(active):
+                self.e.store(self.e.extract(v, lane), p, at + lane * stride, a.bytes)
+        elif active == v.type.lanes:
+            self.e.store(v, p, at, a.bytes)
+        elif self.pad:
+            mask = self.e.mask(v.type, active)          # lanes beyond an extent are zero
+            self.e.store(self.e.select(mask, v, self.e.constant(0, v.type)), p, at, a.bytes)
+        else:
+            self.e.masked_store(v, p, at, active, a.bytes)
+
+
+def _gcd(a: int, b: int) -> int:
+    while b:
+        a, b = b, a % b
+    return a

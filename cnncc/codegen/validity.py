@@ -1,0 +1,82 @@
+"""Taps that fall outside of an operand are skipped, not computed: where each test of validity is decided.
+
+A constraint says 0 <= index < size. Where only one loop counts over its dimensions and all others are unrolled, that
+loop is split into runs of tiles with equal sets of valid taps. Otherwise the innermost counted loop is clamped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cnncc.ir.errors import InternalError
+from cnncc.ir.expr import Index, Load
+from cnncc.ir.formula import outside
+from cnncc.ir.schedule import Loop
+from cnncc.ir.types import Extent
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    index: Index
+    size: int
+
+    def holds(self, at: Mapping[str, int]) -> bool:
+        value = self.index.const
+        for d, c in self.index.terms:
+            value += c * at[d]
+        return 0 <= value < self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """`static`: tested where a tap is emitted; `split`, `clamp`: constraints by position of the loop."""
+
+    static: tuple[Constraint, ...]
+    split: dict[int, list[Constraint]]
+    clamp: dict[int, list[Constraint]]
+
+
+def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extents: Mapping[str, Extent],
+           loops: Sequence[Loop], outer: set[str]) -> Validity:
+    """Which loop decides which constraint; `outer` are dimensions placed by loops around the stage.
+
+    Raises InternalError where the schedule leaves no loop that can decide.
+    """
+    constraints = {Constraint(i, int(size)) for x in loads for i, size in zip(x.index, shapes[x.tensor], strict=True)
+                   if outside(i, size, extents)}
+    static: list[Constraint] = []
+    split: dict[int, list[Constraint]] = {}
+    clamp: dict[int, list[Constraint]] = {}
+    for c in sorted(constraints, key=lambda c: str(c.index)):
+        counted = [i for i, x in enumerate(loops) if x.dim in c.index.dims and x.kind in ("par", "for")
+                   and _extent(extents[x.dim]) > x.step]
+        placed = outer & set(c.index.dims)
+        if len(counted) <= 1 and not placed:
+            static.append(c)
+            if counted:
+                split.setdefault(counted[0], []).append(c)
+            continue
+        last = counted[-1] if counted else -1
+        inside = [x.dim for x in loops[last + 1:] if x.dim in c.index.dims]
+        if last < 0 or loops[last].kind != "for" or loops[last].step != 1 or c.index.coefficient(loops[last].dim) < 1 \
+                or any(d != loops[last].dim for d in inside):
+            raise InternalError(f"the schedule decides {c.index} < {c.size} nowhere: {', '.join(map(str, loops))}")
+        clamp.setdefault(last, []).append(c)
+    return Validity(tuple(static), split, clamp)
+
+
+def _extent(e: Extent) -> int:
+    return e if isinstance(e, int) else 1 << 62
+
+
+def signature(constraints: Sequence[Constraint], dim: str, start: int, size: int, extents: Mapping[str, Extent]) -> tuple[bool, ...]:
+    """For a tile of `dim` the validity of all taps, every other dimension running over its extent."""
+    result: list[bool] = []
+    for c in constraints:
+        spread = [c.index.const]
+        for d, k in c.index.terms:
+            values = range(start, start + size) if d == dim else range(int(extents[d]))
+            spread = [s + k * v for s in spread for v in values]
+        result += [0 <= s < c.size for s in spread]
+    return tuple(result)

@@ -1,0 +1,34 @@
+"""How much of a scratch tensor lives at once: interval arithmetic over the loops that a kernel's stages share."""
+
+from __future__ import annotations
+
+from cnncc.ir.kernel import Kernel
+from cnncc.ir.types import Extent
+
+
+def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
+    """For each scratch tensor the largest box that one turn of the shared loops reads of it."""
+    last = kernel.stages[-1]
+    spans: list[dict[str, int]] = [{d: 1 if isinstance(e, str) else e for d, e in s.extents.items()}
+                                   for s in kernel.stages]
+    for x in kernel.loops.loops:
+        if last.extents[x.dim] != 1:
+            spans[-1][x.dim] = min(x.step, spans[-1][x.dim])
+    result: dict[str, tuple[Extent, ...]] = {}
+    for j in range(len(kernel.stages) - 2, -1, -1):
+        stage = kernel.stages[j]
+        name = stage.out.tensor
+        full = kernel.tensors[name].type.shape
+        lengths = [1] * len(full)
+        for other, span in zip(kernel.stages[j + 1:], spans[j + 1:], strict=True):
+            for x in other.loads:
+                if x.tensor == name:
+                    for axis, index in enumerate(x.index):
+                        need = 1 + sum(abs(c) * (span[d] - 1) for d, c in index.terms)
+                        lengths[axis] = max(lengths[axis], need)
+        box = tuple(min(n, 1 if isinstance(size, str) else size) for n, size in zip(lengths, full, strict=True))
+        result[name] = box
+        for index, n in zip(stage.out.index, box, strict=True):
+            if index.single:
+                spans[j][index.single] = n
+    return result
