@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,14 @@ class Pool:
         assert args[1000:].sum() == tasks * times and not args[1000 + threads:].any()
         return args[1000:1000 + threads]
 
+    def meet_all(self, threads: int) -> np.ndarray:
+        """Runs one task in each thread, all at the same time; returns their MXCSRs."""
+        args = np.zeros(2 + threads, np.int64)
+        args[1] = threads
+        self.run(self.meet, args, threads, threads)
+        assert args[0] == threads
+        return args[2:]
+
 
 _loaded: list[Pool] = []
 
@@ -103,10 +112,10 @@ _loaded: list[Pool] = []
 def load() -> Pool:
     """The pool of this process: its object is loaded once and never unloaded."""
     if not _loaded:
-        jit = llvm.create_lljit_compiler()
         builder = llvm.JITLibraryBuilder().add_current_process()
         for text in (pool_ir(), KERNELS):
             builder.add_object_img(compile_text(text, MACHINE))
+        jit = llvm.create_lljit_compiler()
         for name in ("cnncc_pool_acquire", "cnncc_pool_release", "repeat", "count", "meet"):
             builder.export_symbol(name)
         library = builder.link(jit, "pool")
@@ -154,12 +163,20 @@ def test_many_short_inferences(pool: Pool) -> None:
 def test_all_threads_take_part_with_denormals_flushed(pool: Pool, threads: int) -> None:
     assert pool.acquire(threads) == threads
     for _ in range(20):
-        args = np.zeros(2 + threads, np.int64)
-        args[1] = threads
-        pool.run(pool.meet, args, threads, threads)
-        assert args[0] == threads
-        assert all(csr & 0x8040 == 0x8040 for csr in args[3:])
+        assert all(csr & 0x8040 == 0x8040 for csr in pool.meet_all(threads)[1:])
     pool.release()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_sleeping_workers_wake(pool: Pool, held: bool) -> None:
+    for pause in (0.0, 1e-5, 5e-5, 1e-4, 1e-3, 2e-3, 5e-3) * 3:
+        assert pool.acquire(3) == 3
+        if held:
+            pool.meet_all(3)
+            time.sleep(pause)
+        pool.meet_all(3)
+        pool.release()
+        time.sleep(pause)
 
 
 def test_acquire_is_bounded(pool: Pool) -> None:
@@ -215,9 +232,7 @@ def test_forked_child_has_its_own_pool(pool: Pool, held: bool) -> None:
         signal.alarm(20)
         good = pool.acquire(3) == 3
         if good:
-            args = np.zeros(5, np.int64)
-            args[1] = 3
-            pool.run(pool.meet, args, 3, 3)
+            pool.meet_all(3)
             pool.check(100, 3, 100)
             pool.release()
         os._exit(0 if good else 1)
@@ -232,6 +247,7 @@ def test_workers_block_signals_and_keep_off_the_callers_cpu(pool: Pool) -> None:
     allowed = os.sched_getaffinity(0)
     assert pool.acquire(40) == 40
     workers = set(os.listdir("/proc/self/task")) - before
+    assert pool.meet_all(40).size == 40
     pool.release()
     assert workers
     for tid in workers:

@@ -141,7 +141,8 @@ def test_killed_parent_takes_its_workers_along() -> None:
         print(*(child.process.pid for child in compiler._children), flush=True)
         time.sleep(60)
     """)
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    root = Path(__file__).parents[1]
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root)
     assert parent.stdout
     pids = [int(word) for word in parent.stdout.readline().split()]
     assert len(pids) == 1

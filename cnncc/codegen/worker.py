@@ -2,10 +2,10 @@
 
 LLVM holds a global lock, so threads do not help. A worker process is `sys.executable` running `serve()` below
 over its stdin and stdout, isolated (no site, no environment, no current directory): it finds only the
-standard library, llvmlite and this package, and a user's script needs no `__main__` guard. A frame is one byte, a
-length (u64, little endian) and the bytes: first the Machine as JSON, answered by an empty frame, then one
-text each, answered by an object or an error message. Nothing is written to disk. A worker ends when its stdin
-does.
+standard library, llvmlite and this package, and a user's script needs no `__main__` guard. A frame is one
+byte, a length (u64, little endian) and the bytes: first the Machine as JSON, answered by an empty frame, then
+one text each, answered by an object or an error message. Nothing is written to disk. A worker ends when its
+stdin does.
 """
 
 from __future__ import annotations
