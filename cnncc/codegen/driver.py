@@ -1,0 +1,107 @@
+"""The native entry of a network: `i64 run(ptr frame)` calls all kernels of a plan in order.
+
+Straight-line code: per step it fills a kernel's argument slots and hands the kernel to the thread pool, or calls it
+where it runs alone. Denormals are flushed while it runs; the caller's floating-point state comes back.
+"""
+
+from __future__ import annotations
+
+from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Type, Value
+from cnncc.codegen.lower import SLOT_OPERANDS
+from cnncc.ir.plan import FRAME, Place, Plan
+
+ENTRY = "cnncc_run"
+FLUSH = 0x8040              # MXCSR: denormals are zero, flush to zero
+I32 = Type("i32")
+
+
+def driver(plan: Plan, entry: str = ENTRY) -> str:
+    """The LLVM text of the module with the entry; the kernels are declared."""
+    e = Emitter()
+    for symbol in dict.fromkeys(s.symbol for s in plan.steps):
+        e.declare(f"void @{symbol}(ptr, i64, i64, i64)")
+    with e.function(entry, "i64", [(PTR, "frame")], "nounwind") as (frame,):
+        _Driver(e, plan, frame).emit()
+        e.line("ret i64 0")
+    return e.module()
+
+
+class _Driver:
+    def __init__(self, e: Emitter, plan: Plan, frame: Value) -> None:
+        self.e, self.plan, self.frame = e, plan, frame
+        slots = SLOT_OPERANDS + max((len(s.places) for s in plan.steps), default=0)
+        self.args = e.emit(f"alloca [{slots} x i64], align 64", PTR)
+        self.state = e.emit("alloca i32, align 4", PTR)
+
+    def slot(self, name: str, type: Type) -> Value:
+        return self.e.load(self.frame, 8 * FRAME.index(name), type, 8)
+
+    def emit(self) -> None:
+        e = self.e
+        self.batch, wanted = self.slot("batch", I64), self.slot("threads", I64)
+        self.first, self.last = self.slot("first", I64), self.slot("last", I64)
+        self.work, self.scratch = self.slot("work", PTR), self.slot("scratch", PTR)
+        self.weights, self.parallel = self.slot("weights", PTR), self.slot("parallel", PTR)
+        acquire, release = self.slot("acquire", PTR), self.slot("release", PTR)
+        old = self.flush()
+        several = e.compare("ugt", wanted, 1)
+        before, ask, ready = e.block, e.name("ask"), e.name("ready")
+        e.line(f"br i1 {several.text}, label %{ask}, label %{ready}")
+        e.label(ask)
+        granted = e.emit(f"call i64 {acquire.text}(i64 {wanted.text})", I64)
+        e.line(f"br label %{ready}")
+        e.label(ready)
+        self.threads = e.emit(f"phi i64 [1, %{before}], [{granted.text}, %{ask}]", I64)
+        self.together = e.compare("ugt", self.threads, 1)
+        e.store(self.batch, self.args, 0, 8)
+        e.store(self.scratch, self.args, 8, 8)
+        for i in range(len(self.plan.steps)):
+            within = e.compare("ult", e.sub(i, self.first), e.sub(self.last, self.first))
+            with e.when(within):
+                self.step(i)
+        with e.when(self.together):
+            e.line(f"call void {release.text}()")
+        e.store(old, self.state, 0, 4)
+        e.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
+        e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {self.state.text})")
+
+    def flush(self) -> Value:
+        """Set flush-to-zero; the state before."""
+        e, state = self.e, self.state
+        e.declare("void @llvm.x86.sse.stmxcsr(ptr)")
+        e.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
+        e.line(f"call void @llvm.x86.sse.stmxcsr(ptr {state.text})")
+        old = e.load(state, 0, I32, 4)
+        e.store(e.emit(f"or i32 {old.text}, {FLUSH}", I32), state, 0, 4)
+        e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {state.text})")
+        return old
+
+    def step(self, i: int) -> None:
+        e, s = self.e, self.plan.steps[i]
+        for j, place in enumerate(s.places):
+            e.store(self.address(place), self.args, 8 * (SLOT_OPERANDS + j), 8)
+        tasks: Int = e.mul(self.batch, s.tasks) if s.batched else s.tasks
+        alone = f"call void @{s.symbol}(ptr {self.args.text}, i64 0, i64 {e.text(tasks)}, i64 0)"
+        if not s.batched and s.tasks == 1:
+            e.line(alone)
+            return
+        pool, single, done = e.name("pool"), e.name("single"), e.name("done")
+        e.line(f"br i1 {self.together.text}, label %{pool}, label %{single}")
+        e.label(pool)
+        e.line(f"call void {self.parallel.text}(ptr @{s.symbol}, ptr {self.args.text}, i64 {e.text(tasks)}, "
+               f"i64 {self.threads.text})")
+        e.line(f"br label %{done}")
+        e.label(single)
+        e.line(alone)
+        e.line(f"br label %{done}")
+        e.label(done)
+
+    def address(self, place: Place) -> Value:
+        e = self.e
+        match place.space:
+            case "weights":
+                return e.offset(self.weights, place.number)
+            case "work":
+                return e.offset(self.work, e.mul(self.batch, place.number))
+        first = len(FRAME) + (len(self.plan.inputs) if place.space == "output" else 0)
+        return e.load(self.frame, 8 * (first + place.number), PTR, 8)

@@ -1,0 +1,85 @@
+"""The plan of a whole network: which kernel runs on which memory, in order. It is what an artifact records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from cnncc.ir.types import Extent
+
+Space = Literal["input", "output", "weights", "work"]
+
+# Slots of a call frame, eight bytes each: the only argument of the native entry `run`.
+FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "acquire", "parallel", "release")
+"""`first` and `last` bound the steps that run (all: 0 and the number of steps); `acquire`, `parallel` and `release`
+are the thread pool's functions, or null to run alone. The inputs' addresses follow, then the outputs'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address: `number` says which input or output, or the offset in bytes.
+
+    In the work space the offset is per unit of the batch: buffer address = work + offset * batch.
+    """
+
+    space: Space
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input or output as the user sees it; in memory it is plain (row-major) and contiguous."""
+
+    name: str
+    dtype: str
+    shape: tuple[Extent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel call. `tasks` is multiplied by the batch where `batched`; numbers are per unit of the batch.
+
+    `nodes` names the nodes of the user's model that are computed here; `ops` names what the kernel does.
+    """
+
+    symbol: str
+    places: tuple[Place, ...]
+    tasks: int
+    batched: bool
+    scratch: int
+    nodes: tuple[str, ...]
+    ops: str
+    flops: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`work` bytes are needed per unit of the batch, `scratch` bytes per thread, `weights` bytes once.
+
+    `symbol` names the symbolic extent, None where the batch is fixed (it counts as 1 then).
+    """
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    steps: tuple[Step, ...]
+    work: int
+    scratch: int
+    weights: int
+    symbol: str | None
+
+    def record(self) -> dict[str, Any]:
+        """Plain data for the artifact's metadata."""
+        return asdict(self)
+
+
+def restore(data: Mapping[str, Any]) -> Plan:
+    """The plan from its record. Raises KeyError or TypeError where it is none."""
+    def values(key: str) -> tuple[Value, ...]:
+        return tuple(Value(v["name"], v["dtype"], tuple(v["shape"])) for v in data[key])
+    steps = tuple(Step(**{**s, "places": tuple(Place(**p) for p in s["places"]), "nodes": tuple(s["nodes"])})
+                  for s in data["steps"])
+    return Plan(data["name"], values("inputs"), values("outputs"), steps, data["work"], data["scratch"],
+                data["weights"], data["symbol"])
