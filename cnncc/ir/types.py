@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 Extent: TypeAlias = int | str
 """A size, or the name of a size that is known when the model runs (the batch)."""
 
-NUMPY = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "i32": np.dtype(np.int32),
-         "i64": np.dtype(np.int64), "u8": np.dtype(np.uint8), "i8": np.dtype(np.int8), "bool": np.dtype(np.bool_)}
+NUMPY: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "i32": np.dtype(np.int32),
+    "i64": np.dtype(np.int64), "u8": np.dtype(np.uint8), "i8": np.dtype(np.int8), "bool": np.dtype(np.bool_)}
 BYTES = {name: dtype.itemsize for name, dtype in NUMPY.items()}
 
 

@@ -1,0 +1,368 @@
+"""The NumPy reading of the IR: what a formula, a kernel or a graph computes, from the formulas alone.
+
+Every load becomes a strided view with one axis per dimension of the formula (of length 1 where the load
+doesn't use it), so that scalar functions broadcast, a fold reduces axes, and a sum of products is a matrix
+product. A view must not leave its operand: the formula's space is cropped, and split where that isn't enough.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import DTypeLike, NDArray
+
+from cnncc.ir.errors import InternalError
+from cnncc.ir.expr import Call, Const, Expr, Index, Load, loads
+from cnncc.ir.formula import IDENTITY, Formula, multiply_add
+from cnncc.ir.graph import Builder, Graph, Node
+from cnncc.ir.kernel import Kernel
+from cnncc.ir.ops import NAMES, OPS
+from cnncc.ir.types import NUMPY, TensorType, product
+
+Array = NDArray[Any]
+Ranges = dict[str, range]
+
+BLOCK = 1 << 23
+"""Elements of a temporary array beyond which the work is done in parts."""
+
+NARROW = 4
+"""Windows are copied into a matrix if each element serves this many results; else their taps are a loop."""
+
+
+def _sigmoid(x: Array, out: Array | None = None) -> Array:
+    e = np.exp(-np.abs(x))
+    result: Array = np.divide(np.where(x >= 0, 1, e), 1 + e, out=out)
+    return result
+
+
+SCALAR: dict[str, Callable[..., Array]] = {
+    "neg": np.negative, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh, "abs": np.absolute,
+    "sigmoid": _sigmoid, "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide,
+    "max": np.maximum, "min": np.minimum}
+COMBINE: dict[str, np.ufunc] = {"+=": np.add, "max=": np.maximum, "min=": np.minimum}
+
+
+# ---- one formula
+
+
+def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...], sizes: Mapping[str, int],
+          dtype: DTypeLike = np.float32, out: Array | None = None) -> Array:
+    """The value of a formula over `operands`, computed in `dtype`; `sizes` gives the symbolic extents.
+
+    The result has `shape`. What the formula doesn't write is zero, or as it is in `out`, which is then
+    written and returned. A tap of which a load lies outside of its operand is left out of the fold.
+    """
+    dtype = np.dtype(dtype)
+    result = np.zeros(shape, dtype) if out is None else out
+    ranges = _ranges(formula, sizes)
+    arrays = {x.tensor: np.asarray(operands[x.tensor], dtype) for x in formula.loads}
+    for x in (formula.out, *formula.loads):
+        if len(x.index) != (result if x is formula.out else arrays[x.tensor]).ndim:
+            raise InternalError(f"formula {formula}: {x} has the wrong rank")
+    if any(low < 0 or high >= e for (low, high), e in zip(_bounds(formula.out, ranges), shape, strict=True)):
+        raise InternalError(f"formula {formula}: the left side leaves its shape {list(shape)}")
+    if out is not None or formula.fold in ("max=", "min="):
+        _view(result, formula.out, ranges)[...] = _identity(formula.fold, dtype)
+    formula, arrays = _padded(formula, arrays, ranges)
+    with np.errstate(all="ignore"):
+        _Fold(formula, arrays, result, dtype).run(ranges)
+    return result
+
+
+def _ranges(f: Formula, sizes: Mapping[str, int]) -> Ranges:
+    return {d: range(sizes[e] if isinstance(e, str) else e) for d, e in f.extents}
+
+
+def _identity(fold: str, dtype: np.dtype[Any]) -> float:
+    value = IDENTITY.get(fold, 0.0)
+    if np.isfinite(value) or dtype.kind == "f":
+        return value
+    return np.iinfo(dtype).min if value < 0 else np.iinfo(dtype).max
+
+
+def _start(index: Index, ranges: Ranges) -> int:
+    return index.const + sum(c * ranges[d].start for d, c in index.terms)
+
+
+def _bounds(x: Load, ranges: Ranges) -> list[tuple[int, int]]:
+    """The least and the greatest index of every axis of a load."""
+    lengths = {d: len(r) for d, r in ranges.items()}
+    return [replace(i, const=_start(i, ranges)).bounds(lengths) for i in x.index]
+
+
+def _view(array: Array, x: Load, ranges: Ranges) -> Array:
+    """The elements of a load: one axis per dimension of `ranges`. All of its indices must be valid."""
+    strides = dict.fromkeys(ranges, 0)
+    used = {d for i in x.index for d in i.dims}
+    for i, stride in zip(x.index, array.strides, strict=True):
+        for d, c in i.terms:
+            strides[d] += c * stride
+    start: tuple[Any, ...] = tuple(slice(_start(i, ranges), None) for i in x.index)
+    lengths = [len(r) if d in used else 1 for d, r in ranges.items()]
+    return as_strided(array[(*start, ...)], lengths, tuple(strides.values()))
+
+
+def _padded(f: Formula, arrays: dict[str, Array], ranges: Ranges) -> tuple[Formula, dict[str, Array]]:
+    """The same sum of products with zeros around an operand instead of indices that leave it.
+
+    Not where a zero times the other factor isn't zero, nor in anything that isn't a product of two loads.
+    """
+    new: list[Load] = []
+    for x, other in itertools.permutations(multiply_add(f) or (), 2):
+        if not isinstance(x, Load) or not isinstance(other, Load):
+            return f, arrays
+        array = arrays[x.tensor]
+        pads = [(max(0, -low), max(0, high + 1 - e))
+                for (low, high), e in zip(_bounds(x, ranges), array.shape, strict=True)]
+        if any(map(any, pads)):
+            if x.tensor == other.tensor or not np.isfinite(arrays[other.tensor]).all():
+                return f, arrays
+            inner = array
+            array = np.zeros([a + e + b for e, (a, b) in zip(inner.shape, pads, strict=True)], inner.dtype)
+            array[tuple(slice(a, a + e) for e, (a, _) in zip(inner.shape, pads, strict=True))] = inner
+            arrays = arrays | {x.tensor: array}
+            x = Load(x.tensor, tuple(i + Index((), a) for i, (a, _) in zip(x.index, pads, strict=True)))
+        new.append(x)
+    return (replace(f, expr=Call("mul", tuple(new))) if new else f), arrays
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """A formula with its arrays; `run` folds one part of its space into `out`."""
+
+    formula: Formula
+    arrays: Mapping[str, Array]
+    out: Array
+    dtype: np.dtype[Any]
+
+    def run(self, ranges: Ranges) -> None:
+        cropped = self.crop(ranges)
+        if cropped is None:
+            return
+        loop = self.loop(cropped)
+        if loop is None:
+            self.whole(cropped)
+            return
+        dim, step = loop
+        r = cropped[dim]
+        for i in range(0, len(r), step):
+            self.run({**cropped, dim: r[i:i + step]})
+
+    def crop(self, ranges: Ranges) -> Ranges | None:
+        """Without the taps whose loads are outside as far as one dimension tells; None: nothing is left."""
+        for x in self.formula.loads:
+            for i, size in zip(x.index, self.arrays[x.tensor].shape, strict=True):
+                base, long = _start(i, ranges), [(d, c) for d, c in i.terms if len(ranges[d]) > 1]
+                if len(long) == 1:
+                    (d, c), = long
+                    near, far = (-base, size - 1 - base) if c > 0 else (base - size + 1, base)
+                    first, last = max(0, -(-near // abs(c))), min(len(ranges[d]) - 1, far // abs(c))
+                    if first > last:
+                        return None
+                    ranges = {**ranges, d: ranges[d][first:last + 1]}
+                elif not long and not 0 <= base < size:
+                    return None
+        return ranges
+
+    def loop(self, ranges: Ranges) -> tuple[str, int] | None:
+        """The dimension to split and the step: for valid loads, distinct results, windows, bounded memory."""
+        f = self.formula
+        reduced = set(f.reduced)
+        for x in f.loads:
+            shape = self.arrays[x.tensor].shape
+            for i, (low, high), size in zip(x.index, _bounds(x, ranges), shape, strict=True):
+                if low < 0 or high >= size:
+                    return self.shortest(i.dims, ranges, reduced), 1
+        if self.overlaps(ranges):
+            shared = [d for i in f.out.index if len(i.terms) > 1 for d in i.dims]
+            return self.shortest(shared or f.out_dims, ranges, reduced), 1
+        factors = multiply_add(f)
+        windows = {d for x in f.loads for i in x.index for d, c in i.terms
+                   if d in reduced and len(ranges[d]) > 1
+                   and any(len(ranges[e]) > 1 and (factors is None or abs(s) < abs(c) * len(ranges[d]))
+                           for e, s in i.terms if e != d)}
+        if windows and (factors is None or self.narrow(*factors, ranges)):
+            return self.shortest(windows, ranges, reduced), 1
+        for e in factors or (f.expr,):
+            dims = [d for d in ranges if any(d in i.dims for x in loads(e) for i in x.index)]
+            size = product([len(ranges[d]) for d in dims])
+            if size > BLOCK and not (factors is None and isinstance(e, Load)):
+                dim = next(d for d in dims if len(ranges[d]) > 1)
+                return dim, max(1, len(ranges[dim]) * BLOCK // size)
+        return None
+
+    def shortest(self, dims: Iterable[str], ranges: Ranges, first: Collection[str]) -> str:
+        return min((d for d in dims if len(ranges[d]) > 1), key=lambda d: (d not in first, len(ranges[d])))
+
+    def overlaps(self, ranges: Ranges) -> bool:
+        """Whether two points of the space may write the same element."""
+        reach = 0
+        strides = [(abs(sum(i.coefficient(d) * s for i, s in zip(self.formula.out.index, self.out.strides,
+                                                                 strict=True))), len(ranges[d]) - 1)
+                   for d in self.formula.out_dims if len(ranges[d]) > 1]
+        for stride, count in sorted(strides):
+            if stride <= reach:
+                return True
+            reach += stride * count
+        return False
+
+    def narrow(self, a: Expr, b: Expr, ranges: Ranges) -> bool:
+        """Whether the matrix product of two factors has too few rows or columns to be worth its making."""
+        kept = set(self.formula.out_dims)
+        left, right = ({d for x in loads(e) for i in x.index for d in i.dims if len(ranges[d]) > 1} & kept
+                       for e in (a, b))
+        rows, columns = (product([len(ranges[d]) for d in dims]) for dims in (left - right, right - left))
+        return bool(left & right) and min(rows, columns) < NARROW
+
+    def whole(self, ranges: Ranges) -> None:
+        """Fold a part whose loads are all valid."""
+        f = self.formula
+        out = _view(self.out, f.out, ranges)
+        if f.fold == "=":
+            self.value(f.expr, ranges, out)
+            return
+        kept = {axis for axis, d in enumerate(ranges) if d in f.out_dims}
+        factors = multiply_add(f)
+        if factors is None:
+            value = self.value(f.expr, ranges)
+        else:
+            value = _product(self.value(factors[0], ranges), self.value(factors[1], ranges), kept)
+        combine = COMBINE[f.fold]
+        axes = [axis for axis in range(value.ndim) if axis not in kept]
+        long = tuple(axis for axis in axes if value.shape[axis] > 1)
+        if long:
+            value = combine.reduce(value, axis=long, keepdims=True)
+        used = {d for x in f.loads for i in x.index for d in i.dims}
+        times = product([len(r) for d, r in ranges.items() if d not in used and d in f.reduced])
+        if f.fold == "+=" and times > 1:
+            value = value * self.dtype.type(times)
+        combine(out, value, out=out)
+
+    def value(self, e: Expr, ranges: Ranges, out: Array | None = None) -> Array:
+        """A scalar expression over the space, stored to `out` where that is given."""
+        if isinstance(e, Load | Const):
+            x = _view(self.arrays[e.tensor], e, ranges) if isinstance(e, Load) \
+                else np.full((1,) * len(ranges), e.value, self.dtype)
+            if out is not None:
+                out[...] = x
+            return x
+        return SCALAR[e.fn](*(self.value(a, ranges) for a in e.args), out=out)
+
+
+def _product(a: Array, b: Array, kept: Collection[int]) -> Array:
+    """The product of two arrays, by a matrix product summed over the shared axes that aren't kept."""
+    groups: dict[str, list[int]] = {"batch": [], "rows": [], "columns": [], "sum": [], "rest": []}
+    for axis in range(a.ndim):
+        own, other = a.shape[axis] > 1, b.shape[axis] > 1
+        if axis not in kept and own != other:
+            a, b = (x.sum(axis, keepdims=True) if x.shape[axis] > 1 else x for x in (a, b))
+            own = other = False
+        groups[("batch" if axis in kept else "sum") if own and other else "rows" if own else
+               "columns" if other else "rest"].append(axis)
+    if not groups["sum"]:
+        return a * b
+    if max(groups["rows"], default=-1) > max(groups["columns"], default=-1):    # the last axis varies fastest
+        a, b, groups["rows"], groups["columns"] = b, a, groups["columns"], groups["rows"]
+    batch, rows, columns, shared, rest = groups.values()
+    c: Array = np.matmul(_matrix(a, batch, rows, shared), _matrix(b, batch, shared, columns))
+    order = [*batch, *rows, *columns, *shared, *rest]
+    lengths = [1 if axis in shared else max(a.shape[axis], b.shape[axis]) for axis in order]
+    return c.reshape(lengths).transpose(np.argsort(order))
+
+
+def _matrix(x: Array, batch: list[int], rows: list[int], columns: list[int]) -> Array:
+    """The array as one matrix per batch element, a copy where it must be one, in the cheaper order."""
+    def runs(axes: list[int]) -> float:
+        return min((abs(x.strides[axis]) / x.shape[axis] for axis in axes), default=np.inf)
+    if runs(rows) < runs(columns):
+        return _flat(x, batch, columns, rows).swapaxes(1, 2)
+    return _flat(x, batch, rows, columns)
+
+
+def _flat(x: Array, *groups: list[int]) -> Array:
+    """The axes of each group as one axis; axes in no group have length 1."""
+    order = [axis for group in groups for axis in group]
+    others = [axis for axis in range(x.ndim) if axis not in order]
+    lengths = [product([x.shape[axis] for axis in group]) for group in groups]
+    return x.transpose([*order, *others]).reshape(lengths)
+
+
+# ---- kernels and graphs
+
+
+def run_kernel(kernel: Kernel, inputs: Collection[Array], sizes: Mapping[str, int],
+               dtype: DTypeLike = np.float32) -> Array:
+    """The value of a kernel's output: stages in order, each of them completely."""
+    values: dict[str, Array] = {}
+    for t, array in zip(kernel.operands, inputs, strict=False):
+        values[t.name] = array.reshape(t.type.static(**sizes))
+    for stage in kernel.stages:
+        for f in stage.formulas:
+            name = f.out.tensor
+            tensor = kernel.tensors.get(name)
+            if tensor is None:                      # the accumulator: as large as its indices reach
+                shape = tuple(high + 1 for _, high in _bounds(f.out, _ranges(f, sizes)))
+                values[name] = apply(f, values, shape, sizes, dtype)
+            else:                                   # several formulas may each write their part
+                own = values.get(name)
+                if own is not None and any(x.tensor == name for x in f.loads):
+                    own = own.copy()
+                values[name] = apply(f, values, tensor.type.static(**sizes), sizes, dtype, own)
+    return values[kernel.output.name]
+
+
+def evaluate(graph: Graph, inputs: Mapping[str, Array], dtype: DTypeLike = np.float32,
+             keep: Collection[str] | None = None) -> dict[str, Array]:
+    """The outputs of a graph by their names for the user, or the values named in `keep`, after any pass.
+
+    Floats are computed and returned in `dtype`. An intermediate value lives until its last use.
+    """
+    sizes = {s: n for name in graph.inputs
+             for s, n in zip(graph[name].type.shape, inputs[name].shape, strict=True) if isinstance(s, str)}
+    if keep is not None:
+        graph = replace(graph, outputs=tuple((name, name) for name in keep))
+    graph = graph.live()
+    uses = {name: len(users) for name, users in graph.users().items()}
+    values: dict[str, Array] = {}
+    for n in graph:
+        if not uses[n.name]:            # an input that nothing reads
+            continue
+        if n.op in ("input", "const"):
+            source = inputs[n.name] if n.op == "input" else graph.constants[n.name]
+            value = np.asarray(source, _dtype(n.type, dtype))
+        else:
+            value = _node(graph, n, [values[i] for i in n.inputs], sizes, _dtype(n.type, dtype))
+        values[n.name] = value
+        for i in n.inputs:
+            uses[i] -= 1
+            if not uses[i]:
+                del values[i]
+    return {name: np.array(values[value]) for name, value in graph.outputs}
+
+
+def _dtype(type: TensorType, floats: DTypeLike) -> np.dtype[Any]:
+    own = NUMPY[type.dtype]
+    return np.dtype(floats) if own.kind == "f" else own
+
+
+def _node(graph: Graph, n: Node, operands: list[Array], sizes: Mapping[str, int],
+          dtype: np.dtype[Any]) -> Array:
+    shape = n.type.static(**sizes)
+    if n.kernel is not None:
+        return run_kernel(n.kernel, operands, sizes, dtype).reshape(shape)
+    op = OPS[n.op]
+    if op.bound is not None:
+        formula, _ = op.formula(graph.types(n), n.attr)
+        return apply(formula, dict(zip(NAMES, operands, strict=False)), shape, sizes, dtype)
+    if op.composed is None:
+        return operands[0].reshape(shape)
+    b = Builder(n.name)
+    for i in dict.fromkeys(n.inputs):
+        b.input(i, graph[i].type)
+    parts = b.graph([("result", op.composed(b, n))])
+    return evaluate(parts, dict(zip(n.inputs, operands, strict=True)), dtype)["result"]
