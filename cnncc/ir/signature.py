@@ -1,0 +1,153 @@
+"""What a model takes and gives, and the check of a caller's arrays against it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncc.ir.errors import InputError
+from cnncc.ir.plan import Value
+from cnncc.ir.types import NUMPY, Extent, TensorType
+
+if TYPE_CHECKING:
+    from cnncc.ir.graph import Graph
+
+Array = NDArray[Any]
+DTYPES = {d.name: d for d in NUMPY.values()}
+
+
+def value(name: str, type: TensorType) -> Value:
+    """The record of an input or output; its dtype is NumPy's name."""
+    return Value(name, NUMPY[type.dtype].name, type.shape)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of a model, in order."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+    @staticmethod
+    def of(graph: Graph) -> Signature:
+        return Signature(tuple(value(i, graph[i].type) for i in graph.inputs),
+                         tuple(value(name, graph[v].type) for name, v in graph.outputs))
+
+    @cached_property
+    def _expected(self) -> tuple[tuple[np.dtype[Any], tuple[int, ...], bool, tuple[Extent, ...]], ...]:
+        """For every input: dtype, shape with -1 for the batch, whether that leads, the shape after it."""
+        return tuple((DTYPES[v.dtype], tuple(-1 if isinstance(e, str) else e for e in v.shape),
+                      v.shape != () and isinstance(v.shape[0], str), v.shape[1:]) for v in self.inputs)
+
+    def bind(self, args: Sequence[Any], feeds: Mapping[str, Any] | None = None) -> tuple[list[Array], int]:
+        """The arrays of a call in the order of the inputs, and the batch size (1 where it isn't symbolic).
+
+        `args` are inputs by position, `feeds` by name. Arrays (anything with `__array__` or DLPack) must have
+        the dtype and shape that is expected; Python numbers and lists of them are converted.
+
+        Raises InputError where one is missing, unknown, or doesn't fit.
+        """
+        expected = self._expected
+        arrays: list[Any] = [feeds.get(v.name) for v in self.inputs] if feeds else list(args)
+        if len(arrays) == len(expected) == len(args) + len(feeds or ()):  # the usual call: a microsecond
+            n = 0
+            for x, (dtype, fixed, leads, tail) in zip(arrays, expected, strict=True):
+                if type(x) is not np.ndarray or x.dtype != dtype:
+                    break
+                shape = x.shape
+                if shape != fixed:
+                    if not leads or not shape or shape[1:] != tail or not shape[0] or (n and n != shape[0]):
+                        break
+                    n = shape[0]
+            else:
+                return arrays, n or 1
+        return self._bind(args, feeds or {})
+
+    def select(self, names: Sequence[str] | None) -> list[int]:
+        """The positions of these outputs, of all for None. Raises InputError for an unknown name."""
+        known = [v.name for v in self.outputs]
+        if names is None:
+            return list(range(len(known)))
+        for name in names:
+            if name not in known:
+                raise InputError(f"unknown output {name!r}{_hint(name, known)}: "
+                                 f"the model gives {_list(self.outputs)}")
+        return [known.index(name) for name in names]
+
+    def _bind(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> tuple[list[Array], int]:
+        known = [v.name for v in self.inputs]
+        takes = f"the model takes {_list(self.inputs)}"
+        if len(args) > len(known):
+            raise InputError(f"{len(args)} arrays were given: {takes}")
+        given = dict(zip(known, args, strict=False))
+        for name, x in feeds.items():
+            if name not in known:
+                raise InputError(f"unknown input {name!r}{_hint(name, known)}: {takes}")
+            if name in given:
+                raise InputError(f"input {name!r} was given twice, by position and by name")
+            given[name] = x
+        missing = [name for name in known if name not in given]
+        if missing:
+            raise InputError(f"missing input {', '.join(map(repr, missing))}: {takes}")
+        arrays: list[Array] = []
+        sizes: dict[str, tuple[int, str]] = {}
+        for v in self.inputs:
+            x = _array(v, given[v.name])
+            if len(x.shape) != len(v.shape) or any(isinstance(e, int) and e != a
+                                                   for e, a in zip(v.shape, x.shape, strict=True)):
+                raise InputError(f"input {v.name!r}: expected shape {_shape(v.shape)}, got {_shape(x.shape)}")
+            for e, a in zip(v.shape, x.shape, strict=True):
+                if isinstance(e, str):
+                    size, first = sizes.setdefault(e, (a, v.name))
+                    if a < 1:
+                        raise InputError(f"input {v.name!r}: expected shape {_shape(v.shape)} with {e} of at "
+                                         f"least 1, got {_shape(x.shape)}")
+                    if a != size:
+                        raise InputError(f"input {v.name!r}: expected {e} = {size} as in input {first!r}, "
+                                         f"got shape {_shape(x.shape)}")
+            arrays.append(x)
+        return arrays, next((n for n, _ in sizes.values()), 1)
+
+
+def _array(v: Value, x: Any) -> Array:
+    dtype = DTYPES[v.dtype]
+    try:
+        if isinstance(x, int | float | list | tuple):
+            result = np.asarray(x)
+            if result.dtype.kind not in "biuf":
+                raise TypeError("its elements are not numbers")
+            with np.errstate(all="ignore"):
+                converted = result.astype(dtype)
+            if dtype.kind in "biu" and not np.array_equal(converted, result):
+                raise TypeError("its numbers don't fit")
+            return converted
+        foreign = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
+        result = np.from_dlpack(x) if foreign else np.asarray(x)
+    except Exception as error:      # whatever the foreign object raises
+        raise InputError(f"input {v.name!r}: expected an array of {v.dtype}, got {type(x).__name__}, "
+                         f"which can't be read as one: {error}") from error
+    if result.dtype == object:
+        raise InputError(f"input {v.name!r}: expected an array of {v.dtype}, got {type(x).__name__}")
+    if result.dtype != dtype:
+        raise InputError(f"input {v.name!r}: expected {v.dtype}, got {result.dtype}, which isn't converted "
+                         f"silently: pass numpy.asarray(array, {v.dtype!r})")
+    return result
+
+
+def _shape(shape: Sequence[Extent]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _list(values: Sequence[Value]) -> str:
+    return ", ".join(f"{v.name}: {v.dtype}{_shape(v.shape)}" for v in values) or "nothing"
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f" (is it {close[0]!r}?)" if close else ""

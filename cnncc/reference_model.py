@@ -1,0 +1,60 @@
+"""A graph run by the NumPy reference, called as a compiled model is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from cnncc.ir.errors import InputError
+from cnncc.ir.graph import Graph
+from cnncc.ir.plan import Value
+from cnncc.ir.reference import evaluate
+from cnncc.ir.signature import Signature
+
+Array = NDArray[Any]
+
+
+class Reference:
+    """A model that NumPy computes: `Reference(graph)(x)`; with `dtype="float64"` in double precision.
+
+    It takes what the compiled model takes; floating-point outputs have `dtype`. Raises InputError for a
+    `dtype` other than float32 and float64.
+    """
+
+    def __init__(self, graph: Graph, dtype: DTypeLike = np.float32) -> None:
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise InputError(f"dtype: expected float32 or float64, got {self.dtype}")
+        self.graph = graph
+        plain = Signature.of(graph)
+        outputs = tuple(replace(v, dtype=self.dtype.name) if v.dtype.startswith("float") else v
+                        for v in plain.outputs)
+        self.signature = Signature(plain.inputs, outputs)
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return self.signature.inputs
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return self.signature.outputs
+
+    def __call__(self, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:
+        """The output for inputs by position or name; a tuple where there are several."""
+        results = self._evaluate(args, feeds)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+        """The outputs of these names (None: all) for inputs by name, as in ONNX Runtime."""
+        chosen = self.signature.select(outputs)
+        results = self._evaluate((), feeds)
+        return [results[i] for i in chosen]
+
+    def _evaluate(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> list[Array]:
+        arrays, _ = self.signature.bind(args, feeds)
+        values = evaluate(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)), self.dtype)
+        return [values[v.name] for v in self.outputs]
