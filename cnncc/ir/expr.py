@@ -83,8 +83,9 @@ class Const:
     value: float
 
     def __str__(self) -> str:
-        return repr(int(self.value)) if self.value == math.trunc(self.value) and abs(self.value) < 1e9 \
-            else repr(self.value) if math.isfinite(self.value) else f'float("{self.value}")'
+        if not math.isfinite(self.value):
+            return f'float("{self.value}")'
+        return repr(int(self.value) if self.value == int(self.value) and abs(self.value) < 1e9 else self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Load:
     index: tuple[Index, ...]
 
     def __str__(self) -> str:
-        return f"{self.tensor}[{', '.join(map(str, self.index))}]"
+        return f"{self.tensor}[{', '.join(map(str, self.index))}]" if self.index else self.tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +171,11 @@ def parse_index(node: ast.expr | str, symbols: Mapping[str, int] | None = None) 
         case ast.BinOp(left=a, op=ast.Sub(), right=b):
             return parse_index(a, symbols) + parse_index(b, symbols).scale(-1)
         case ast.BinOp(left=a, op=ast.Mult(), right=b):
-            x, y = parse_index(a, symbols), parse_index(b, symbols)
-            if not x.terms:
-                return y.scale(x.const)
-            if not y.terms:
-                return x.scale(y.const)
+            left, right = parse_index(a, symbols), parse_index(b, symbols)
+            if not left.terms:
+                return right.scale(left.const)
+            if not right.terms:
+                return left.scale(right.const)
     raise InternalError(f"not an affine index: {ast.unparse(node)}")
 
 

@@ -96,7 +96,7 @@ def parse_formula(text: str, extents: Mapping[str, Extent]) -> Formula:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    match = re.match(r"^(.*?\])\s*(\+=|max=|min=|=)(?!=)\s*(.*)$", text.strip(), re.S)
+    match = re.match(r"^(\w+(?:\[[^\]]*\])?)\s*(\+=|max=|min=|=)(?!=)\s*(.*)$", text.strip(), re.S)
     if not match:
         raise InternalError(f"not a formula: {text!r}")
     return match[1], match[2], match[3]
