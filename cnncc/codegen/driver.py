@@ -6,7 +6,7 @@ where it runs alone. Denormals are flushed while it runs; the caller's floating-
 
 from __future__ import annotations
 
-from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Type, Value
+from cnncc.codegen.emitter import BOOL, I64, PTR, Emitter, Int, Type, Value
 from cnncc.codegen.lower import SLOT_OPERANDS
 from cnncc.ir.plan import FRAME, Place, Plan
 
@@ -86,7 +86,11 @@ class _Driver:
             e.line(alone)
             return
         pool, single, done = e.name("pool"), e.name("single"), e.name("done")
-        e.line(f"br i1 {self.together.text}, label %{pool}, label %{single}")
+        share = self.together
+        if not isinstance(tasks, int):
+            several = e.compare("ugt", tasks, 1)
+            share = e.emit(f"and i1 {share.text}, {several.text}", BOOL)
+        e.line(f"br i1 {share.text}, label %{pool}, label %{single}")
         e.label(pool)
         e.line(f"call void {self.parallel.text}(ptr @{s.symbol}, ptr {self.args.text}, i64 {e.text(tasks)}, "
                f"i64 {self.threads.text})")

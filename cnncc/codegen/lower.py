@@ -17,14 +17,14 @@ from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Call, Const, Expr, Load
 from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add
 from cnncc.ir.kernel import ACC, Kernel, Stage
-from cnncc.ir.regions import scratch_shapes
+from cnncc.ir.regions import ALIGN, scratch_bytes, scratch_shapes
 from cnncc.ir.schedule import Loop, tiles
 from cnncc.ir.target import Target
+from cnncc.ir.tasks import unit_of
 from cnncc.ir.types import BYTES, Extent
 
 ATTRIBUTES = 'nounwind "min-legal-vector-width"="512" "prefer-vector-width"="512" "frame-pointer"="none"'
 SLOT_BATCH, SLOT_SCRATCH, SLOT_OPERANDS = 0, 1, 2
-SCRATCH_ALIGN = 4096
 
 Pointers = Mapping[int, Value]
 Key = tuple[int, ...]
@@ -38,41 +38,6 @@ def lower(kernel: Kernel, name: str, target: Target) -> str:
         _KernelLowering(e, kernel, target, args, thread).tasks(begin, end)
         e.line("ret void")
     return e.module()
-
-
-def scratch_bytes(kernel: Kernel) -> int:
-    """Scratch memory that one thread needs."""
-    shapes = scratch_shapes(kernel)
-    total = 0
-    for t in kernel.scratch:
-        size = t.layout.elements(shapes[t.name]) * BYTES[t.type.dtype]
-        total += -(-size // 64) * 64
-    return -(-total // SCRATCH_ALIGN) * SCRATCH_ALIGN if total else 0
-
-
-def task_count(kernel: Kernel) -> tuple[int, str | None]:
-    """Tasks per unit of the symbolic extent and that extent's name where a par loop runs over one."""
-    total, symbol = 1, None
-    extents = kernel.stages[-1].extents
-    for x in kernel.loops.par:
-        extent = extents[x.dim]
-        if isinstance(extent, str):
-            symbol = extent
-        else:
-            total *= len(tiles(extent, x.step, _unit(kernel, kernel.stages[-1], x)))
-    return total, symbol
-
-
-def _unit(kernel: Kernel, stage: Stage, loop: Loop) -> int:
-    """Tiles start at multiples of this: the vector, or the blocks of a layout."""
-    unit = next((x.step for x in stage.schedule.loops if x.kind == "simd" and x.dim == loop.dim), 1)
-    for x in (stage.out, *stage.loads):
-        tensor = kernel.tensors[x.tensor]
-        for axis, index in enumerate(x.index):
-            block = tensor.layout.block(axis)
-            if index.coefficient(loop.dim) and block > 1 and loop.step % block == 0:
-                unit = max(unit, block)
-    return unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +66,7 @@ class _KernelLowering:
             at = 0
             for t in kernel.scratch:
                 self.bases[t.name] = e.offset(own, at)
-                at += -(-t.layout.elements(self.shapes[t.name]) * BYTES[t.type.dtype] // 64) * 64
+                at += -(-t.layout.elements(self.shapes[t.name]) * BYTES[t.type.dtype] // ALIGN) * ALIGN
         self.origins: dict[str, list[Int]] = {}
         self.last = kernel.stages[-1]
         self.stages = [_StageLowering(self, s, kernel.loops.loops if s is self.last else ()) for s in kernel.stages]
@@ -116,7 +81,9 @@ class _KernelLowering:
             indices: list[Int] = []
             rest: Int = task.index
             for i in range(len(par) - 1, 0, -1):
-                count = sum(int(r.count) for r in self.stages[-1].runs(i, par[i], pos) if isinstance(r.count, int))
+                count: Int = 0
+                for r in self.stages[-1].runs(i, par[i], pos):
+                    count = self.e.add(count, r.count)
                 indices.append(self.e.rem(rest, count))
                 rest = self.e.div(rest, count)
             indices.append(rest)
@@ -256,12 +223,11 @@ class _StageLowering:
             done = self.e.mul(whole, loop.step)
             return [Run(0, loop.step, whole), Run(done, 1, self.e.sub(span, done))]
         split = self.validity.split.get(i, [])
-        unit = self.lanes if loop.kind == "simd" or (self.simd and loop.dim == self.simd.dim and loop.step > 1) \
-            else _unit(self.k.kernel, self.stage, loop)
+        unit = unit_of(self.k.kernel, self.stage, loop)
         base = pos[loop.dim].rep
         result: list[Run] = []
         last: object = None
-        for start, size in tiles(span, loop.step, max(unit, 1)):
+        for start, size in tiles(span, loop.step, unit):
             sign = (size, signature(split, loop.dim, base + start, size, self.extents) if split else ())
             if sign == last:
                 r = result[-1]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cnncc.ir.expr import Load, size
-from cnncc.ir.formula import Formula
+from cnncc.ir.formula import Formula, multiply_add, parse_formula
 from cnncc.ir.layout import Layout, parse_layout
 from cnncc.ir.schedule import Schedule, parse_schedule
 from cnncc.ir.types import BYTES, Extent, TensorType, parse_type
@@ -56,6 +56,10 @@ class Stage:
     def extents(self) -> dict[str, Extent]:
         """All dimensions; an epilogue adds none."""
         return {d: e for f in self.formulas for d, e in f.extents}
+
+    def flops_per_step(self) -> int:
+        """Vector instructions per element of the first formula, a multiply-add counted as one."""
+        return size(self.first.expr) if self.first.fold == "=" or multiply_add(self.first) else size(self.first.expr) + 1
 
     def flops(self) -> int:
         """Operations as the field counts them: two per multiply-add, taps in the padding included."""
@@ -113,7 +117,6 @@ class Kernel:
 
 def parse_kernel(text: str) -> Kernel:
     """Read the text of a kernel back."""
-    from cnncc.ir.formula import parse_formula
     operands: list[Tensor] = []
     scratch: list[Tensor] = []
     loops = Schedule(())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from cnncc.ir.kernel import Kernel
-from cnncc.ir.types import Extent
+from cnncc.ir.types import BYTES, Extent
+
+ALIGN = 64
+PAGE = 4096
 
 
 def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
@@ -32,3 +35,13 @@ def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
             if index.single:
                 spans[j][index.single] = n
     return result
+
+
+def scratch_bytes(kernel: Kernel) -> int:
+    """Scratch memory that one thread needs, in whole pages."""
+    shapes = scratch_shapes(kernel)
+    total = 0
+    for t in kernel.scratch:
+        size = t.layout.elements(shapes[t.name]) * BYTES[t.type.dtype]
+        total += -(-size // ALIGN) * ALIGN
+    return -(-total // PAGE) * PAGE

@@ -1,0 +1,192 @@
+"""The pipeline on one page: source -> graph -> passes -> plan -> objects -> model."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from cnncc.ir.errors import CnnccError, InternalError
+from cnncc.ir.target import Target, target_for
+from cnncc.version import __version__
+
+if TYPE_CHECKING:
+    import onnx
+
+    from cnncc.ir.graph import Graph
+    from cnncc.ir.kernel import Kernel
+    from cnncc.ir.plan import Plan
+    from cnncc.passes.memory import Packing
+    from cnncc.runtime.model import CompiledModel
+
+log = logging.getLogger("cnncc")
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Graph"
+Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
+
+
+def pipeline() -> tuple[Pass, ...]:
+    """The passes in order; each one's docstring says what it does."""
+    from cnncc.passes import fold, fuse, layouts, schedules
+    return (fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views, fold.share_equal,
+            fuse.form, fuse.fuse, layouts.choose_layouts, schedules.choose_schedules)
+
+
+def read(source: Source) -> Graph:
+    """The graph of a model as its file has it. Raises ModelError."""
+    from cnncc.ir.graph import Graph
+    if isinstance(source, Graph):
+        return source
+    from cnncc.frontend.onnx import read as read_onnx
+    return read_onnx(source)
+
+
+def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
+    """(name of the pass, the graph after it), the graph as read first. Raises InternalError naming the pass."""
+    yield "read", graph
+    for p in pipeline():
+        try:
+            graph = p(graph, target)
+            graph.verify()
+        except CnnccError:
+            raise
+        except Exception as error:
+            raise InternalError(f"pass {p.__name__} failed on {graph.name}: {error}") from error
+        yield p.__name__, graph
+
+
+def optimize(graph: Graph, target: Target) -> Graph:
+    """The graph after all passes."""
+    for _, graph in stages(graph, target):
+        pass
+    return graph
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a scheduled graph needs to run: the plan, LLVM text by symbol (kernels, driver, pool), the weights."""
+
+    plan: Plan
+    kernels: dict[str, Kernel]
+    packings: tuple[Packing, ...]
+
+    def texts(self, target: Target) -> Iterator[tuple[str, str]]:
+        """(symbol, LLVM text) of each module, one at a time."""
+        from cnncc.codegen.driver import ENTRY, driver
+        from cnncc.codegen.lower import lower
+        from cnncc.codegen.threads import pool_ir
+        for symbol, kernel in self.kernels.items():
+            try:
+                text = lower(kernel, symbol, target)
+            except InternalError as error:
+                raise InternalError(f"{error}\n{kernel}") from error
+            yield symbol, text
+        yield ENTRY, driver(self.plan)
+        yield "pool", pool_ir()
+
+
+def plan(graph: Graph) -> Code:
+    """The plan of an optimized graph."""
+    from cnncc.passes.memory import plan_memory, symbol_of
+    result, packings = plan_memory(graph)
+    kernels = {symbol_of(n.kernel): n.kernel for n in graph if n.kernel is not None}
+    return Code(result, kernels, packings)
+
+
+def compile(source: Source, *, threads: int | None = None, target: str = "native", cache: bool = True,
+            jobs: int | None = None, progress: Callable[[str, float], None] | None = None) -> CompiledModel:
+    """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
+
+    `threads` only sets how many the model uses when it runs. `progress` is told (what is done, fraction).
+    Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled.
+    """
+    from cnncc.runtime import env
+    from cnncc.runtime.model import from_artifact
+    env.check_platform()
+    env.thread_count(threads)
+    report = progress or (lambda what, fraction: None)
+    chosen = target_for(target)
+    key = _cache_key(source, chosen) if cache else None
+    if key is not None:
+        from cnncc.runtime import cache as store
+        found = store.load(key)
+        if found is not None:
+            log.info("cache hit %s", key)
+            return from_artifact(found, threads)
+    model = _build(source, chosen, threads, jobs, report)
+    if key is not None:
+        model.remember(key)
+    report("done", 1.0)
+    return model
+
+
+def _build(source: Source, target: Target, threads: int | None, jobs: int | None,
+           report: Callable[[str, float], None]) -> CompiledModel:
+    from cnncc.codegen.worker import Compiler, Machine
+    from cnncc.passes.memory import pack
+    from cnncc.runtime import buffers, env
+    from cnncc.runtime.model import CompiledModel
+    machine = Machine(target.triple, target.cpu, target.features)
+    with Compiler(machine, jobs or env.available_cpus(), expected=_expected(source)) as compiler:
+        report("reading", 0.0)
+        original = read(source)
+        graph = optimize(original, target)
+        code = plan(graph)
+        report("compiling", 0.2)
+        for _, text in code.texts(target):
+            compiler.submit(text)
+        weights = buffers.aligned(max(code.plan.weights, 1))
+        pack(dict(graph.constants), code.packings, weights)
+        objects = compiler.results(lambda done, total: report("compiling", 0.2 + 0.8 * done / total))
+    meta = {"version": __version__, "target": target.record(), "folded": folded(original, code.plan)}
+    return CompiledModel(code.plan, objects, weights, meta, threads)
+
+
+def folded(graph: Graph, plan: Plan) -> dict[str, str]:
+    """The user's nodes that no kernel computes, and why."""
+    computed = {name for s in plan.steps for name in s.nodes}
+    views = {name for n in graph if n.op == "reshape" for name in n.origin}
+    return {name: "a view" if name in views else "folded into constants"
+            for n in graph for name in n.origin if name not in computed}
+
+
+def _expected(source: Source) -> float:
+    """Seconds that compiling may take, guessed from the size: whether worker processes should start at once."""
+    try:
+        size = os.path.getsize(source) if isinstance(source, str | os.PathLike) else len(source) \
+            if isinstance(source, bytes) else 0
+    except OSError:
+        return 0.0
+    return 2.0 if size > 1 << 20 else 0.0
+
+
+def _cache_key(source: Source, target: Target) -> str | None:
+    """The key of a model's content with everything that decides the code, or None where it has no cheap content."""
+    from cnncc.runtime import cache
+    if isinstance(source, str | os.PathLike):
+        from cnncc.frontend.onnx import files
+        content = cache.file_hash(*files(source))
+    elif isinstance(source, bytes):
+        content = cache.key(source)
+    else:
+        return None
+    return cache.key(__version__, content, repr(sorted(target.record().items())), code_hash())
+
+
+@functools.cache
+def code_hash() -> str:
+    """A hash of this package's own compiler, so that a changed pass never meets an old cache entry."""
+    from cnncc.runtime import cache
+    root = Path(__file__).parent
+    paths = sorted(p for folder in ("ir", "passes", "codegen", "frontend") for p in (root / folder).glob("*.py"))
+    return cache.key(*(f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths))
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModel:
+    """A compiled model from its `.cnncc` file (native code: trust it as you would a shared library)."""
+    from cnncc.runtime.model import open_artifact
+    return open_artifact(path, threads)

@@ -1,0 +1,134 @@
+"""Graph to smaller graph: constants, batch normalization, views, equal and unused nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cnncc.ir.graph import Builder, Graph, Node
+from cnncc.ir.ops import OPS
+from cnncc.ir.reference import evaluate
+from cnncc.ir.target import Target
+from cnncc.ir.types import product
+
+FOLD_LIMIT = 1 << 26        # elements that a folded constant may have
+
+
+class Rebuild(Builder):
+    """A graph copied node by node, with values renamed on the way."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph.name, graph.constants)
+        self.inputs = list(graph.inputs)
+        self.renamed: dict[str, str] = {}
+        self.old = graph
+
+    def name_of(self, value: str) -> str:
+        return self.renamed.get(value, value)
+
+    def copy(self, n: Node) -> str:
+        return self.add(replace(n, inputs=tuple(self.name_of(i) for i in n.inputs)))
+
+    def finish(self) -> Graph:
+        return self.graph([(user, self.name_of(v)) for user, v in self.old.outputs]).live()
+
+
+def fold_batchnorm(graph: Graph, target: Target) -> Graph:
+    """Batch normalization after a convolution (or its bias) becomes part of the weights and the bias."""
+    users = graph.users()
+    b = Rebuild(graph)
+    for n in graph:
+        if n.op != "batch_norm" or not all(graph[i].op == "const" for i in n.inputs[1:]):
+            b.copy(n)
+            continue
+        scale, shift = (graph.constants[i].astype(np.float64) for i in n.inputs[1:])
+        x = graph[n.inputs[0]]
+        extra: tuple[str, ...] = ()
+        if x.op == "add" and len(users[x.name]) == 1 and graph[x.inputs[1]].op == "const" \
+                and graph.constants[x.inputs[1]].shape == scale.shape:
+            shift = shift + graph.constants[x.inputs[1]] * scale
+            extra, x = x.origin, graph[x.inputs[0]]
+        if x.op != "conv" or graph[x.inputs[1]].op != "const" or len(users[x.name]) != 1:
+            b.copy(n)
+            continue
+        w = graph.constants[x.inputs[1]]
+        weights = b.const(x.inputs[1] + ".bn", (w * scale.reshape(-1, *[1] * (w.ndim - 1))).astype(w.dtype))
+        origin = tuple(dict.fromkeys((*x.origin, *extra, *n.origin)))
+        y = b.op("conv", [b.name_of(x.inputs[0]), weights], n.name + ".conv", origin, **x.attr)
+        bias = b.const(n.name + ".bias", shift.astype(w.dtype))
+        b.renamed[n.name] = b.op("add", [y, bias], n.name, origin)
+    return b.finish()
+
+
+def expand(graph: Graph, target: Target) -> Graph:
+    """Ops composed of others are replaced by what they are made of."""
+    b = Rebuild(graph)
+    for n in graph:
+        composed = OPS[n.op].composed if n.op in OPS else None
+        if composed is None:
+            b.copy(n)
+        else:
+            b.renamed[n.name] = composed(b, replace(n, inputs=tuple(b.name_of(i) for i in n.inputs)))
+    return b.finish()
+
+
+def fold_constants(graph: Graph, target: Target) -> Graph:
+    """What depends on constants only is computed now; adding zeros and reshaping to the same shape vanish."""
+    b = Rebuild(graph)
+    for n in graph:
+        inputs = [b.name_of(i) for i in n.inputs]
+        known = [b.nodes[i].op == "const" for i in inputs]
+        if n.op in OPS and inputs and all(known) and product([int(e) for e in n.type.shape]) <= FOLD_LIMIT:
+            part = Graph(n.name, {**{i: b.nodes[i] for i in inputs}, n.name: replace(n, inputs=tuple(inputs))}, (),
+                         ((n.name, n.name),), {i: b.constants[i] for i in inputs})
+            b.renamed[n.name] = b.const(n.name, evaluate(part, {})[n.name])
+        elif n.op == "add" and known[1] and not b.constants[inputs[1]].any() and n.type == b.type(inputs[0]):
+            b.renamed[n.name] = inputs[0]
+        elif n.op == "reshape" and n.type == b.type(inputs[0]):
+            b.renamed[n.name] = inputs[0]
+        else:
+            b.copy(n)
+    return b.finish()
+
+
+def merge_views(graph: Graph, target: Target) -> Graph:
+    """A reshape before a fully connected layer becomes a reshape of its weights; of two reshapes one stays."""
+    b = Rebuild(graph)
+    for n in graph:
+        view = graph[n.inputs[0]] if n.inputs else None
+        if view is None or view.op != "reshape":
+            b.copy(n)
+            continue
+        source = graph[view.inputs[0]]
+        if n.op == "reshape":
+            b.renamed[n.name] = b.op("reshape", [b.name_of(source.name)], n.name, view.origin + n.origin, **n.attr)
+        elif n.op == "linear" and graph[n.inputs[1]].op == "const" and source.type.shape[0] == view.type.shape[0]:
+            w = graph.constants[n.inputs[1]]
+            shape = (w.shape[0], *(int(e) for e in source.type.shape[1:]))
+            weights = b.const(n.inputs[1] + ".view", w.reshape(shape))
+            b.renamed[n.name] = b.op("linear", [b.name_of(source.name), weights], n.name, view.origin + n.origin)
+        else:
+            b.copy(n)
+    return b.finish()
+
+
+def share_equal(graph: Graph, target: Target) -> Graph:
+    """Nodes that compute the same from the same become one (common subexpressions); unused ones go."""
+    b = Rebuild(graph)
+    seen: dict[object, str] = {}
+    for n in graph:
+        if n.op in ("input", "const"):
+            b.copy(n)
+            continue
+        inputs = tuple(b.name_of(i) for i in n.inputs)
+        first = seen.setdefault((n.op, inputs, n.attrs), n.name)
+        if first == n.name:
+            b.copy(n)
+        else:
+            b.renamed[n.name] = first
+    return b.finish()
+
+
+FOLDING: Sequence[object] = (fold_batchnorm, expand, fold_constants, merge_views, share_equal)

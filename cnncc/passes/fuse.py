@@ -1,0 +1,196 @@
+"""From here a node holds a kernel: every op becomes its formula, then formulas join.
+
+An elementwise consumer, or a pool whose windows don't overlap, becomes the epilogue of the one kernel that feeds it:
+its dimensions are replaced by what the producer's result is indexed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cnncc.ir.expr import Expr, Index, Load, rewrite
+from cnncc.ir.formula import Formula, drop_units
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
+from cnncc.ir.layout import Layout
+from cnncc.ir.ops import NAMES, OPS
+from cnncc.ir.target import Target
+from cnncc.ir.types import Extent, TensorType
+
+
+def form(graph: Graph, target: Target) -> Graph:
+    """Each op becomes a kernel of one stage with its formula (views stay what they are)."""
+    nodes: dict[str, Node] = {}
+    for n in graph:
+        if n.op not in OPS or OPS[n.op].bound is None:
+            nodes[n.name] = n
+            continue
+        types = graph.types(n)
+        formula = drop_units(OPS[n.op].formula(types, n.attr)[0])
+        tensors = [_operand(name, t) for name, t in zip(NAMES, types, strict=False)]
+        kernel = Kernel((*tensors, _operand("y", n.type)), (Stage((formula,)),))
+        nodes[n.name] = replace(n, op="kernel", attrs=(("does", n.op),), kernel=kernel)
+    return replace(graph, nodes=nodes)
+
+
+def _operand(name: str, type: TensorType) -> Tensor:
+    return Tensor(name, type, Layout.plain(type.rank))
+
+
+def fuse(graph: Graph, target: Target) -> Graph:
+    """Bias, pointwise chains, residual additions and pools that don't overlap join the kernel before them."""
+    nodes = dict(graph.nodes)
+    users = graph.users()
+    position = {name: i for i, name in enumerate(nodes)}
+    for name in list(nodes):
+        n = nodes[name]
+        if n.kernel is None:
+            continue
+        producers = [nodes[i] for i in dict.fromkeys(n.inputs) if nodes[i].kernel is not None
+                     and set(users[i]) == {name}]
+        producers.sort(key=lambda p: (-_work(p), -position[p.name]))
+        for p in producers:
+            joined = join(p, n)
+            if joined is not None:
+                nodes[name] = n = joined
+                del nodes[p.name]
+                break
+    return replace(graph, nodes=nodes).live()
+
+
+def _work(n: Node) -> int:
+    return n.kernel.flops() if n.kernel else 0
+
+
+def join(p: Node, n: Node) -> Node | None:
+    """The kernel of `n` with that of its operand `p` in front, as one; None where they don't fit."""
+    assert p.kernel is not None and n.kernel is not None
+    if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or len(n.kernel.stages[0].formulas) != 1:
+        return None
+    names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p.name}
+    operands = _Operands(p)
+    consumer = n.kernel.stages[0].first.renamed(
+        {t.name: operands.take(i, t) for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i != p.name}
+        | {t: PRODUCER for t in names})
+    formulas = _chain(p.kernel.stages[0].formulas, consumer)
+    if formulas is None:
+        return None
+    kernel = Kernel((*operands.tensors, n.kernel.output), (Stage(formulas),))
+    does = f"{p.attr['does']}+{n.attr['does']}"
+    return replace(n, inputs=tuple(operands.inputs), attrs=(("does", does),), kernel=kernel,
+                   origin=tuple(dict.fromkeys((*p.origin, *n.origin))))
+
+
+PRODUCER = "producer"
+SPARE = ("u", "v", *(f"u{i}" for i in range(1, 100)))
+
+
+class _Operands:
+    """The operands of a joined kernel; a value that is read twice is one operand."""
+
+    def __init__(self, p: Node) -> None:
+        assert p.kernel is not None
+        self.tensors = list(p.kernel.operands[:-1])
+        self.inputs = list(p.inputs)
+
+    def take(self, value: str, tensor: Tensor) -> str:
+        if value in self.inputs:
+            return self.tensors[self.inputs.index(value)].name
+        used = {t.name for t in self.tensors}
+        name = next(s for s in SPARE if s not in used)
+        self.tensors.append(replace(tensor, name=name))
+        self.inputs.append(value)
+        return name
+
+
+def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...] | None:
+    """The formulas of a producer followed by its consumer, on one register tile."""
+    reads = [x for x in consumer.loads if x.tensor == PRODUCER]
+    last = chain[-1]
+    if len(reads) != 1:
+        return None
+    consumer = _fresh(consumer, {d for f in chain for d, _ in f.extents})
+    read = next(x for x in consumer.loads if x.tensor == PRODUCER)
+    if consumer.fold == "=":
+        if set(consumer.out_dims) != {d for i in read.index for d in i.dims} or not _distinct(read):
+            return None
+        mapping = {i.dims[0]: o for i, o in zip(read.index, last.out.index, strict=True) if i.terms}
+        consumer = consumer.substitute(mapping, last.sizes)
+        return _append(chain, consumer)
+    if last.fold != "=" and len(chain) > 1 or chain[0].fold == "=":
+        return None
+    mapping = _windows(read, last, consumer)
+    if mapping is None:
+        return None
+    producer = tuple(f.substitute(mapping, consumer.sizes) for f in chain)
+    return _append(producer, consumer)
+
+
+def _distinct(read: Load) -> bool:
+    dims = [i.single for i in read.index if i.terms]
+    return None not in dims and len(set(dims)) == len(dims)
+
+
+def _fresh(f: Formula, taken: set[str]) -> Formula:
+    """The formula with dimensions renamed that clash."""
+    mapping: dict[str, Index] = {}
+    sizes: dict[str, Extent] = {}
+    for d, e in f.extents:
+        new = d
+        while new in taken:
+            new = chr(ord(new[0]) - 1 if new[0] > "a" else ord("z")) + new[1:]
+        taken = taken | {new}
+        sizes[new] = e
+        mapping[d] = Index.of(new)
+    return f.substitute(mapping, sizes)
+
+
+def _windows(read: Load, last: Formula, consumer: Formula) -> dict[str, Index] | None:
+    """Producer dimension -> consumer index, where the consumer visits each element at most once."""
+    mapping: dict[str, Index] = {}
+    sizes = {d: e for d, e in consumer.extents}
+    kept = set(consumer.out_dims)
+    for index, out in zip(read.index, last.out.index, strict=True):
+        if not index.terms and not out.terms:
+            continue
+        if out.single is None:
+            return None
+        extent = last.sizes[out.single]
+        steps = sorted(index.terms, key=lambda t: -abs(t[1]))
+        if any(isinstance(sizes[d], str) for d, _ in steps):
+            if index.single is None or sizes[index.single] != extent:
+                return None
+        else:
+            numbers = {d: int(sizes[d]) for d, _ in steps}
+            low, high = index.bounds(numbers)
+            if low < 0 or high >= int(extent) or len(steps) > 2 or any(c < 1 for _, c in steps):
+                return None
+            if len(steps) == 2 and (steps[0][1] < steps[1][1] * numbers[steps[1][0]] or steps[0][0] not in kept):
+                return None
+        if any(d not in kept for d in index.dims) and len(steps) != 2:
+            return None                                 # the whole axis is folded: not a tile of registers
+        mapping[out.single] = index
+    return mapping
+
+
+def _append(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]:
+    """`consumer` reads the chain's result from registers; a last formula without a fold is inlined."""
+    last = chain[-1]
+    if last.fold == "=":
+        def inline(x: Load) -> Expr:
+            return last.expr if x.tensor == PRODUCER else x
+        return (*chain[:-1], _sorted(replace(consumer, expr=rewrite(consumer.expr, inline)), chain))
+    tile = Load(ACC, tuple(Index.of(d) for d in last.out_dims))
+    def register(x: Load) -> Expr:
+        return tile if x.tensor == PRODUCER else x
+    return (*chain[:-1], replace(last, out=tile), _sorted(replace(consumer, expr=rewrite(consumer.expr, register)), chain))
+
+
+def _sorted(f: Formula, chain: Sequence[Formula]) -> Formula:
+    """Extents of everything that the formula uses, the dimensions of its result first."""
+    sizes = {d: e for x in (*chain, f) for d, e in x.extents}
+    used = dict.fromkeys(d for i in f.out.index for d in i.dims)
+    used.update(dict.fromkeys(d for x in f.loads for i in x.index for d in i.dims))
+    return replace(f, extents=tuple((d, sizes[d]) for d in used))
+

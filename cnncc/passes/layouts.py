@@ -1,0 +1,115 @@
+"""Memory order of every value: channels in blocks of a vector between kernels, plain where the user looks on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cnncc.ir.expr import Index, Load
+from cnncc.ir.formula import Formula
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.kernel import Kernel, Stage, Tensor
+from cnncc.ir.layout import Layout
+from cnncc.ir.target import Target
+from cnncc.ir.types import BYTES, TensorType, product
+
+CHANNEL = 1
+
+
+def choose_layouts(graph: Graph, target: Target) -> Graph:
+    """Blocked channels wherever all kernels that touch a value can index them so; no reorder between neighbours.
+
+    Only where the user's own memory is plain and a kernel can't write it by whole vectors is a copy put in.
+    """
+    graph = _copy_outputs(graph, target)
+    blocked = _blocked(graph, target)
+    layouts = {n.name: Layout.blocked(n.type.rank, CHANNEL, _lanes(n.type, target)) if n.name in blocked
+               else Layout.plain(n.type.rank) for n in graph}
+    nodes: dict[str, Node] = {}
+    for n in graph:
+        if n.kernel is not None:
+            lanes = _lanes(n.type, target)
+            chosen = [_constant_layout(graph[i].type, lanes) if graph[i].op == "const" else layouts[i] for i in n.inputs]
+            tensors = tuple(replace(t, layout=x) for t, x in
+                            zip(n.kernel.operands, [*chosen, layouts[n.name]], strict=True))
+            nodes[n.name] = replace(n, kernel=replace(n.kernel, operands=tensors))
+        else:
+            nodes[n.name] = n
+    return replace(graph, nodes=nodes)
+
+
+def squeeze(n: Node, graph: Graph) -> bool:
+    """Whether a reshape only drops or adds extents of 1 behind the channels: any layout stays what it is."""
+    source = graph[n.inputs[0]].type
+    def core(t: TensorType) -> tuple[object, ...]:
+        return (*t.shape[:CHANNEL + 1], *(e for e in t.shape[CHANNEL + 1:] if e != 1))
+    return source.rank > CHANNEL and n.type.rank > CHANNEL and core(source) == core(n.type)
+
+
+def _lanes(t: TensorType, target: Target) -> int:
+    return target.lanes * 4 // BYTES[t.dtype]
+
+
+def _constant_layout(t: TensorType, lanes: int) -> Layout:
+    """Small constants per channel are read by whole vectors; weights get their order from the schedule."""
+    for axis, extent in enumerate(t.shape):
+        if extent != 1 and all(e == 1 for a, e in enumerate(t.shape) if a != axis):
+            return Layout.blocked(t.rank, axis, lanes)
+    return Layout.plain(t.rank)
+
+
+def _blocked(graph: Graph, target: Target) -> set[str]:
+    """The values with blocked channels: a fixed point, because views tie values together."""
+    shown = {*graph.inputs, *(v for _, v in graph.outputs)}
+    result = {n.name for n in graph if n.op in ("kernel", "reshape") and n.name not in shown
+              and n.type.rank > CHANNEL and isinstance(n.type.shape[CHANNEL], int)}
+    for n in graph:
+        if n.kernel is None:
+            continue
+        for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
+            lanes = _lanes(t.type, target)
+            if value in result and not all(_fits(x, f, lanes) for s in n.kernel.stages for f in s.formulas
+                                           for x in (f.out, *f.loads) if x.tensor == t.name):
+                result.discard(value)
+    changed = True
+    while changed:
+        changed = False
+        for n in graph:
+            if n.op != "reshape":
+                continue
+            pair = {n.name, n.inputs[0]}
+            if pair & result and (not pair <= result or not squeeze(n, graph)):
+                result -= pair
+                changed = True
+    return result
+
+
+def _fits(x: Load, f: Formula, lanes: int) -> bool:
+    """Whether the channel index splits into whole blocks and places within one."""
+    index: Index = x.index[CHANNEL]
+    if index.single or not index.terms:
+        return True
+    inner = [d for d, c in index.terms if c == 1]
+    return index.const == 0 and len(inner) == 1 and all(c % lanes == 0 for d, c in index.terms if d != inner[0])
+
+
+def _copy_outputs(graph: Graph, target: Target) -> Graph:
+    """An output of images computed by a kernel is written blocked and then copied to plain memory."""
+    nodes = dict(graph.nodes)
+    outputs: list[tuple[str, str]] = []
+    for user, value in graph.outputs:
+        n = nodes[value]
+        spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1
+        if n.kernel is not None and spatial > 1:
+            name = f"{value}.plain"
+            if name not in nodes:
+                index = tuple(Index.of(f"i{a}") if e != 1 else Index() for a, e in enumerate(n.type.shape))
+                extents = tuple((f"i{a}", e) for a, e in enumerate(n.type.shape) if e != 1)
+                f = Formula(Load("y", index), "=", Load("x", index), extents)
+                plain = Layout.plain(n.type.rank)
+                kernel = Kernel((Tensor("x", n.type, plain), Tensor("y", n.type, plain)), (Stage((f,)),))
+                nodes[name] = Node(name, "kernel", (value,), n.type, (("does", "copy"),), n.origin, kernel)
+            value = name
+        outputs.append((user, value))
+    return replace(graph, nodes=nodes, outputs=tuple(outputs))
+
+

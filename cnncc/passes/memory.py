@@ -1,0 +1,122 @@
+"""The memory plan: offsets of all values from their liveness, the order of steps, the packed weights' places."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.kernel import Kernel
+from cnncc.ir.layout import Layout
+from cnncc.ir.plan import Place, Plan, Step, Value
+from cnncc.ir.regions import scratch_bytes
+from cnncc.ir.tasks import task_count
+from cnncc.ir.types import BYTES
+
+ALIGN = 64
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A constant in the order that a kernel reads; `offset` in bytes into the weights."""
+
+    value: str
+    layout: Layout
+    offset: int
+    nbytes: int
+
+
+def symbol_of(kernel: Kernel) -> str:
+    """The name of a kernel's function: equal kernels share it and are compiled once."""
+    return "k_" + hashlib.sha256(str(kernel).encode()).hexdigest()[:16]
+
+
+def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
+    """The plan of a scheduled graph, and what the weights' memory must hold."""
+    packings: dict[tuple[str, str], Packing] = {}
+    places = _places(graph)
+    used = 0
+    steps: list[Step] = []
+    for n in graph:
+        if n.kernel is None:
+            continue
+        own: list[Place] = []
+        for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
+            if graph[value].op != "const":
+                own.append(places[value])
+                continue
+            key = (value, str(t.layout))
+            if key not in packings:
+                size = t.layout.elements(t.type.shape) * BYTES[t.type.dtype]
+                packings[key] = Packing(value, t.layout, used, size)
+                used += -(-size // ALIGN) * ALIGN
+            own.append(Place("weights", packings[key].offset))
+        tasks, symbol = task_count(n.kernel)
+        steps.append(Step(symbol_of(n.kernel), tuple(own), tasks, symbol is not None, scratch_bytes(n.kernel),
+                          n.origin, n.attr["does"], n.kernel.flops(), n.kernel.nbytes()))
+    symbols = {s for n in graph for s in n.type.symbols}
+    values = [[Value(user, graph[v].type.dtype, graph[v].type.shape) for user, v in pairs]
+              for pairs in ([(i, i) for i in graph.inputs], graph.outputs)]
+    plan = Plan(graph.name, tuple(values[0]), tuple(values[1]), tuple(steps), _work_bytes(graph, places),
+                max((s.scratch for s in steps), default=0), used, next(iter(symbols), None))
+    return plan, tuple(packings.values())
+
+
+def _bytes(n: Node, layouts: dict[str, Layout]) -> int:
+    size = layouts[n.name].elements(n.type.shape) * BYTES[n.type.dtype]
+    return -(-size // ALIGN) * ALIGN
+
+
+def _layouts(graph: Graph) -> dict[str, Layout]:
+    result: dict[str, Layout] = {}
+    for n in graph:
+        result[n.name] = n.kernel.output.layout if n.kernel else Layout.plain(n.type.rank)
+    return result
+
+
+def _work_bytes(graph: Graph, places: dict[str, Place]) -> int:
+    layouts = _layouts(graph)
+    return max((places[n.name].number + _bytes(n, layouts) for n in graph
+                if n.kernel is not None and places[n.name].space == "work"), default=0)
+
+
+def _places(graph: Graph) -> dict[str, Place]:
+    """An address for every value: first fit by liveness, the largest buffers first; views share their source's."""
+    source = {n.name: n.inputs[0] for n in graph if n.op == "reshape"}
+    def root(value: str) -> str:
+        while value in source:
+            value = source[value]
+        return value
+    result: dict[str, Place] = {v: Place("input", i) for i, v in enumerate(graph.inputs)}
+    for i, (_, v) in enumerate(graph.outputs):
+        result.setdefault(root(v), Place("output", i))
+    layouts = _layouts(graph)
+    order = {name: i for i, name in enumerate(graph.nodes)}
+    ends: dict[str, int] = {}
+    for n in graph:
+        for i in n.inputs:
+            ends[root(i)] = max(ends.get(root(i), 0), order[n.name])
+    buffers = [n for n in graph if n.kernel is not None and n.name not in result]
+    placed: list[tuple[int, int, int, int]] = []            # begin, end of life; begin, end of memory
+    for n in sorted(buffers, key=lambda n: -_bytes(n, layouts)):
+        begin, end, size = order[n.name], ends.get(n.name, order[n.name]), _bytes(n, layouts)
+        at = 0
+        for _, _, low, high in sorted((p for p in placed if p[0] <= end and begin <= p[1]), key=lambda p: p[2]):
+            if at + size <= low:
+                break
+            at = max(at, high)
+        placed.append((begin, end, at, at + size))
+        result[n.name] = Place("work", at)
+    for n in graph:
+        if root(n.name) != n.name and root(n.name) in result:
+            result[n.name] = result[root(n.name)]
+    return result
+
+
+def pack(constants: dict[str, np.ndarray], packings: tuple[Packing, ...], memory: np.ndarray) -> None:
+    """Write all constants into the weights' memory (uint8), each in its order."""
+    for p in packings:
+        packed = p.layout.pack(constants[p.value])
+        memory[p.offset:p.offset + packed.nbytes] = packed.view(np.uint8)

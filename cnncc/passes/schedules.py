@@ -1,0 +1,314 @@
+"""Schedules: candidates for the loops of each kernel, priced by an analytic model of the target.
+
+The shape of a kernel decides what is tried, never its name: which dimension has unit stride in the result (the
+vector), which the innermost other one is (the tile), which operands are broadcast, which taps overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from cnncc.ir.expr import Load
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.kernel import ACC, Kernel, Stage
+from cnncc.ir.layout import Layout
+from cnncc.ir.schedule import Loop, Schedule
+from cnncc.ir.target import Target
+from cnncc.ir.types import BYTES, Extent, product
+from cnncc.passes.collapse import collapse
+
+HINT = 8                    # what a symbolic extent counts as
+UNROLLED = 640              # multiply-adds that the unrolled part of a loop may have
+SMALL = 20_000              # cycles below which a kernel is one task
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Loops for a kernel and their predicted cost in cycles of one core."""
+
+    cycles: float
+    outside: tuple[Loop, ...]
+    inside: tuple[Loop, ...]
+    space: _Space
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.space.kernel_with(self)
+
+    def __str__(self) -> str:
+        return f"{self.cycles:12.0f} cycles  {Schedule((*self.outside, *self.inside))}"
+
+
+def choose_schedules(graph: Graph, target: Target) -> Graph:
+    """The cheapest candidate of each kernel; weights take the order in which it reads them."""
+    known: dict[Kernel, Kernel] = {}
+    nodes: dict[str, Node] = {}
+    for n in graph:
+        if n.kernel is not None:
+            weights = weights_of(n, graph)
+            key = n.kernel
+            if key not in known:
+                known[key] = candidates(key, weights, target)[0].kernel
+            n = replace(n, kernel=known[key])
+        nodes[n.name] = n
+    return replace(graph, nodes=nodes)
+
+
+def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
+    """The operands whose memory order the schedule may choose: constants with several extents."""
+    assert n.kernel is not None
+    return tuple(t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False)
+                 if graph[i].op == "const" and sum(e != 1 for e in t.type.shape) > 1
+                 and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1)
+
+
+def candidates(kernel: Kernel, weights: Sequence[str], target: Target) -> list[Candidate]:
+    """All candidates, the cheapest first."""
+    space = _Space(collapse(kernel), tuple(weights), target)
+    return sorted(space.all(), key=lambda c: c.cycles)
+
+
+def _number(e: Extent) -> int:
+    return HINT if isinstance(e, str) else e
+
+
+def _count(extent: int, step: int) -> int:
+    return -(-extent // step)
+
+
+def _sizes(extent: int, step: int) -> list[tuple[int, int]]:
+    """(size, how many) of the balanced tiles of at most `step`."""
+    count = -(-extent // step)
+    small, more = divmod(extent, count)
+    return [(size, n) for size, n in ((small + 1, more), (small, count - more)) if n]
+
+
+class _Space:
+    """What a kernel of one stage allows."""
+
+    def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target) -> None:
+        self.kernel, self.target, self.weights = kernel, target, weights
+        self.stage: Stage = kernel.stages[-1]
+        self.extents = self.stage.extents
+        self.tensors = kernel.tensors
+        first = self.stage.first
+        self.reduced = list(first.reduced) if first.fold != "=" else []
+        self.out = [d for d in self.extents if d not in self.reduced]
+        result = set(self.stage.formulas[-1].out_dims)
+        self.folded = [d for d in self.out if d not in result]          # folded in the epilogue: always unrolled
+        self.lanes = target.lanes * 4 // BYTES[kernel.output.type.dtype]
+        self.simd = self._vector()
+        order = [i for i, _ in kernel.output.layout.order]
+        rows = [d for a in dict.fromkeys(order) for d in self.stage.out.index[a].dims if d not in (self.simd, *self.folded)]
+        self.rows = list(dict.fromkeys(rows))
+        self.batch = next((d for d in self.rows if isinstance(self.extents[d], str)), None)
+        if self.batch is None and len(self.rows) > 1 and self.stage.out.index and self.stage.out.index[0].single == self.rows[0]:
+            self.batch = self.rows[0]
+        self.loads = [x for x in first.loads if x.tensor != ACC]
+        self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
+
+    @staticmethod
+    def _dims(x: Load) -> set[str]:
+        return {d for i in x.index for d in i.dims}
+
+    def _vector(self) -> str | None:
+        """The dimension with unit stride in the result; else, where the result is a number, in an operand."""
+        last_axis = self.kernel.output.layout.order[-1][0] if self.kernel.output.layout.order else None
+        if last_axis is not None:
+            found = next((d for d, c in self.stage.out.index[last_axis].terms if c == 1), None)
+            if found is not None and not isinstance(self.extents[found], str):
+                return found
+        for x in self.stage.first.loads:
+            t = self.tensors.get(x.tensor)
+            if t is not None and x.index:
+                found = x.index[t.layout.order[-1][0]].single
+                if found is not None and found in self.reduced:
+                    return found
+        return None
+
+    # ---- candidates
+
+    def all(self) -> Iterator[Candidate]:
+        spare = self.target.registers - 2
+        fold = product([_number(self.extents[d]) for d in self.folded])
+        vectors = -(-_number(self.extents[self.simd]) // self.lanes) if self.simd else 1
+        tile = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
+        if self.simd in self.reduced:
+            vectors, tile = 1, None
+        extent = _number(self.extents[tile]) if tile else 1
+        widths = {_count(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
+        heights = {_count(vectors, nb): nb for nb in range(min(vectors, 12), 0, -1)}
+        for nb in heights.values():
+            for rw in widths.values():
+                if rw * nb * fold + nb + 1 > spare:
+                    continue
+                for loops in self.orders(tile, rw, nb):
+                    yield self.priced(loops, tile, rw, nb, fold)
+        if spare < fold + 2:
+            for loops in self.orders(tile, 1, 1):
+                yield self.priced(loops, tile, 1, 1, fold)
+
+    def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
+        """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
+        inside = self.inside(tile, rw)
+        rows = [d for d in self.rows if d not in (self.batch, tile)]
+        batch = [Loop("par", self.batch)] if self.batch and self.batch != tile else []
+        step = nb * self.lanes
+        wide = [Loop("for", self.simd, step)] if self.simd and self.simd not in self.reduced else []
+        inner = [Loop("for", tile, rw)] if tile else []
+        outer = [Loop("for", d) for d in rows]
+        chunk = []
+        if tile and tile != self.batch and not rows and _number(self.extents[tile]) > 8 * rw:
+            chunk = [Loop("for", tile, rw * max(1, min(8, _number(self.extents[tile]) // (16 * rw))))]
+        yield ([*batch, *outer, *chunk, *wide, *inner], inside)
+        if wide and (outer or inner):
+            yield ([*batch, *wide, *outer, *inner], inside)
+            if batch and self.weights:
+                yield ([*wide, *batch, *outer, *inner], inside)
+
+    def inside(self, tile: str | None, rw: int) -> list[Loop]:
+        unrolled = {*self.folded} | ({tile} if tile and rw > 1 else set())
+        blocked: list[str] = []
+        windows: list[str] = []
+        plain: list[str] = []
+        for d in self.reduced:
+            if d == self.simd:
+                continue
+            if any(i.coefficient(d) and unrolled & set(i.dims) for x in self.loads for i in x.index):
+                windows.append(d)
+            elif any(self.tensors[x.tensor].layout.block(a) > 1 and x.tensor not in self.weights
+                     for x in self.loads for a, i in enumerate(x.index) if i.coefficient(d)):
+                blocked.append(d)
+            else:
+                plain.append(d)
+        loops = [Loop("for", d, self.lanes) for d in blocked if _number(self.extents[d]) > self.lanes]
+        shifting = [d for d in plain if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
+        loops += [Loop("for", d) for d in shifting]
+        loops += [Loop("for", d) for d in plain if d not in shifting]
+        taps = [Loop("unroll", d) for d in windows]
+        # unrolled taps around a counted loop are blocks of their own; around none they share one block
+        loops += [*taps, *(Loop("for", d) for d in blocked)] if blocked else taps
+        if self.simd in self.reduced:
+            loops.append(Loop("for", str(self.simd), self.lanes))
+        if tile and rw > 1:
+            loops.append(Loop("unroll", tile))
+        loops += [Loop("unroll", d) for d in self.folded]
+        if self.simd:
+            loops += [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
+        return loops
+
+    # ---- price
+
+    def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int, fold: int) -> Candidate:
+        outside, inside = loops
+        compute = self._compute(tile, rw, nb, fold, inside)
+        memory = self._traffic(outside, rw, nb) / self.target.memory_bytes
+        cycles = compute + 0.5 * memory
+        outside = self._parallel(outside, cycles)
+        tasks = self._tasks(outside)
+        if cycles > SMALL:
+            cycles *= 1 + 1 / max(tasks, 1)
+        return Candidate(cycles, tuple(outside), tuple(inside), self)
+
+    def kernel_with(self, chosen: Candidate) -> Kernel:
+        par = tuple(x for x in chosen.outside if x.kind == "par")
+        rest = tuple(x for x in chosen.outside if x.kind != "par")
+        operands = tuple(replace(t, layout=self._weights_order(t.name, chosen.inside)) if t.name in self.weights else t
+                         for t in self.kernel.operands)
+        stage = replace(self.stage, schedule=Schedule((*rest, *chosen.inside)))
+        return replace(self.kernel, operands=operands, stages=(stage,), loops=Schedule(par))
+
+    def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop]) -> float:
+        t = self.target
+        steps = product([_number(self.extents[d]) for d in self.reduced])
+        if self.simd in self.reduced:
+            steps = -(-steps // self.lanes)
+        vectors = -(-_number(self.extents[self.simd]) // self.lanes) if self.simd and self.simd not in self.reduced else 1
+        others = product([_number(self.extents[d]) for d in self.rows if d != tile])
+        total = 0.0
+        for width, wide in _sizes(_number(self.extents[tile]), rw) if tile else [(1, 1)]:
+            for blocks, high in _sizes(vectors, nb):
+                acc = width * blocks * fold
+                reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
+                ops = acc * max(1, self.stage.flops_per_step())
+                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0,
+                            (ops + reads + 3) / 7.0)
+                epilogue = acc * len(self.stage.formulas) * 1.5 + 12
+                total += (steps * cycle + epilogue) * wide * high
+        return total * others
+
+    def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int, inside: Sequence[Loop]) -> float:
+        dims = self._dims(x)
+        n = float(blocks if self.simd in dims else 1)
+        if dims & set(self.folded):
+            n *= fold
+        if tile in dims:
+            taps = [l.dim for l in inside if l.kind == "unroll" and l.dim in self.reduced]
+            shared = [(i.coefficient(tile), d) for i in x.index for d in taps if tile in i.dims and d in i.dims]
+            if shared and self.simd in dims:                    # overlapping vectors are read once
+                stride, d = shared[0]
+                window = _number(self.extents[d])
+                n *= min(width * window, (width - 1) * abs(stride) + window) / window
+            else:
+                n *= width
+        return n
+
+    def _traffic(self, outside: Sequence[Loop], rw: int, nb: int) -> float:
+        """Bytes that come from beyond L2: what doesn't fit is read again for every turn of the loops around it."""
+        room = self.target.l2 // 2
+        total = 0.0
+        for x in dict.fromkeys((*self.stage.loads, self.stage.out)):
+            t = self.tensors[x.tensor]
+            nbytes, dims = float(t.nbytes), self._dims(x)
+            live, turns = nbytes, 1.0
+            for loop in outside:
+                extent = _number(self.extents[loop.dim])
+                count = _count(extent, loop.step)
+                if loop.dim in dims:
+                    live /= count                       # one tile of it is walked inside of this loop
+                elif live > room:
+                    turns *= count                      # gone by the next turn
+            total += nbytes * turns * (1 if self.batch not in dims or isinstance(t.type.shape[0], int) else HINT)
+        return total
+
+    def _tasks(self, outside: Sequence[Loop]) -> int:
+        return product([_count(_number(self.extents[x.dim]), x.step) for x in outside if x.kind == "par"])
+
+    def _parallel(self, outside: list[Loop], cycles: float) -> list[Loop]:
+        """The leading loops become par until there are enough tasks; a small kernel is one task."""
+        result = list(outside)
+        tasks = 1
+        for i, x in enumerate(result):
+            symbolic = isinstance(self.extents[x.dim], str)
+            if symbolic and x.step != 1:
+                break
+            if cycles < SMALL and not symbolic:
+                break
+            if tasks >= 16 and not symbolic:
+                break
+            repeated = any(y.dim == x.dim for y in result[:i])
+            if repeated:
+                break
+            result[i] = replace(x, kind="par")
+            tasks *= 1 if symbolic else _count(_number(self.extents[x.dim]), x.step)
+        return result
+
+    def _weights_order(self, name: str, inside: Sequence[Loop]) -> Layout:
+        """The order in which the loops inside walk a weights operand, vectors fastest."""
+        x = next(x for x in self.stage.loads if x.tensor == name)
+        t = self.tensors[name]
+        axis_of = {d: a for a, i in enumerate(x.index) for d in i.dims}
+        front: list[tuple[int, int]] = []
+        back: list[tuple[int, int]] = []
+        vector = axis_of.get(str(self.simd))
+        if vector is not None:
+            front.append((vector, self.lanes))
+            back.append((vector, 0))
+        for loop in inside:
+            a = axis_of.get(loop.dim)
+            if a is not None and a != vector and loop.dim in self.reduced:
+                block = loop.step if loop.kind == "for" and loop.step > 1 else 0
+                front.append((a, block))
+        rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in front)]
+        return Layout((*rest, *front, *back))
