@@ -30,9 +30,6 @@ Ranges = dict[str, range]
 BLOCK = 1 << 23
 """Elements of a temporary array beyond which the work is done in parts."""
 
-NARROW = 4
-"""Windows are copied into a matrix if each element serves this many results; else their taps are a loop."""
-
 
 def _sigmoid(x: Array, out: Array | None = None) -> Array:
     e = np.exp(-np.abs(x))
@@ -182,12 +179,12 @@ class _Fold:
             shared = [d for i in f.out.index if len(i.terms) > 1 for d in i.dims]
             return self.shortest(shared or f.out_dims, ranges, reduced), 1
         factors = multiply_add(f)
-        windows = {d for x in f.loads for i in x.index for d, c in i.terms
-                   if d in reduced and len(ranges[d]) > 1
-                   and any(len(ranges[e]) > 1 and (factors is None or abs(s) < abs(c) * len(ranges[d]))
-                           for e, s in i.terms if e != d)}
-        if windows and (factors is None or self.narrow(*factors, ranges)):
-            return self.shortest(windows, ranges, reduced), 1
+        if factors is None:             # a window is a loop over its taps; in a product it becomes a matrix
+            for x in f.loads:
+                for i in x.index:
+                    long = [d for d in i.dims if len(ranges[d]) > 1]
+                    if len(long) > 1 and not reduced.isdisjoint(long):
+                        return self.shortest(long, ranges, reduced), 1
         for e in factors or (f.expr,):
             dims = [d for d in ranges if any(d in i.dims for x in loads(e) for i in x.index)]
             size = product([len(ranges[d]) for d in dims])
@@ -210,14 +207,6 @@ class _Fold:
                 return True
             reach += stride * count
         return False
-
-    def narrow(self, a: Expr, b: Expr, ranges: Ranges) -> bool:
-        """Whether the matrix product of two factors has too few rows or columns to be worth its making."""
-        kept = set(self.formula.out_dims)
-        left, right = ({d for x in loads(e) for i in x.index for d in i.dims if len(ranges[d]) > 1} & kept
-                       for e in (a, b))
-        rows, columns = (product([len(ranges[d]) for d in dims]) for dims in (left - right, right - left))
-        return bool(left & right) and min(rows, columns) < NARROW
 
     def whole(self, ranges: Ranges) -> None:
         """Fold a part whose loads are all valid."""
