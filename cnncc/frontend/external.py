@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from io import FileIO
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -31,18 +32,32 @@ def open_plain(path: str | os.PathLike[str], what: str) -> tuple[int, int]:
     return fd, info.st_size
 
 
-def read_model(path: str | os.PathLike[str], map_only: bool = False) -> bytes | mmap.mmap:
+def read_bytes(file: FileIO, size: int) -> np.ndarray[Any, Any]:
+    """The next `size` bytes (NumPy's memory takes them faster than `bytes`, in huge pages)."""
+    data = np.empty(size, np.uint8)
+    done = 0
+    while done < size:
+        count = file.readinto(data[done:].data)
+        if not count:
+            raise OSError("the file ended while it was read")
+        done += count
+    return data
+
+
+def read_model(path: str | os.PathLike[str], map_only: bool = False) -> memoryview:
     """The bytes of a model file; `map_only` maps it instead, for a short look without its weights."""
     label = os.fsdecode(path)
     fd, size = open_plain(path, label)
-    with os.fdopen(fd, "rb") as file:
+    with FileIO(fd) as file:
         if size == 0:
             raise ModelError(f"{label}: the file is empty")
         if size > LIMIT:
             raise ModelError(f"{label}: {size:,} bytes are more than an ONNX file can have (2 GiB); "
                              "save the model with its weights as external data")
         try:
-            return mmap.mmap(fd, size, access=mmap.ACCESS_READ) if map_only else file.read(size)
+            if map_only:
+                return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ))
+            return read_bytes(file, size).data.toreadonly()
         except (OSError, ValueError, MemoryError) as error:
             raise ModelError(f"{label}: can't read the file: {error}") from None
 
@@ -69,8 +84,8 @@ def inside(folder: Path, location: str, what: str) -> Path:
 class External:
     """The files beside a model, read slice by slice; a slice is read once, and slices must not overlap."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, map_only: bool = False) -> None:
+        self.folder, self.map_only = folder, map_only
         self.slices: dict[tuple[Path, int, int], np.ndarray[Any, Any]] = {}
         self.taken: dict[Path, int] = {}
 
@@ -87,24 +102,21 @@ class External:
         return self._slice(path, offset, size, what) if found is None else found
 
     def _slice(self, path: Path, offset: int, size: int, what: str) -> np.ndarray[Any, Any]:
-        fd, total = open_plain(path, f"{what}: its data file {path.name!r}")
-        with os.fdopen(fd, "rb", buffering=0) as file:
+        fd, total = open_plain(path, f"{what}: its data file {path.name[:200]!r}")
+        with FileIO(fd) as file:
             if offset + size > total:
-                raise ModelError(f"{what}: its data ends at byte {offset + size:,} of {path.name!r}, "
+                raise ModelError(f"{what}: its data ends at byte {offset + size:,} of {path.name[:200]!r}, "
                                  f"which has {total:,} bytes")
             self.taken[path] = self.taken.get(path, 0) + size
             if self.taken[path] > total:
-                raise ModelError(f"{what}: its data overlaps that of other tensors in {path.name!r}")
+                raise ModelError(f"{what}: its data overlaps that of other tensors in {path.name[:200]!r}")
             try:
-                data = np.empty(size, np.uint8)
+                if self.map_only and size:
+                    return np.memmap(file, np.uint8, "r", offset, (size,))
                 file.seek(offset)
-                done = 0
-                while done < size and (count := file.readinto(data[done:].data)):
-                    done += count
-            except (OSError, MemoryError) as error:
-                raise ModelError(f"{what}: can't read its data from {path.name!r}: {error}") from None
-        if done < size:
-            raise ModelError(f"{what}: {path.name!r} ended while it was read")
+                data = read_bytes(file, size)
+            except (OSError, ValueError, MemoryError) as error:
+                raise ModelError(f"{what}: can't read its data from {path.name[:200]!r}: {error}") from None
         self.slices[path, offset, size] = data
         return data
 
@@ -112,5 +124,5 @@ class External:
 def _number(fields: dict[str, str], key: str, default: int, what: str) -> int:
     text = fields.get(key, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise ModelError(f"{what}: the {key} of its external data is {text[:40]!r}, expected a number >= 0")
+        raise ModelError(f"{what}: the {key} of its external data is {text[:40]!r}, no number of bytes")
     return int(text)

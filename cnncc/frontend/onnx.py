@@ -79,8 +79,6 @@ def inspect(source: Source, folder: str | os.PathLike[str] | None = None) -> Mod
 def _guarded(file: OnnxFile) -> Graph:
     try:
         return _Importer(file).graph()
-    except UnicodeDecodeError:
-        raise ModelError(f"{file.label}: the file is damaged: a name is no valid text") from None
     except MemoryError:
         raise ModelError(f"{file.label}: there is not enough memory for the model") from None
 

@@ -6,7 +6,6 @@ bounded by the small rest. Model files are hostile: every size is checked before
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,8 +50,8 @@ def dtype_name(number: int) -> str:
 class _Splitter:
     """Cuts large tensor data out of a serialized model; a token that no file can guess stays in its place."""
 
-    def __init__(self, data: bytes | mmap.mmap) -> None:
-        self.data = memoryview(data)
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
         self.key = os.urandom(12)
         self.cuts: list[memoryview] = []
         self.parts = 0
@@ -117,9 +116,10 @@ def _varint(value: int) -> bytes:
 
 @dataclass
 class OnnxFile:
-    """A parsed model; `label` is how messages call it."""
+    """A parsed model; `label` is how messages call it, `size` its bytes without external data."""
 
     label: str
+    size: int
     proto: ModelProto
     external: External
     key: bytes
@@ -175,7 +175,9 @@ class OnnxFile:
             value = _exact(tensor.int32_data, np.dtype(np.uint16), what).view(numpy_type)
         else:
             value = _exact(getattr(tensor, TYPED[dtype]), numpy_type, what)
-        return (value != 0 if dtype == 9 else value).reshape(shape)
+        value = (value != 0 if dtype == 9 else value).reshape(shape)
+        value.flags.writeable = False
+        return value
 
     def _raw(self, tensor: TensorProto) -> bytes | memoryview | None:
         if not tensor.HasField("raw_data"):
@@ -191,6 +193,21 @@ class OnnxFile:
         for node in self.proto.graph.node:
             if node.op_type == "Constant":
                 yield from (a.t for a in node.attribute if a.HasField("t"))
+
+
+def _texts(proto: ModelProto) -> Iterator[str]:
+    """All names in a model that are ever used. (Protobuf gives bytes for what is no valid text.)"""
+    g = proto.graph
+    yield from (g.name, proto.producer_name, proto.producer_version, *(o.domain for o in proto.opset_import))
+    for v in (*g.input, *g.output, *g.value_info):
+        yield from (v.name, *(d.dim_param for d in v.type.tensor_type.shape.dim))
+    for t in (*g.initializer, *(s.values for s in g.sparse_initializer)):
+        yield from (t.name, *(text for e in t.external_data for text in (e.key, e.value)))
+    for n in g.node:
+        yield from (n.name, n.op_type, n.domain, *n.input, *n.output)
+        for a in n.attribute:
+            yield from (a.name, a.ref_attr_name, a.t.name)
+            yield from (text for e in a.t.external_data for text in (e.key, e.value))
 
 
 def _exact(values: Any, dtype: np.dtype[Any], what: str) -> Array:
@@ -211,17 +228,16 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None, weights: 
     another kind of source.
     """
     from onnx import ModelProto
-    data: bytes | mmap.mmap
     if isinstance(source, str | os.PathLike):
         label = os.fsdecode(source)
         folder = folder if folder is not None else os.path.dirname(label) or "."
         data = read_model(source, map_only=not weights)
     elif isinstance(source, bytes | bytearray | memoryview):
-        label, data = "the model (bytes)", bytes(source)
+        label, data = "the model (bytes)", memoryview(bytes(source))
     elif isinstance(source, ModelProto):
         label = "the model (ModelProto)"
         try:
-            data = source.SerializeToString()
+            data = memoryview(source.SerializeToString())
         except Exception as error:      # protobuf's own classes differ between its implementations
             raise ModelError(f"{label}: can't serialize it (2 GiB are the limit): {error}") from None
     else:
@@ -239,5 +255,7 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None, weights: 
     if not proto.HasField("graph") or not proto.opset_import:
         missing = "opset" if proto.HasField("graph") else "graph"
         raise ModelError(f"{label}: this is no ONNX model: it has no {missing}")
-    external = External(None if folder is None else Path(folder))
-    return OnnxFile(label, proto, external, splitter.key, splitter.cuts)
+    if not all(isinstance(text, str) for text in _texts(proto)):
+        raise ModelError(f"{label}: the file is damaged: a name in it is no valid text")
+    external = External(None if folder is None else Path(folder), map_only=not weights)
+    return OnnxFile(label, len(data), proto, external, splitter.key, splitter.cuts)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FLOAT, INT, STRING, TENSOR, FLOATS, INTS = 1, 2, 3, 4, 6, 7
 KINDS = {FLOAT: "a float", INT: "an int", STRING: "a string", TENSOR: "a tensor", 5: "a graph",
          FLOATS: "floats", INTS: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
-MAX_FOLDED = 1 << 32        # bytes of all constants that are no plain views of the file
+SPARE = 256 << 20           # bytes that derived constants may take beyond twice the model's own weights
 
 
 class Refused(Exception):
@@ -87,7 +87,8 @@ class Call:
             found[a.name] = a
         return found
 
-    def _attribute(self, name: str, kind: int) -> Any:
+    def attribute(self, name: str, kind: int) -> Any:
+        """The attribute, which must be of that kind, or None where it is not given."""
         self.read.add(name)
         a = self.attributes.get(name)
         if a is not None and a.type != kind:
@@ -95,7 +96,7 @@ class Call:
         return a
 
     def integer(self, name: str, default: int) -> int:
-        a = self._attribute(name, INT)
+        a = self.attribute(name, INT)
         return default if a is None else int(a.i)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -105,15 +106,15 @@ class Call:
         return bool(value)
 
     def number(self, name: str, default: float) -> float:
-        a = self._attribute(name, FLOAT)
+        a = self.attribute(name, FLOAT)
         return default if a is None else float(a.f)
 
     def text(self, name: str, default: str) -> str:
-        a = self._attribute(name, STRING)
+        a = self.attribute(name, STRING)
         return default if a is None else a.s.decode("utf-8", "replace")
 
     def ints(self, name: str) -> tuple[int, ...] | None:
-        a = self._attribute(name, INTS)
+        a = self.attribute(name, INTS)
         return None if a is None else tuple(map(int, a.ints))
 
     def sizes(self, name: str, count: int, low: int, default: Sequence[int] | None) -> tuple[int, ...]:
@@ -188,8 +189,9 @@ class Call:
     def const(self, array: Array, step: str) -> str:
         """Add a constant of this node's own."""
         self.scope.folded += array.nbytes
-        if self.scope.folded > MAX_FOLDED:
-            raise self.wrong("the constants computed from the model's would take too much memory")
+        file = self.scope.file
+        if self.scope.folded > SPARE + 2 * (file.size + sum(file.external.taken.values())):
+            raise self.wrong("the constants derived from the model's would take too much memory")
         return self.scope.builder.const(f"{self.out}.{step}", array)
 
 

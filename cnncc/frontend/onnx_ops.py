@@ -262,7 +262,7 @@ def _constant(c: Call) -> Array:
              "value_ints": INTS}
     if name not in forms:
         raise Refused(f"attribute {name[:60]!r} is not supported")
-    c._attribute(name, forms[name])
+    c.attribute(name, forms[name])
     if name == "value":
         if a.t.data_type not in DTYPES:
             raise Refused(f"its type is {dtype_name(a.t.data_type)}")
