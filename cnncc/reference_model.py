@@ -43,14 +43,14 @@ class Reference:
     def outputs(self) -> tuple[Value, ...]:
         return self.signature.outputs
 
-    def __call__(self, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:
+    def __call__(self, /, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:
         """The output for inputs by position or name; a tuple where there are several."""
         results = self._evaluate(args, feeds)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
-        """The outputs of these names (None: all) for inputs by name, as in ONNX Runtime."""
-        chosen = self.signature.select(outputs)
+        """The outputs of these names (None: all) for inputs by name, as ONNX Runtime gives them."""
+        chosen = self.signature.select(outputs or None)
         results = self._evaluate((), feeds)
         return [results[i] for i in chosen]
 
