@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
-    from cnncc.compiler import compile, load
+    from cnncc.compiler import compile, load, reference
     from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
     from cnncc.ir.graph import Graph
-    from cnncc.reference_model import Reference, reference
+    from cnncc.reference_model import Reference
     from cnncc.runtime.model import CompiledModel
 
 _HOMES = {
-    "compile": "compiler", "load": "compiler", "reference": "reference_model", "Reference": "reference_model",
+    "compile": "compiler", "load": "compiler", "reference": "compiler", "Reference": "reference_model",
     "CompiledModel": "runtime.model", "Graph": "ir.graph", "CnnccError": "ir.errors", "InputError": "ir.errors",
     "InternalError": "ir.errors", "ModelError": "ir.errors", "UnsupportedError": "ir.errors",
 }

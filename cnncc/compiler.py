@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
     from cnncc.passes.memory import Packing
+    from cnncc.reference_model import Reference
     from cnncc.runtime.model import CompiledModel
 
 log = logging.getLogger("cnncc")
@@ -119,7 +120,7 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
             return from_artifact(found, threads)
     model = _build(source, chosen, threads, jobs, report)
     if key is not None:
-        model.remember(key)
+        model.store(key)
     report("done", 1.0)
     return model
 
@@ -139,7 +140,7 @@ def _build(source: Source, target: Target, threads: int | None, jobs: int | None
         report("compiling", 0.2)
         for _, text in code.texts(target):
             compiler.submit(text)
-        weights = buffers.aligned(max(code.plan.weights, 1))
+        weights = buffers.aligned(max(code.plan.weights, 1))[:code.plan.weights]
         pack(dict(graph.constants), code.packings, weights)
         objects = compiler.results(lambda done, total: report("compiling", 0.2 + 0.8 * done / total))
     meta = {"version": __version__, "target": target.record(), "folded": folded(original, code.plan)}
@@ -168,8 +169,7 @@ def _cache_key(source: Source, target: Target) -> str | None:
     """The key of a model's content with everything that decides the code, or None where it has no cheap content."""
     from cnncc.runtime import cache
     if isinstance(source, str | os.PathLike):
-        from cnncc.frontend.onnx import files
-        content = cache.file_hash(*files(source))
+        content = cache.file_hash(source)
     elif isinstance(source, bytes):
         content = cache.key(source)
     else:
@@ -184,6 +184,12 @@ def code_hash() -> str:
     root = Path(__file__).parent
     paths = sorted(p for folder in ("ir", "passes", "codegen", "frontend") for p in (root / folder).glob("*.py"))
     return cache.key(*(f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths))
+
+
+def reference(source: Source, dtype: str = "float32") -> Reference:
+    """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
+    from cnncc.reference_model import Reference
+    return Reference(read(source), dtype)
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModel:

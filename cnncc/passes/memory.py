@@ -10,10 +10,11 @@ import numpy as np
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
-from cnncc.ir.plan import Place, Plan, Step, Value
+from cnncc.ir.plan import Place, Plan, Step
 from cnncc.ir.regions import scratch_bytes
+from cnncc.ir.signature import value as value_record
 from cnncc.ir.tasks import task_count
-from cnncc.ir.types import BYTES
+from cnncc.ir.types import BYTES, Extent
 
 ALIGN = 64
 
@@ -23,6 +24,7 @@ class Packing:
     """A constant in the order that a kernel reads; `offset` in bytes into the weights."""
 
     value: str
+    shape: tuple[Extent, ...]
     layout: Layout
     offset: int
     nbytes: int
@@ -47,17 +49,17 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
             if graph[value].op != "const":
                 own.append(places[value])
                 continue
-            key = (value, str(t.layout))
+            key = (value, f"{t.type} {t.layout}")
             if key not in packings:
                 size = t.layout.elements(t.type.shape) * BYTES[t.type.dtype]
-                packings[key] = Packing(value, t.layout, used, size)
+                packings[key] = Packing(value, t.type.shape, t.layout, used, size)
                 used += -(-size // ALIGN) * ALIGN
             own.append(Place("weights", packings[key].offset))
         tasks, symbol = task_count(n.kernel)
         steps.append(Step(symbol_of(n.kernel), tuple(own), tasks, symbol is not None, scratch_bytes(n.kernel),
                           n.origin, n.attr["does"], n.kernel.flops(), n.kernel.nbytes()))
     symbols = {s for n in graph for s in n.type.symbols}
-    values = [[Value(user, graph[v].type.dtype, graph[v].type.shape) for user, v in pairs]
+    values = [[value_record(user, graph[v].type) for user, v in pairs]
               for pairs in ([(i, i) for i in graph.inputs], graph.outputs)]
     plan = Plan(graph.name, tuple(values[0]), tuple(values[1]), tuple(steps), _work_bytes(graph, places),
                 max((s.scratch for s in steps), default=0), used, next(iter(symbols), None))
@@ -118,5 +120,5 @@ def _places(graph: Graph) -> dict[str, Place]:
 def pack(constants: dict[str, np.ndarray], packings: tuple[Packing, ...], memory: np.ndarray) -> None:
     """Write all constants into the weights' memory (uint8), each in its order."""
     for p in packings:
-        packed = p.layout.pack(constants[p.value])
+        packed = p.layout.pack(constants[p.value].reshape(p.shape))
         memory[p.offset:p.offset + packed.nbytes] = packed.view(np.uint8)
