@@ -1,0 +1,99 @@
+"""Object bytes into this process: LLVM's linker loads a model's objects, and once the thread pool.
+
+In an artifact the objects of a model are one sequence of bytes (little-endian): their number (u32), their
+lengths (u64 each), then themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnncc.ir.errors import ArtifactError
+
+ABI = 1
+"""Version of what generated code and runtime agree on: the call frame, the kernels' arguments, the pool."""
+
+ENTRY = "cnncc_run"
+POOL = ("cnncc_pool_acquire", "cnncc_pool_run", "cnncc_pool_release")
+
+_lock = threading.Lock()
+_names = itertools.count()
+_pool: list[Any] = []     # its library, once it is loaded
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Code:
+    """Loaded code: the addresses of the entry and of the pool's acquire, run and release (0: no pool).
+
+    The entry's address is valid as long as this object lives; the pool stays until the process ends.
+    """
+
+    entry: int
+    pool: tuple[int, int, int]
+    library: object
+
+
+def load_code(objects: Sequence[bytes], pool: bytes | None = None) -> Code:
+    """Link `objects`, which together define the entry, and the thread pool unless the process has one.
+
+    The objects must have been checked against a hash: LLVM may crash on damaged ones. Any thread may call.
+
+    Raises ArtifactError where they don't fit together, with the linker's reason.
+    """
+    with _lock:
+        if not _pool and pool is not None:
+            _pool.append(_link([pool], POOL))
+        library = _link(objects, (ENTRY,))
+    acquire, run, release = (_pool[0][name] if _pool else 0 for name in POOL)
+    return Code(library[ENTRY], (acquire, run, release), library)
+
+
+@functools.cache
+def _jit() -> Any:
+    """LLVM's linker of this process; JITLink takes half the time of the default RuntimeDyld."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    return llvm.create_lljit_compiler(use_jit_link=True, suppress_errors=True)
+
+
+def _link(objects: Sequence[bytes], exports: Sequence[str]) -> Any:
+    """The library made of these objects, which lives as long as the result; it maps exports to addresses."""
+    import llvmlite.binding as llvm
+
+    builder = llvm.JITLibraryBuilder().add_current_process()
+    for data in objects:
+        builder.add_object_img(data)
+    for name in exports:
+        builder.export_symbol(name)
+    try:
+        return builder.link(_jit(), f"cnncc{next(_names)}")
+    except RuntimeError as error:
+        raise ArtifactError(f"the object code cannot be loaded: {error}") from error
+
+
+def join(objects: Sequence[bytes]) -> bytes:
+    """The objects as one sequence of bytes, for an artifact."""
+    return struct.pack(f"<I{len(objects)}Q", len(objects), *map(len, objects)) + b"".join(objects)
+
+
+def split(data: bytes) -> list[bytes]:
+    """The objects that `join` was given. Raises ArtifactError if the lengths don't add up."""
+    try:
+        (count,) = struct.unpack_from("<I", data)
+        start = 4 + 8 * count
+        if start > len(data):
+            raise ValueError(f"{count:,} objects in {len(data):,} bytes")
+        sizes = struct.unpack_from(f"<{count}Q", data, 4)
+        if start + sum(sizes) != len(data):
+            raise ValueError(f"{len(data):,} bytes, expected {start + sum(sizes):,}")
+    except (struct.error, ValueError) as error:
+        raise ArtifactError(f"damaged object code: {error}") from None
+    ends = list(itertools.accumulate(sizes, initial=start))
+    return [data[a:b] for a, b in itertools.pairwise(ends)]
