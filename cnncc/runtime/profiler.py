@@ -1,0 +1,125 @@
+"""Where a model's time goes, step by step; and the tables that show it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cnncc.ir.plan import Plan, Step, Value
+
+SECONDS, ROUNDS = 0.5, (5, 1000)
+"""By default rounds are measured for so long, at least and at most so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """The median time of a step in seconds, its share of all; tasks, FLOPs and bytes in a call."""
+
+    index: int
+    symbol: str
+    nodes: tuple[str, ...]
+    ops: str
+    tasks: int
+    flops: int
+    nbytes: int
+    seconds: float
+    share: float
+
+    @property
+    def gflops(self) -> float:
+        """10^9 floating-point operations a second; 0 if the time is too short to tell."""
+        return self.flops / self.seconds / 1e9 if self.seconds > 0 else 0.0
+
+    @property
+    def gbytes(self) -> float:
+        """10^9 bytes a second that the step reads and writes; 0 if the time is too short to tell."""
+        return self.nbytes / self.seconds / 1e9 if self.seconds > 0 else 0.0
+
+
+def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
+            repeat: int | None = None) -> list[StepTime]:
+    """Times every step in turn, round by round, so that each finds data and caches as in a whole run.
+
+    `run(first, last)` runs a range of steps; the time of an empty range is subtracted. `repeat` is the number
+    of rounds, None for about half a second of them.
+    """
+    run(0, len(steps))
+    begin = time.perf_counter()
+    rows: list[list[float]] = []
+    idle: list[float] = []
+    least, most = (repeat, repeat) if repeat is not None else ROUNDS
+    while len(rows) < least or (len(rows) < most and time.perf_counter() - begin < SECONDS):
+        marks = [time.perf_counter()]
+        run(0, 0)
+        for i in range(len(steps)):
+            marks.append(time.perf_counter())
+            run(i, i + 1)
+        marks.append(time.perf_counter())
+        row = [b - a for a, b in itertools.pairwise(marks)]
+        idle.append(row[0])
+        rows.append(row[1:])
+    call = statistics.median(idle)
+    seconds = [max(statistics.median(column) - call, 0.0) for column in zip(*rows, strict=True)]
+    total = sum(seconds) or 1.0
+    return [StepTime(i, s.symbol, s.nodes, s.ops, s.tasks * (batch if s.batched else 1), s.flops * batch,
+                     s.nbytes * batch, t, t / total)
+            for i, (s, t) in enumerate(zip(steps, seconds, strict=True))]
+
+
+def format_profile(times: Sequence[StepTime], folded: Mapping[str, str] | None = None,
+                   peak: float | None = None) -> str:
+    """The profile as a table; `peak` in GFLOP/s, as measured with the same threads, adds a column of % of it.
+
+    `folded` names the nodes that were computed when the model was compiled, with the reason.
+    """
+    head = ["step", "us", "share", "GFLOP/s", *(["% peak"] if peak else []), "GB/s", "tasks", "op", "nodes"]
+    rows = []
+    total = sum(t.seconds for t in times)
+    flops, nbytes = sum(t.flops for t in times), sum(t.nbytes for t in times)
+    whole = StepTime(-1, "", (), "", 0, flops, nbytes, total, sum(t.share for t in times))
+    for t in (*times, whole):
+        rate = f"{t.gflops:.1f}" if t.flops else ""
+        of_peak = [f"{100 * t.gflops / peak:.1f}" if t.flops else ""] if peak else []
+        rows.append(["all" if t is whole else str(t.index), f"{t.seconds * 1e6:.1f}", f"{t.share:.1%}", rate,
+                     *of_peak, f"{t.gbytes:.1f}", str(t.tasks or ""), t.ops, ", ".join(t.nodes)])
+    return table(head, rows) + _folded(folded)
+
+
+def format_summary(plan: Plan, folded: Mapping[str, str] | None = None) -> str:
+    """What a model takes, gives, needs and runs: a table of its steps; numbers are for a batch of one."""
+    rows = [[str(i), f"{s.flops / 1e6:.3f}", f"{s.nbytes / 1e3:.1f}", f"{s.tasks}{'/batch' * s.batched}",
+             s.ops, ", ".join(s.nodes)] for i, s in enumerate(plan.steps)]
+    flops, nbytes = sum(s.flops for s in plan.steps), sum(s.nbytes for s in plan.steps)
+    rows.append(["all", f"{flops / 1e6:.3f}", f"{nbytes / 1e3:.1f}", "", "", ""])
+    per = f" per {plan.symbol}" if plan.symbol else ""
+    return "\n".join([
+        f"{plan.name}: {len(plan.steps)} kernel calls, {flops / 1e6:,.1f} MFLOP{per}",
+        f"takes {describe(plan.inputs)}",
+        f"gives {describe(plan.outputs)}",
+        f"needs weights {plan.weights / 1e3:,.1f} KB, workspace {plan.work / 1e3:,.1f} KB{per}, "
+        f"scratch {plan.scratch / 1e3:,.1f} KB per thread",
+        table(["step", "MFLOP", "KB", "tasks", "op", "nodes"], rows)]) + _folded(folded)
+
+
+def describe(values: Sequence[Value]) -> str:
+    """Inputs or outputs in a line of text."""
+    return ", ".join(f"{v.name}: {v.dtype}[{', '.join(map(str, v.shape))}]" for v in values)
+
+
+def _folded(folded: Mapping[str, str] | None) -> str:
+    if not folded:
+        return ""
+    nodes = (f"{node} ({why})" if why else node for node, why in folded.items())
+    return f"\nfolded when compiled: {', '.join(nodes)}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as needed: the last two to the left, the others, numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(w) if i >= len(head) - 2 else cell.rjust(w)
+                       for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+             for row in (head, *rows)]
+    return "\n".join(lines)
