@@ -1,0 +1,309 @@
+"""A compiled model as its user holds it: call it with arrays, look into it, save it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncc.ir.errors import ArtifactError, InputError, InternalError
+from cnncc.ir.plan import FRAME, Plan, Value, restore
+from cnncc.ir.signature import DTYPES, Signature
+from cnncc.ir.target import LEVELS, host_features
+from cnncc.runtime import artifact, buffers, cache, env, loader, profiler
+from cnncc.runtime.profiler import StepTime
+
+Array = NDArray[Any]
+_PAGE = 4096
+_FIRST, _LAST = FRAME.index("first"), FRAME.index("last")
+
+
+class CompiledModel:
+    """Native code, weights and the plan that they follow. Any number of threads may call one model.
+
+    Made by `cnncc.compile` and `cnncc.load`. The last of `objects` is the thread pool; `weights` is shared,
+    not copied, if it starts at a multiple of 64 bytes. `meta` goes into the saved file: `target` is a
+    Target's record, `folded` maps nodes that were computed when the model was compiled to the reason.
+
+    Raises InputError for a wrong number of `threads` (None: as the environment says), ArtifactError if the
+    objects don't load or the weights have the wrong size.
+    """
+
+    def __init__(self, plan: Plan, objects: Sequence[bytes], weights: NDArray[np.uint8],
+                 meta: Mapping[str, Any], threads: int | None = None) -> None:
+        self._threads = env.thread_count(threads)
+        self.plan, self.meta, self._objects = plan, dict(meta), tuple(objects)
+        if weights.nbytes != plan.weights or not objects:
+            raise ArtifactError(f"{plan.name}: {len(objects)} objects, {weights.nbytes:,} bytes of weights; "
+                                f"expected at least 1 and {plan.weights:,}")
+        if buffers.address(weights) % 64 and weights.nbytes:
+            copy = buffers.aligned(weights.nbytes)
+            copy[:] = weights
+            weights = copy
+        self._weights = weights
+        self._code = loader.load_code(self._objects[:-1], self._objects[-1])
+        self._entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._code.entry)
+        self._signature = Signature(plan.inputs, plan.outputs)
+        self._dtypes = [DTYPES[v.dtype] for v in plan.outputs]
+        self._names = tuple(v.name for v in plan.inputs)
+        self._operands = slice(len(FRAME), len(FRAME) + len(plan.inputs) + len(plan.outputs))
+        self._free: deque[_Space] = deque()
+
+    @property
+    def name(self) -> str:
+        """The model's name in its file."""
+        return self.plan.name
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """Name, dtype and shape of every input; a word in a shape is a size that each call chooses."""
+        return self.plan.inputs
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        """Name, dtype and shape of every output."""
+        return self.plan.outputs
+
+    @property
+    def threads(self) -> int:
+        """Threads that a call uses, its own included; may be changed, results stay the same bit by bit."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int | None) -> None:
+        self._threads = env.thread_count(threads)
+
+    def __call__(self, /, *args: Any, out: Any = None, **feeds: Any) -> Any:
+        """The output for these inputs, given by position or name: one array, or a tuple if there are several.
+
+        Inputs of any stride and alignment are taken and never written. `out`, an array or a sequence of one
+        per output, receives the results instead of new arrays: contiguous, of the right dtype and shape,
+        apart from the inputs and each other. (An input named "out" is given by position, or to `run`.)
+
+        Raises InputError where an array doesn't fit, or there is not enough memory.
+        """
+        results = self._call(args, feeds, out)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+        """The outputs of these names, in their order (all for None), as ONNX Runtime's `run` gives them.
+
+        Raises InputError as a call does, and for an unknown name.
+        """
+        chosen = self._signature.select(output_names) if output_names else None
+        results = self._call((), feeds, None)
+        return results if chosen is None else [results[i] for i in chosen]
+
+    def profile(self, /, *args: Any, repeat: int | None = None, **feeds: Any) -> list[StepTime]:
+        """The time of every step for these inputs, to be shown by `format_profile`.
+
+        `repeat` is the number of rounds, None for half a second of them. Raises InputError as a call does.
+        """
+        if repeat is not None and repeat < 1:
+            raise InputError(f"repeat={repeat}: expected at least 1")
+        arrays, n = self._arrays(args, feeds)
+        space = self._take()
+        try:
+            self._fit(space, n)
+            frame, results = space.frame, self._results(space)
+            frame[self._operands] = list(map(_address, arrays + results))
+
+            def run(first: int, last: int) -> None:
+                frame[_FIRST], frame[_LAST] = first, last
+                self._enter(space)
+            return profiler.measure(self.plan.steps, n, run, repeat)
+        finally:
+            space.batch = 0             # its frame is not that of a call
+            self._free.append(space)
+
+    def format_profile(self, times: Sequence[StepTime], peak: float | None = None) -> str:
+        """What `profile` gave as a table; `peak` in GFLOP/s adds a column with the percentage of it."""
+        return profiler.format_profile(times, self.meta.get("folded"), peak)
+
+    def summary(self) -> str:
+        """What the model takes, gives and needs, and its steps, as text."""
+        return profiler.format_summary(self.plan, self.meta.get("folded"))
+
+    def record(self) -> dict[str, Any]:
+        """The metadata of the model's artifact."""
+        return {**self.meta, "abi": loader.ABI, "plan": self.plan.record()}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a `.cnncc` file, for `cnncc.load`; the number of threads is not part of it.
+
+        Raises OSError if the disk refuses, ArtifactError if `path` is something other than a file.
+        """
+        artifact.write(path, self.record(), loader.join(self._objects), [self._weights.data])
+
+    def store(self, key: str) -> None:
+        """Put the model into the compile cache under `key`; a cache that can't be written is no error."""
+        cache.store(key, self.record(), loader.join(self._objects), [self._weights.data])
+
+    def __repr__(self) -> str:
+        takes, gives = profiler.describe(self.inputs), profiler.describe(self.outputs)
+        return f"<CompiledModel {self.name!r}: {takes} -> {gives}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a compiled model can't be pickled or copied: use save() and cnncc.load()")
+
+    def _call(self, args: Sequence[Any], feeds: Mapping[str, Any], out: Any) -> list[Array]:
+        arrays, n = self._arrays(args, feeds)
+        space = self._take()
+        try:
+            if space.batch != n or space.threads != self._threads:
+                self._fit(space, n)
+            results = self._results(space) if out is None else self._given(out, arrays, space.shapes)
+            space.frame[self._operands] = list(map(_address, arrays + results))
+            self._enter(space)
+            return results
+        finally:
+            self._free.append(space)
+
+    def _enter(self, space: _Space) -> None:
+        if code := self._entry(space.address):
+            raise InternalError(f"{self.name}: the native code returned {code}")
+
+    def _arrays(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> tuple[list[Array], int]:
+        """The inputs in order, as kernels read them, and the batch size."""
+        if feeds and not args and len(feeds) == len(self._names):
+            try:
+                args, feeds = [feeds[name] for name in self._names], {}
+            except KeyError:
+                pass                    # `bind` says what is wrong
+        arrays, n = self._signature.bind(args, feeds)
+        for i, x in enumerate(arrays):
+            if not x.flags.carray:
+                arrays[i] = _plain(x)
+        return arrays, n
+
+    def _results(self, space: _Space) -> list[Array]:
+        try:
+            return list(map(np.empty, space.shapes, self._dtypes))
+        except (MemoryError, ValueError) as error:
+            raise InputError(f"{self.name}: no memory for the results of a batch of {space.batch:,}: "
+                             f"{error}") from error
+
+    def _given(self, out: Any, arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        """The results' arrays as the caller gave them, checked."""
+        given: list[Any] = [out] if isinstance(out, np.ndarray) else list(out)
+        if len(given) != len(self.outputs):
+            raise InputError(f"out: expected {len(self.outputs)} arrays, got {len(given)}")
+        for i, (v, x, shape) in enumerate(zip(self.outputs, given, shapes, strict=True)):
+            if not isinstance(x, np.ndarray) or x.dtype != DTYPES[v.dtype] or x.shape != shape:
+                got = f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
+                raise InputError(f"out: expected for {v.name!r} {v.dtype}{list(shape)}, got {got}")
+            if not x.flags.carray:
+                raise InputError(f"out: the array for {v.name!r} must be contiguous, aligned and writable")
+            for other in (*arrays, *given[:i]):
+                if np.may_share_memory(x, other):       # exact: all of them are contiguous
+                    raise InputError(f"out: the array for {v.name!r} overlaps an input or another output")
+        return given
+
+    def _take(self) -> _Space:
+        """Memory for one call; whoever is done with it puts it back into `_free`."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return _Space(self._operands.stop)
+
+    def _fit(self, space: _Space, n: int) -> None:
+        """Prepare for calls with this batch size: all but the operands. Raises InputError without memory."""
+        plan, threads = self.plan, self._threads
+        work = -(-plan.work * n // _PAGE) * _PAGE
+        need = work + plan.scratch * threads
+        space.batch = 0
+        if need > space.memory.nbytes:
+            space.memory = buffers.aligned(0)           # the old one goes first
+            try:
+                space.memory = buffers.aligned(need)
+            except MemoryError as error:
+                raise InputError(f"{self.name}: a batch of {n:,} on {threads} threads needs a workspace of "
+                                 f"{need:,} bytes, which the system refuses: use a smaller batch") from error
+        base = buffers.address(space.memory)
+        acquire, parallel, release = self._code.pool
+        slots = {"batch": n, "threads": threads, "first": 0, "last": len(plan.steps), "work": base,
+                 "scratch": base + work, "weights": buffers.address(self._weights), "acquire": acquire,
+                 "parallel": parallel, "release": release}
+        space.frame[:len(FRAME)] = [slots[name] for name in FRAME]
+        space.shapes = [tuple(n if isinstance(e, str) else e for e in v.shape) for v in self.outputs]
+        space.batch, space.threads = n, threads
+
+
+class _Space:
+    """What one call at a time needs: its frame and where that is, its memory, the shapes of results."""
+
+    __slots__ = ("address", "batch", "frame", "memory", "shapes", "threads")
+
+    def __init__(self, slots: int) -> None:
+        self.frame = (ctypes.c_int64 * slots)()
+        self.address = ctypes.addressof(self.frame)
+        self.memory = buffers.aligned(0)
+        self.shapes: list[tuple[int, ...]] = []
+        self.batch = self.threads = 0
+
+
+def open_artifact(path: str | os.PathLike[str], threads: int | None = None, verify: bool = False,
+                  copy: bool = False) -> CompiledModel:
+    """The model in a `.cnncc` file, which is native code: trust it as you trust a shared library.
+
+    `verify` and `copy` are those of `artifact.read`. Raises ArtifactError, with the path, if the file is
+    damaged, from another version, or asks for instructions that this CPU lacks; InputError for `threads`.
+    """
+    return from_artifact(artifact.read(path, verify, copy), threads, os.fspath(path))
+
+
+def from_artifact(found: artifact.Artifact, threads: int | None = None, where: str = "model"
+                  ) -> CompiledModel:
+    """The model of an artifact that has been read from `where`; raises as `open_artifact` does."""
+    meta = dict(found.meta)
+    abi = meta.pop("abi", None)
+    if abi != loader.ABI:
+        raise ArtifactError(f"{where}: its native interface has version {abi}, this cnncc has {loader.ABI}: "
+                            f"compile the model again")
+    try:
+        _check_cpu(where, meta["target"]["features"])
+        plan = restore(meta.pop("plan"))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{where}: incomplete metadata ({type(error).__name__}: {error})") from error
+    try:
+        return CompiledModel(plan, loader.split(found.object), found.weights, meta, threads)
+    except ArtifactError as error:
+        raise ArtifactError(f"{where}: {error}") from error
+
+
+def _check_cpu(where: str, features: str) -> None:
+    """Raise ArtifactError where this CPU lacks one of the `features`, such as "+avx2,+fma"."""
+    missing = [f[1:] for f in features.split(",") if f.startswith("+") and f[1:] not in host_features()]
+    if missing:
+        level = next((f"code for {name}" for name, text in LEVELS.items() if text == features), "code")
+        raise ArtifactError(f"{where}: holds {level}, but this CPU has no {', '.join(missing)}: "
+                            f"compile the model again, here or with a lower target")
+
+
+def _plain(x: Array) -> Array:
+    """The array, or a copy, contiguous and aligned."""
+    flags = x.flags
+    return x if flags.c_contiguous and flags.aligned else np.array(x, order="C", copy=True)
+
+
+# Where an array object keeps the address of its elements: the first field after the object's header, part of
+# NumPy's binary interface. Ten times as fast as __array_interface__, and half of a call's overhead.
+_DATA = object.__basicsize__
+_pointer_at = ctypes.c_int64.from_address
+
+
+def _read_address(x: Array) -> int:
+    return _pointer_at(id(x) + _DATA).value
+
+
+def _address_reader() -> Callable[[Array], int]:
+    probe = np.zeros(8, np.uint8)
+    return _read_address if _read_address(probe) == buffers.address(probe) else buffers.address
+
+
+_address = _address_reader()
