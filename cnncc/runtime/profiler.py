@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,26 +42,24 @@ def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
             repeat: int | None = None) -> list[StepTime]:
     """Times every step in turn, round by round, so that each finds data and caches as in a whole run.
 
-    `run(first, last)` runs a range of steps; the time of an empty range is subtracted. `repeat` is the number
-    of rounds, None for about half a second of them.
+    `run(first, last)` runs a range of steps; from each step's time that of an empty range just before it is
+    subtracted. `repeat` is the number of rounds, None for about half a second of them.
     """
+    clock = time.perf_counter
     run(0, len(steps))
-    begin = time.perf_counter()
     rows: list[list[float]] = []
-    idle: list[float] = []
     least, most = (repeat, repeat) if repeat is not None else ROUNDS
-    while len(rows) < least or (len(rows) < most and time.perf_counter() - begin < SECONDS):
-        marks = [time.perf_counter()]
-        run(0, 0)
+    end = clock() + SECONDS
+    while len(rows) < least or (len(rows) < most and clock() < end):
+        row = []
         for i in range(len(steps)):
-            marks.append(time.perf_counter())
+            before = clock()
+            run(i, i)
+            begin = clock()
             run(i, i + 1)
-        marks.append(time.perf_counter())
-        row = [b - a for a, b in itertools.pairwise(marks)]
-        idle.append(row[0])
-        rows.append(row[1:])
-    call = statistics.median(idle)
-    seconds = [max(statistics.median(column) - call, 0.0) for column in zip(*rows, strict=True)]
+            row.append(clock() - begin - (begin - before))
+        rows.append(row)
+    seconds = [max(statistics.median(column), 0.0) for column in zip(*rows, strict=True)]
     total = sum(seconds) or 1.0
     return [StepTime(i, s.symbol, s.nodes, s.ops, s.tasks * (batch if s.batched else 1), s.flops * batch,
                      s.nbytes * batch, t, t / total)
@@ -83,7 +80,7 @@ def format_profile(times: Sequence[StepTime], folded: Mapping[str, str] | None =
     for t in (*times, whole):
         rate = f"{t.gflops:.1f}" if t.flops else ""
         of_peak = [f"{100 * t.gflops / peak:.1f}" if t.flops else ""] if peak else []
-        rows.append(["all" if t is whole else str(t.index), f"{t.seconds * 1e6:.1f}", f"{t.share:.1%}", rate,
+        rows.append(["all" if t is whole else str(t.index), f"{t.seconds * 1e6:.2f}", f"{t.share:.1%}", rate,
                      *of_peak, f"{t.gbytes:.1f}", str(t.tasks or ""), t.ops, ", ".join(t.nodes)])
     return table(head, rows) + _folded(folded)
 
