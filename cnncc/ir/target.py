@@ -23,9 +23,9 @@ class Target:
     fmas: float = 2.0
     loads: float = 2.0
     stores: float = 1.0
-    latency: int = 4
+    latency: float = 5.0
     l2_bytes: float = 32.0
-    memory_bytes: float = 8.0
+    memory_bytes: float = 16.0
 
     def record(self) -> dict[str, Any]:
         """The fields as plain data, for metadata and keys."""

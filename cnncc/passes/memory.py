@@ -66,21 +66,13 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
     return plan, tuple(packings.values())
 
 
-def _bytes(n: Node, layouts: dict[str, Layout]) -> int:
-    size = layouts[n.name].elements(n.type.shape) * BYTES[n.type.dtype]
-    return -(-size // ALIGN) * ALIGN
-
-
-def _layouts(graph: Graph) -> dict[str, Layout]:
-    result: dict[str, Layout] = {}
-    for n in graph:
-        result[n.name] = n.kernel.output.layout if n.kernel else Layout.plain(n.type.rank)
-    return result
+def _bytes(n: Node) -> int:
+    assert n.kernel is not None
+    return -(-n.kernel.output.nbytes // ALIGN) * ALIGN
 
 
 def _work_bytes(graph: Graph, places: dict[str, Place]) -> int:
-    layouts = _layouts(graph)
-    return max((places[n.name].number + _bytes(n, layouts) for n in graph
+    return max((places[n.name].number + _bytes(n) for n in graph
                 if n.kernel is not None and places[n.name].space == "work"), default=0)
 
 
@@ -94,7 +86,6 @@ def _places(graph: Graph) -> dict[str, Place]:
     result: dict[str, Place] = {v: Place("input", i) for i, v in enumerate(graph.inputs)}
     for i, (_, v) in enumerate(graph.outputs):
         result.setdefault(root(v), Place("output", i))
-    layouts = _layouts(graph)
     order = {name: i for i, name in enumerate(graph.nodes)}
     ends: dict[str, int] = {}
     for n in graph:
@@ -102,8 +93,8 @@ def _places(graph: Graph) -> dict[str, Place]:
             ends[root(i)] = max(ends.get(root(i), 0), order[n.name])
     buffers = [n for n in graph if n.kernel is not None and n.name not in result]
     placed: list[tuple[int, int, int, int]] = []            # begin, end of life; begin, end of memory
-    for n in sorted(buffers, key=lambda n: -_bytes(n, layouts)):
-        begin, end, size = order[n.name], ends.get(n.name, order[n.name]), _bytes(n, layouts)
+    for n in sorted(buffers, key=lambda n: -_bytes(n)):
+        begin, end, size = order[n.name], ends.get(n.name, order[n.name]), _bytes(n)
         at = 0
         for _, _, low, high in sorted((p for p in placed if p[0] <= end and begin <= p[1]), key=lambda p: p[2]):
             if at + size <= low:

@@ -19,7 +19,8 @@ from cnncc.ir.types import BYTES, Extent, product
 from cnncc.passes.collapse import collapse
 
 HINT = 8                    # what a symbolic extent counts as
-UNROLLED = 640              # multiply-adds that the unrolled part of a loop may have
+LOOP = 1.0                  # cycles that a turn of an inner loop costs beside its arithmetic
+BODY = 24                   # multiply-adds that an inner loop should have at least
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
@@ -82,6 +83,11 @@ def _sizes(extent: int, step: int) -> list[tuple[int, int]]:
     count = -(-extent // step)
     small, more = divmod(extent, count)
     return [(size, n) for size, n in ((small + 1, more), (small, count - more)) if n]
+
+
+def _turns(acc: int) -> int:
+    """How many steps of the innermost reduction one turn of its loop does."""
+    return next((n for n in (1, 2) if n * acc >= BODY), 4)
 
 
 class _Space:
@@ -151,7 +157,8 @@ class _Space:
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
-        inside = self.inside(tile, rw)
+        fold = product([_number(self.extents[d]) for d in self.folded])
+        inside = self.inside(tile, rw, _turns(rw * nb * fold))
         rows = [d for d in self.rows if d not in (self.batch, tile)]
         batch = [Loop("par", self.batch)] if self.batch and self.batch != tile else []
         step = nb * self.lanes
@@ -167,7 +174,7 @@ class _Space:
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
 
-    def inside(self, tile: str | None, rw: int) -> list[Loop]:
+    def inside(self, tile: str | None, rw: int, turns: int) -> list[Loop]:
         unrolled = {*self.folded} | ({tile} if tile and rw > 1 else set())
         blocked: list[str] = []
         windows: list[str] = []
@@ -188,7 +195,9 @@ class _Space:
         loops += [Loop("for", d) for d in plain if d not in shifting]
         taps = [Loop("unroll", d) for d in windows]
         # unrolled taps around a counted loop are blocks of their own; around none they share one block
-        loops += [*taps, *(Loop("for", d) for d in blocked)] if blocked else taps
+        loops += [*taps, *(Loop("for", d, turns) for d in blocked)] if blocked else taps
+        if turns > 1:
+            loops += [Loop("unroll", d) for d in blocked]
         if self.simd in self.reduced:
             loops.append(Loop("for", str(self.simd), self.lanes))
         if tile and rw > 1:
@@ -204,7 +213,7 @@ class _Space:
         outside, inside = loops
         compute = self._compute(tile, rw, nb, fold, inside)
         memory = self._traffic(outside, rw, nb) / self.target.memory_bytes
-        cycles = compute + 0.5 * memory
+        cycles = compute + 0.25 * memory
         outside = self._parallel(outside, cycles)
         tasks = self._tasks(outside)
         if cycles > SMALL:
@@ -232,8 +241,8 @@ class _Space:
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.flops_per_step())
-                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0,
-                            (ops + reads + 3) / 7.0)
+                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0)
+                cycle += LOOP / _turns(acc)
                 epilogue = acc * len(self.stage.formulas) * 1.5 + 12
                 total += (steps * cycle + epilogue) * wide * high
         return total * others
