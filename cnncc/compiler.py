@@ -32,9 +32,9 @@ Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 def pipeline() -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import fold, fuse, layouts, schedules
+    from cnncc.passes import fold, fuse, layouts, schedules, stages
     return (fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views, fold.share_equal,
-            fuse.form, fuse.fuse, layouts.choose_layouts, schedules.choose_schedules)
+            fuse.form, fuse.fuse, stages.fuse_stages, layouts.choose_layouts, schedules.choose_schedules)
 
 
 def read(source: Source) -> Graph:

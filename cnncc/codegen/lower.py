@@ -14,10 +14,10 @@ from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Type, Value
 from cnncc.codegen.scalar import across, apply
 from cnncc.codegen.validity import Constraint, Validity, decide, signature
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Call, Const, Expr, Load
+from cnncc.ir.expr import Call, Const, Expr, Index, Load
 from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add
 from cnncc.ir.kernel import ACC, Kernel, Stage
-from cnncc.ir.regions import ALIGN, scratch_bytes, scratch_shapes
+from cnncc.ir.regions import ALIGN, placed, scratch_bytes, scratch_shapes
 from cnncc.ir.schedule import Loop, tiles
 from cnncc.ir.target import Target
 from cnncc.ir.tasks import unit_of
@@ -130,26 +130,16 @@ class _KernelLowering:
 
     def region(self, stage: Stage, consumers: Sequence[tuple[Stage, Positions]]) -> Positions:
         """What later stages read of a stage's result inside the shared loops, by interval arithmetic."""
-        e, name = self.e, stage.out.tensor
+        name = stage.out.tensor
         full = self.kernel.tensors[name].type.shape
         pos = {d: Pos(0, 0, (), self.extent(x)) for d, x in stage.extents.items()}
         self.origins[name] = []
         for axis, (index, size) in enumerate(zip(stage.out.index, full, strict=True)):
-            low: Int | None = None
-            high: Int | None = None
-            for other, at in consumers:
-                for x in other.loads:
-                    if x.tensor == name:
-                        a, b = self._interval(x, axis, at)
-                        low = a if low is None else e.least(low, a)
-                        high = b if high is None else e.greatest(high, b)
-            if low is None or high is None:
-                raise InternalError(f"no stage reads {name}")
-            if isinstance(size, int):
-                low, high = e.greatest(low, 0), e.least(high, size)
+            reads = {(x.index[axis], id(at)): at for other, at in consumers for x in other.loads if x.tensor == name}
+            intervals = [self._interval(i, at) for (i, _), at in reads.items()]
+            low, span = self._union(intervals, size)
             self.origins[name].append(low)
             if index.single:
-                span = e.sub(high, low)
                 terms = () if isinstance(low, int) else (Term(low, 1, 1 << 30),)
                 start = low if isinstance(low, int) else 0
                 pos[index.single] = Pos(start, start, terms, span)
@@ -157,19 +147,54 @@ class _KernelLowering:
                 raise InternalError(f"{stage.out}: a scratch index must be one dimension")
         return pos
 
-    def _interval(self, x: Load, axis: int, pos: Positions) -> tuple[Int, Int]:
-        e, index = self.e, x.index[axis]
+    def _union(self, intervals: Sequence[_Interval], size: Extent) -> tuple[Int, Int]:
+        """(first, how many) of what lies in any of the intervals and inside of the tensor."""
+        e = self.e
+        intervals = list({(i.low, i.length): i for i in intervals}.values())
+        if len(intervals) == 1 and intervals[0].inside(size):
+            return intervals[0].low, intervals[0].length
+        if not intervals or not isinstance(size, int):
+            raise InternalError("a scratch tensor must be read, along one symbolic index")
+        low: Int = intervals[0].low
+        high: Int = e.add(low, intervals[0].length)
+        for i in intervals[1:]:
+            low, high = e.least(low, i.low), e.greatest(high, e.add(i.low, i.length))
+        low, high = e.greatest(low, 0), e.least(high, size)
+        return low, e.sub(high, low)
+
+    def _interval(self, index: Index, pos: Positions) -> _Interval:
+        e = self.e
         low: Int = index.const
         length: Int = 1
+        least = most = index.const
         for d, c in index.terms:
             if c < 0:
-                raise InternalError(f"{x}: a scratch index must not fall")
+                raise InternalError(f"{index}: a scratch index must not fall")
             p = pos[d]
             low = e.add(low, c * p.const)
+            least, most = least + c * p.const, most + c * p.const
             for t in p.terms:
                 low = e.add(low, e.mul(t.value, c))
+                most += c * t.most
             length = e.add(length, e.mul(e.sub(p.span, 1), c))
-        return low, e.add(low, length)
+        return _Interval(low, length, least, most, index.single is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    """`length` indices from `low`, which lies between `least` and `most`."""
+
+    low: Int
+    length: Int
+    least: int
+    most: int
+    single: bool
+
+    def inside(self, size: Extent) -> bool:
+        """Whether no part can leave a tensor's axis."""
+        if isinstance(size, str) or self.single:
+            return True                     # a plain dimension runs within its extent
+        return self.least >= 0 and isinstance(self.length, int) and self.most + self.length <= size
 
 
 class _StageLowering:
@@ -184,7 +209,7 @@ class _StageLowering:
         self.number = {a.load: i for i, a in enumerate(self.accesses[:-1])}
         self.store_at = len(self.accesses) - 1
         self.extents = stage.extents
-        outer: set[str] = set() if stage is kernel.last else {d for i in stage.out.index for d in i.dims}
+        outer: set[str] = set() if stage is kernel.last else placed(kernel.kernel, stage)
         shapes = {t.name: t.type.shape for t in tensors.values()}
         self.validity: Validity = decide([x for x in stage.first.loads if x.tensor != ACC], shapes, self.extents,
                                          self.loops, outer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cnncc.ir.kernel import Kernel
+from cnncc.ir.kernel import Kernel, Stage
 from cnncc.ir.types import BYTES, Extent
 
 ALIGN = 64
@@ -35,6 +35,21 @@ def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
             if index.single:
                 spans[j][index.single] = n
     return result
+
+
+def placed(kernel: Kernel, stage: Stage) -> set[str]:
+    """The dimensions of a stage that the shared loops place: it computes only a part of their extents at once."""
+    result = {id(kernel.stages[-1]): {x.dim for x in kernel.loops.loops}}
+    for j in range(len(kernel.stages) - 2, -1, -1):
+        producer = kernel.stages[j]
+        mine: set[str] = set()
+        for other in kernel.stages[j + 1:]:
+            for x in other.loads:
+                if x.tensor == producer.out.tensor:
+                    mine |= {own.single for own, index in zip(producer.out.index, x.index, strict=True)
+                             if own.single and result[id(other)] & set(index.dims)}
+        result[id(producer)] = mine
+    return result[id(stage)]
 
 
 def scratch_bytes(kernel: Kernel) -> int:

@@ -123,7 +123,10 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
     mapping = _windows(read, last, consumer)
     if mapping is None:
         return None
-    producer = tuple(f.substitute(mapping, consumer.sizes) for f in chain)
+    same = {i.dims[0]: Index.of(d) for d, i in mapping.items() if i.single}
+    consumer = consumer.substitute(same, last.sizes)
+    moved = {d: i for d, i in mapping.items() if not i.single}
+    producer = tuple(f.substitute(moved, consumer.sizes) for f in chain)
     return _append(producer, consumer)
 
 

@@ -31,10 +31,19 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
             chosen = [_constant_layout(graph[i].type, lanes) if graph[i].op == "const" else layouts[i] for i in n.inputs]
             tensors = tuple(replace(t, layout=x) for t, x in
                             zip(n.kernel.operands, [*chosen, layouts[n.name]], strict=True))
-            nodes[n.name] = replace(n, kernel=replace(n.kernel, operands=tensors))
+            scratch = tuple(replace(t, layout=_scratch_layout(n.kernel, t, target)) for t in n.kernel.scratch)
+            nodes[n.name] = replace(n, kernel=replace(n.kernel, operands=tensors, scratch=scratch))
         else:
             nodes[n.name] = n
     return replace(graph, nodes=nodes)
+
+
+def _scratch_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
+    lanes = _lanes(t.type, target)
+    reads = [(x, f) for s in kernel.stages for f in s.formulas for x in (f.out, *f.loads) if x.tensor == t.name]
+    if t.type.rank > CHANNEL and t.type.shape[CHANNEL] != 1 and all(_fits(x, f, lanes) for x, f in reads):
+        return Layout.blocked(t.type.rank, CHANNEL, lanes)
+    return Layout.plain(t.type.rank)
 
 
 def squeeze(n: Node, graph: Graph) -> bool:
@@ -61,7 +70,7 @@ def _blocked(graph: Graph, target: Target) -> set[str]:
     """The values with blocked channels: a fixed point, because views tie values together."""
     shown = {*graph.inputs, *(v for _, v in graph.outputs)}
     result = {n.name for n in graph if n.op in ("kernel", "reshape") and n.name not in shown
-              and n.type.rank > CHANNEL and isinstance(n.type.shape[CHANNEL], int)}
+              and n.type.rank > CHANNEL and n.type.shape[CHANNEL] != 1 and isinstance(n.type.shape[CHANNEL], int)}
     for n in graph:
         if n.kernel is None:
             continue

@@ -13,6 +13,7 @@ from cnncc.ir.expr import Load
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.layout import Layout
+from cnncc.ir.regions import scratch_shapes
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, Extent, product
@@ -50,7 +51,7 @@ def choose_schedules(graph: Graph, target: Target) -> Graph:
             weights = weights_of(n, graph)
             key = n.kernel
             if key not in known:
-                known[key] = candidates(key, weights, target)[0].kernel
+                known[key] = schedule(key, weights, target)
             n = replace(n, kernel=known[key])
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
@@ -65,9 +66,39 @@ def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
 
 
 def candidates(kernel: Kernel, weights: Sequence[str], target: Target) -> list[Candidate]:
-    """All candidates, the cheapest first."""
-    space = _Space(collapse(kernel), tuple(weights), target)
+    """All candidates for a kernel of one stage, the cheapest first."""
+    space = _Space(collapse(kernel) if not kernel.scratch else kernel, tuple(weights), target)
     return sorted(space.all(), key=lambda c: c.cycles)
+
+
+def schedule(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
+    """The kernel with the cheapest loops. Stages under shared loops are scheduled one by one, each for its part."""
+    if len(kernel.stages) == 1:
+        return candidates(kernel, weights, target)[0].kernel
+    for j, part in enumerate(parts(kernel)):
+        best = candidates(part, [w for w in weights if w in part.tensors], target)[0].kernel
+        loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
+        stages = [replace(s, schedule=Schedule(loops)) if i == j else s for i, s in enumerate(kernel.stages)]
+        chosen = best.tensors
+        operands = tuple(replace(t, layout=chosen[t.name].layout) if t.name in weights and t.name in chosen else t
+                         for t in kernel.operands)
+        kernel = replace(kernel, operands=operands, stages=tuple(stages))
+    return kernel
+
+
+def parts(kernel: Kernel) -> list[Kernel]:
+    """Each stage as a kernel of its own, its extents what one turn of the shared loops computes of it."""
+    result = []
+    boxes = scratch_shapes(kernel)
+    for stage in kernel.stages:
+        part = {d: x.step for x in kernel.loops.loops for d in [x.dim] if stage is kernel.stages[-1]}
+        if stage is not kernel.stages[-1]:
+            part = {i.single: int(n) for i, n in zip(stage.out.index, boxes[stage.out.tensor], strict=True) if i.single}
+        small = tuple(replace(f, extents=tuple((d, min(part[d], _number(e)) if d in part else e) for d, e in f.extents))
+                      for f in stage.formulas)
+        used = dict.fromkeys((*(x.tensor for x in stage.loads), stage.out.tensor))
+        result.append(Kernel(tuple(kernel.tensors[u] for u in used), (replace(stage, formulas=small),)))
+    return result
 
 
 def _number(e: Extent) -> int:
@@ -147,13 +178,19 @@ class _Space:
         heights = {_count(vectors, nb): nb for nb in range(min(vectors, 12), 0, -1)}
         for nb in heights.values():
             for rw in widths.values():
-                if rw * nb * fold + nb + 1 > spare:
+                if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
                     continue
                 for loops in self.orders(tile, rw, nb):
                     yield self.priced(loops, tile, rw, nb, fold)
         if spare < fold + 2:
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
+
+    def _held(self, tile: str | None, rw: int, nb: int) -> int:
+        """Vectors that overlapping taps keep in registers."""
+        windows = [_number(self.extents[d]) for x in self.loads for i in x.index for d in self.reduced
+                   if tile and rw > 1 and self.simd in self._dims(x) and {tile, d} <= set(i.dims)]
+        return (rw + max(windows)) * nb if windows else 0
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""

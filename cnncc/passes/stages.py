@@ -1,0 +1,145 @@
+"""Kernels that feed each other become stages of one kernel: what one turn of the shared loops needs stays in cache.
+
+Two cases, one mechanism. Rows: a chain of small kernels over the same batch index (softmax) becomes one kernel per
+row. Strips: where a large image goes from a kernel to its only reader and one of the two is limited by memory, both
+run on strips of rows; what the windows overlap is computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
+from cnncc.ir.schedule import Loop, Schedule
+from cnncc.ir.target import Target
+from cnncc.ir.types import product
+
+ROW = 1 << 12               # elements of a row that one task may hold
+LIGHT = 64                  # operations per element below which a kernel is limited by memory
+AXIS_ROWS = 2               # images are n, c, h, w: strips are of h
+
+
+def fuse_stages(graph: Graph, target: Target) -> Graph:
+    """Softmax-like chains per row, depthwise with pointwise and convolution with pooling per strip of rows."""
+    nodes = dict(graph.nodes)
+    users = graph.users()
+    for name in reversed(list(nodes)):
+        while (n := nodes.get(name)) is not None and n.kernel is not None:
+            merged = next((m for p in dict.fromkeys(n.inputs) if nodes[p].kernel is not None and set(users[p]) == {name}
+                           for m in [_rows(nodes[p], n) or _strips(nodes[p], n, target)] if m is not None), None)
+            if merged is None:
+                break
+            gone = next(i for i in n.inputs if i not in merged.inputs and nodes[i].kernel is not None
+                        and set(users[i]) == {name})
+            for i in nodes[gone].inputs:
+                users[i] = [name if u == gone else u for u in users[i]]
+            nodes[name] = merged
+            del nodes[gone]
+    return replace(graph, nodes=nodes)
+
+
+def _elements(t: Tensor) -> int:
+    return product([1 if isinstance(e, str) else e for e in t.type.shape])
+
+
+def _rows(p: Node, n: Node) -> Node | None:
+    """One kernel per batch index, where all values of a row are few."""
+    assert p.kernel is not None and n.kernel is not None
+    if len(p.kernel.stages) != 1 or any(_elements(t) > ROW for k in (p.kernel, n.kernel) for t in k.operands):
+        return None
+    if n.kernel.loops.loops and any(x.step != 1 for x in n.kernel.loops.loops):
+        return None
+    last = n.kernel.stages[-1]
+    lead = last.out.index[0].single if last.out.index else None
+    shared: tuple[Loop, ...] = ()
+    if lead is not None and (isinstance(last.extents[lead], str) or n.kernel.loops.loops):
+        for s in (*n.kernel.stages[:-1], last, p.kernel.stages[0]):
+            if s.out.index[0].single != lead or any(x.index and x.index[0].single != lead for x in s.loads):
+                return None
+        shared = (Loop("par", lead),)
+    if not (_elementwise(p.kernel.stages[0]) or _elementwise(last) or len(n.kernel.stages) > 1):
+        return None
+    return _merge(p, n, Schedule(shared))
+
+
+def _elementwise(s: Stage) -> bool:
+    return s.first.fold == "="
+
+
+def _strips(p: Node, n: Node, target: Target) -> Node | None:
+    """Strips of rows, where the memory traffic saved is worth more than the rows computed twice."""
+    assert p.kernel is not None and n.kernel is not None
+    if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or p.type.rank <= AXIS_ROWS:
+        return None
+    first, last = p.kernel.stages[0], n.kernel.stages[0]
+    reads = [x for x in last.loads for t, i in zip(n.kernel.operands, n.inputs, strict=False)
+             if i == p.name and t.name == x.tensor]
+    if len(reads) != 1 or len(last.out.index) <= AXIS_ROWS or "=" in (first.first.fold, last.first.fold):
+        return None
+    rows, own = reads[0].index[AXIS_ROWS], first.out.index[AXIS_ROWS].single
+    row = last.out.index[AXIS_ROWS].single
+    if row is None or own is None or rows.coefficient(row) < 1:
+        return None
+    work = [k.flops() / _elements(k.output) for k in (p.kernel, n.kernel)]
+    if min(work) > LIGHT:
+        return None
+    stride = rows.coefficient(row)
+    window = 1 + sum(c * (int(last.extents[d]) - 1) for d, c in rows.terms if d != row)
+    height = int(last.extents[row])
+    bytes_per_row = p.kernel.output.nbytes / int(p.type.shape[AXIS_ROWS])
+    room = target.l2 / 2
+    strip = min(height, int((room / bytes_per_row - max(window - stride, 0)) // stride))
+    if strip < 1 or p.kernel.output.nbytes < target.l2 / 2:
+        return None
+    strip = -(-height // -(-height // strip))
+    again = max(window - stride, 0) / (strip * stride)
+    cost = again * p.kernel.flops() / (2 * target.fmas * target.lanes)
+    saved = 2 * p.kernel.output.nbytes / target.memory_bytes
+    if cost >= saved:
+        return None
+    lead = last.out.index[0].single
+    batch = (Loop("par", lead),) if lead is not None else ()
+    return _merge(p, n, Schedule((*batch, Loop("par", row, strip))))
+
+
+def _merge(p: Node, n: Node, shared: Schedule) -> Node:
+    """The stages of both, the producer's result in scratch memory, with names that don't clash."""
+    assert p.kernel is not None and n.kernel is not None
+    names: dict[str, str] = {}
+    tensors: list[Tensor] = []
+    inputs: list[str] = []
+    taken = {t.name for t in (*n.kernel.operands, *n.kernel.scratch)}
+    scratch = _free("t", taken)
+    for t, i in zip(n.kernel.operands, n.inputs, strict=False):
+        if i == p.name:
+            names[t.name] = scratch
+        else:
+            tensors.append(t)
+            inputs.append(i)
+    mine: dict[str, str] = {"y": scratch}
+    for t, i in zip(p.kernel.operands, p.inputs, strict=False):
+        if i in inputs:
+            mine[t.name] = tensors[inputs.index(i)].name
+            continue
+        mine[t.name] = _free(t.name, taken)
+        taken.add(mine[t.name])
+        tensors.append(replace(t, name=mine[t.name]))
+        inputs.append(i)
+    front = tuple(_renamed(s, mine) for s in p.kernel.stages)
+    back = tuple(_renamed(s, names) for s in n.kernel.stages)
+    held = replace(p.kernel.output, name=scratch)
+    kernel = Kernel((*tensors, n.kernel.output), (*front, *back), (held, *n.kernel.scratch), shared)
+    does = f"{p.attr['does']} > {n.attr['does']}"
+    return replace(n, inputs=tuple(inputs), kernel=kernel, attrs=(("does", does),),
+                   origin=tuple(dict.fromkeys((*p.origin, *n.origin))))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    return next(c for c in (name, *(f"{name}{i}" for i in range(2, 1000))) if c not in taken)
+
+
+def _renamed(s: Stage, names: Mapping[str, str]) -> Stage:
+    return replace(s, formulas=tuple(f.renamed({k: v for k, v in names.items() if k != ACC}) for f in s.formulas))
+
