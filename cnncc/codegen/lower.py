@@ -202,7 +202,8 @@ class _StageLowering:
 
     def __init__(self, kernel: _KernelLowering, stage: Stage, shared: Sequence[Loop]) -> None:
         self.k, self.e, self.stage, self.first = kernel, kernel.e, stage, stage.first
-        self.loops: tuple[Loop, ...] = (*shared, *stage.schedule.loops)
+        self.loops = (*shared, *(x for x in stage.schedule.loops if x.kind != "prefetch"))
+        self.ahead = stage.schedule.prefetch
         self.begin = len(shared)
         tensors = kernel.kernel.tensors
         self.accesses = [Access(x, tensors[x.tensor], kernel.shapes[x.tensor]) for x in (*stage.loads, stage.out)]
@@ -476,6 +477,8 @@ class _StageLowering:
             elif (stride := a.stride(self.simd.dim, 1, active - 1)) == a.bytes:
                 known = self.e.load(ptrs[i], at, wide, a.bytes) if active == wide.lanes or \
                     a.padded(self.simd.dim, wide.lanes) else self.e.masked_load(ptrs[i], at, wide, active, a.bytes)
+                if a.tensor.name in self.ahead:
+                    self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
             else:
                 known = Value("zeroinitializer", wide)
                 for lane in range(active):

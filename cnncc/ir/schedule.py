@@ -3,20 +3,23 @@
 `par k:32, p, q:12, c:16, r, unroll s, c, unroll q, unroll k:16, simd k` reads: one task per 32 k; a loop over p;
 one over q in steps of at most 12 (ragged tiles are balanced); over c in steps of 16; over r; s unrolled; the 16 c
 of the step one by one; then the 12 x 32 tile: q unrolled, k unrolled in steps of 16, whose lanes are the vector.
+`prefetch w:8192` asks for what lies 8192 bytes beyond each vector that is loaded of the operand w.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from cnncc.ir.errors import InternalError
 
-Kind = Literal["par", "for", "unroll", "simd"]
+Kind = Literal["par", "for", "unroll", "simd", "prefetch"]
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
+    """An item of a schedule; for a prefetch `dim` names an operand and `step` is a distance in bytes."""
+
     kind: Kind
     dim: str
     step: int = 1
@@ -35,12 +38,13 @@ class Schedule:
         return next((x.dim for x in self.loops if x.kind == "simd"), None)
 
     @property
+    def prefetch(self) -> dict[str, int]:
+        """Distance in bytes by operand."""
+        return {x.dim: x.step for x in self.loops if x.kind == "prefetch"}
+
+    @property
     def par(self) -> tuple[Loop, ...]:
         return tuple(x for x in self.loops if x.kind == "par")
-
-    def counted(self, dim: str) -> tuple[int, ...]:
-        """Positions of the counted (par or plain) loops over `dim`."""
-        return tuple(i for i, x in enumerate(self.loops) if x.dim == dim and x.kind in ("par", "for"))
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.loops))
@@ -53,7 +57,7 @@ def parse_schedule(text: str) -> Schedule:
         words = item.split()
         kind, body = (words[0], words[1]) if len(words) == 2 else ("for", words[0])
         dim, _, step = body.partition(":")
-        if kind not in ("par", "for", "unroll", "simd") or len(words) > 2 or (step and int(step) < 1):
+        if kind not in get_args(Kind) or len(words) > 2 or (step and int(step) < 1):
             raise InternalError(f"schedule: can't read {item!r}")
         loops.append(Loop(cast(Kind, kind), dim, int(step or 1)))
     return Schedule(tuple(loops))

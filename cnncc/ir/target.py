@@ -21,7 +21,7 @@ class Target:
     l1: int = 48 << 10
     l2: int = 1 << 20
     fmas: float = 2.0
-    loads: float = 2.0
+    loads: float = 1.8
     stores: float = 1.0
     latency: float = 5.0
     l2_bytes: float = 32.0

@@ -20,6 +20,8 @@ from cnncc.ir.types import BYTES, Extent, product
 from cnncc.passes.collapse import collapse
 
 HINT = 8                    # what a symbolic extent counts as
+STALL = 0.5                 # the part of a transfer from L2 that is not hidden behind arithmetic
+AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
 LOOP = 1.0                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 24                   # multiply-adds that an inner loop should have at least
 SMALL = 20_000              # cycles below which a kernel is one task
@@ -195,7 +197,7 @@ class _Space:
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
         fold = product([_number(self.extents[d]) for d in self.folded])
-        inside = self.inside(tile, rw, _turns(rw * nb * fold))
+        inside = [*self.inside(tile, rw, _turns(rw * nb * fold)), *self._prefetch(nb)]
         rows = [d for d in self.rows if d not in (self.batch, tile)]
         batch = [Loop("par", self.batch)] if self.batch and self.batch != tile else []
         step = nb * self.lanes
@@ -244,6 +246,14 @@ class _Space:
             loops += [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
         return loops
 
+    def _prefetch(self, nb: int) -> Iterator[Loop]:
+        """Large weights come from memory: ask for the next tile's, or, where that is too much for L2, a bit ahead."""
+        for x in self.loads:
+            if x.tensor in self.weights and self.tensors[x.tensor].nbytes > self.target.l2 // 4 \
+                    and set(self.reduced) <= self._dims(x) and self.simd in self._dims(x):
+                tile = nb * self.lanes * 4 * product([_number(self.extents[d]) for d in self.reduced])
+                yield Loop("prefetch", x.tensor, tile if tile <= self.target.l2 // 4 else AHEAD)
+
     # ---- price
 
     def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int, fold: int) -> Candidate:
@@ -272,6 +282,7 @@ class _Space:
             steps = -(-steps // self.lanes)
         vectors = -(-_number(self.extents[self.simd]) // self.lanes) if self.simd and self.simd not in self.reduced else 1
         others = product([_number(self.extents[d]) for d in self.rows if d != tile])
+        streams = [x for x in self.loads if self.simd in self._dims(x)]
         total = 0.0
         for width, wide in _sizes(_number(self.extents[tile]), rw) if tile else [(1, 1)]:
             for blocks, high in _sizes(vectors, nb):
@@ -279,10 +290,19 @@ class _Space:
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.flops_per_step())
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0)
-                cycle += LOOP / _turns(acc)
+                cycle += LOOP / _turns(acc) + self._streamed(steps, blocks, streams)
                 epilogue = acc * len(self.stage.formulas) * 1.5 + 12
                 total += (steps * cycle + epilogue) * wide * high
         return total * others
+
+    def _streamed(self, steps: int, blocks: int, streams: Sequence[Load]) -> float:
+        """Cycles per step to bring vectors from L2 that are too many to stay in L1 until the next tile."""
+        line = self.lanes * 4
+        total = 0.0
+        for x in streams:
+            if set(self.reduced) <= self._dims(x) and steps * blocks * line > self.target.l1 // 2:
+                total += blocks * line / self.target.l2_bytes
+        return STALL * total
 
     def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int, inside: Sequence[Loop]) -> float:
         dims = self._dims(x)
