@@ -1,0 +1,1 @@
+"""Comparing engines on one model: a process each, alternating rounds, correctness first."""

@@ -1,0 +1,101 @@
+"""`cnncc demo`: a small network for handwritten digits compiled, run, checked and timed, in a few lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncc.compiler import compile, read, reference, stages
+from cnncc.ir.errors import InternalError
+from cnncc.ir.reference import evaluate
+from cnncc.ir.target import target_for
+from cnncc.runtime.model import CompiledModel
+from cnncc.verify import error_of, tolerance
+
+Array = NDArray[Any]
+SHADES = "  .:-=+*#%@"
+SHOWN = 6
+
+
+def demo(threads: int | None = None) -> Iterator[str]:
+    """The lines of the demonstration, as they become known. Raises InternalError if a result is wrong."""
+    data = files("cnncc") / "data"
+    content = (data / "digits.onnx").read_bytes()
+    with (data / "digits.npz").open("rb") as file, np.load(file, allow_pickle=False) as held_out:
+        images, labels = held_out["images"], held_out["labels"]
+    x = images[:, None].astype(np.float32) / 16
+
+    yield f"The model: digits.onnx, {len(content) / 1e3:.0f} KB; 8 x 8 grey values in, 10 probabilities out."
+    target = target_for()
+    steps = dict(stages(read(content), target))
+    names = list(steps)
+    for name, note in (("read", "as the file has it"), ("fold_batchnorm", "normalisation is in the weights"),
+                       (names[-1], "fused: one kernel each, layouts and loops chosen")):
+        yield f"  {name:17} {steps[name].summary()}  ({note})"
+    yield ""
+
+    begin = time.perf_counter()
+    model = compile(content, threads=threads, cache=False)
+    yield (f"Compiled to {target.level} in {time.perf_counter() - begin:.2f} s: "
+           f"{len(model.plan.steps)} kernels, {model.threads} thread{'s' * (model.threads > 1)}.")
+    for step in model.plan.steps:
+        yield f"  {step.ops:24} <- {', '.join(step.nodes)}"
+    yield ""
+
+    p = model(x)
+    found = p.argmax(1)
+    wrong = np.flatnonzero(found != labels)
+    chosen = [*range(SHOWN - 1), *wrong[:1]] if wrong.size else [*range(SHOWN)]
+    yield from _pictures(images, chosen)
+    said = [f"{found[i]} ({p[i].max():.0%})" + f", is {labels[i]}" * int(found[i] != labels[i])
+            for i in chosen]
+    yield "   ".join(f"{text:16}" for text in said).rstrip()
+    yield ""
+    yield f"Accuracy on {len(labels)} held-out digits: {(found == labels).mean():.1%} ({wrong.size} wrong)."
+
+    graph = read(content)
+    truth = evaluate(graph, {"x": x}, np.float64)["probabilities"]
+    interpreter = reference(content)
+    single = interpreter(x)
+    assert isinstance(single, np.ndarray)
+    error, limit = error_of(p, truth), tolerance([error_of(single, truth)])
+    if not error <= limit:
+        raise InternalError(f"the compiled digits differ from the reference by {error:.1e}, "
+                            f"allowed are {limit:.1e}")
+    yield (f"All {p.size:,} outputs agree with the NumPy reference in double precision: largest difference "
+           f"{error:.1e}.")
+    yield from _speed(model, interpreter, x)
+    yield ""
+    yield "Next, with a model of your own (cnncc info says whether all of its ops are supported):"
+    yield "  cnncc info model.onnx"
+    yield "  cnncc run model.onnx input.npy             # or a .png, with cnncc[images]"
+    yield "  cnncc verify model.onnx                    # right?"
+    yield "  cnncc bench model.onnx                     # fast? against what is installed"
+    yield '  python -c "import cnncc; help(cnncc.compile)"'
+
+
+def _pictures(images: Array, chosen: list[int]) -> Iterator[str]:
+    for row in range(images.shape[1]):
+        yield "   ".join("".join(SHADES[int(v) * (len(SHADES) - 1) // 16] * 2 for v in images[i][row])
+                         for i in chosen).rstrip()
+
+
+def _speed(model: CompiledModel, interpreter: Callable[..., Any], x: Array) -> Iterator[str]:
+    for n in (1, len(x)):
+        ours, other = _best(lambda n=n: model(x[:n])), _best(lambda n=n: interpreter(x[:n]))    # type: ignore[misc]
+        yield (f"Speed, {n:3} image{'s' if n > 1 else ' '} a call: {ours / n * 1e6:7.1f} us an image, NumPy "
+               f"{other / n * 1e6:7.1f} us: {other / ours:,.0f} times as fast.")
+
+
+def _best(call: Callable[[], Any], seconds: float = 0.3) -> float:
+    """The fastest of some calls, in seconds."""
+    end, best = time.perf_counter() + seconds, float("inf")
+    while (begin := time.perf_counter()) < end:
+        call()
+        best = min(best, time.perf_counter() - begin)
+    return best

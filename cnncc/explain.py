@@ -1,0 +1,121 @@
+"""What `cnncc show` tells of a compilation: the graph after a pass, a kernel's candidates, native code."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnncc.codegen.worker import Machine, assembly
+from cnncc.compiler import folded, optimize, pipeline, plan, stages
+from cnncc.ir.errors import InputError
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.schedule import Schedule
+from cnncc.ir.target import Target
+from cnncc.passes.memory import symbol_of
+from cnncc.passes.schedules import candidates, choose_schedules, weights_of
+
+
+def passes() -> dict[str, str]:
+    """The names of the passes in order with the first lines of their docstrings, "read" first."""
+    found = {p.__name__: (inspect.getdoc(p) or "").partition("\n")[0] for p in pipeline()}
+    return {"read": "The graph as the model's file has it.", **found}
+
+
+def graph_after(graph: Graph, target: Target, name: str | None = None, steps: int | None = None,
+                dump: str | None = None) -> tuple[str, Graph]:
+    """(pass, graph after it): the pass called `name`, or number `steps`, or the last; all go to `dump`.
+
+    Raises InputError listing the passes for an unknown name, OSError where `dump` can't be written.
+    """
+    known = passes()
+    if name is not None and name not in known:
+        lines = "".join(f"\n  {p:18} {text}" for p, text in known.items())
+        raise InputError(f"no pass is called {name!r}; there are{lines}")
+    if dump:
+        Path(dump).mkdir(parents=True, exist_ok=True)
+    last = "read", graph
+    for i, last in enumerate(stages(graph, target)):
+        if dump:
+            (Path(dump) / f"{i:02}-{last[0]}.txt").write_text(f"{last[1]}\n")
+        if last[0] == name or i == steps:
+            break
+    return last
+
+
+def nodes_of(graph: Graph, name: str) -> list[Node]:
+    """The nodes of a graph that are called `name`, or come from the user's node of that name; maybe none."""
+    return [n for n in graph if n.op not in ("input", "const") and (n.name == name or name in n.origin)]
+
+
+def check_name(graph: Graph, name: str) -> None:
+    """Raises InputError where the model as read has no such node or value."""
+    if not nodes_of(graph, name):
+        known = sorted({o for n in graph for o in (n.name, *n.origin) if n.op not in ("input", "const")})
+        close = difflib.get_close_matches(name, known, 3)
+        hint = f": is it {' or '.join(map(repr, close))}?" if close else f"; some are {', '.join(known[:5])}"
+        raise InputError(f"the model has no node {name!r}{hint}")
+
+
+@dataclass(frozen=True)
+class Why:
+    """How a kernel's loops were chosen: how many candidates, the cheapest (cycles, loops), which is taken."""
+
+    value: str
+    does: str
+    nodes: tuple[str, ...]
+    total: int
+    best: tuple[tuple[float, str], ...]
+    chosen: int | None
+
+
+def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Why], str]:
+    """The kernels that compute a node of the model, and where there are none the reason.
+
+    Raises InputError for a name that the model doesn't have.
+    """
+    check_name(graph, name)
+    after = dict(stages(graph, target))
+    names = list(after)
+    earlier, final = after[names[names.index(choose_schedules.__name__) - 1]], after[names[-1]]
+    found = []
+    for n in nodes_of(earlier, name):
+        if n.kernel is None:
+            continue
+        priced = candidates(n.kernel, weights_of(n, earlier), target)
+        taken = final[n.name].kernel if n.name in final.nodes else None
+        chosen = next((i for i, c in enumerate(priced) if c.kernel == taken), None)
+        best = tuple((c.cycles, str(Schedule((*c.outside, *c.inside)))) for c in priced[:top])
+        found.append(Why(n.name, str(n.attr.get("does", n.op)), n.origin, len(priced), best, chosen))
+    if found:
+        return found, ""
+    return [], folded(graph, plan(final).plan).get(name, "no kernel computes it")
+
+
+def native(graph: Graph, target: Target, name: str | None, emit: str) -> Iterator[tuple[str, str]]:
+    """(what, LLVM text or assembly) of the kernels of one node or, without `name`, of everything.
+
+    Raises InputError for a name that the model doesn't have.
+    """
+    final = optimize(graph, target)
+    wanted: dict[str, list[str]] = {}
+    for n in final:
+        if n.kernel is not None:
+            wanted.setdefault(symbol_of(n.kernel), []).append(", ".join(n.origin) or n.name)
+    only = None
+    if name is not None:
+        check_name(graph, name)
+        only = {symbol_of(n.kernel) for n in nodes_of(final, name) if n.kernel is not None}
+    machine = Machine(target.triple, target.cpu, target.features)
+    for symbol, text in plan(final).texts(target):
+        if only is None or symbol in only:
+            yield f"{symbol}: {'; '.join(wanted.get(symbol, ['the model']))}", \
+                assembly(text, machine) if emit == "asm" else text
+
+
+def dump_folder() -> str | None:
+    """Where CNNCC_DUMP wants the graph after each pass."""
+    return os.environ.get("CNNCC_DUMP") or None

@@ -1,0 +1,194 @@
+"""A model's inputs from files: arrays (.npy, .npz) and images; and its results into one."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncc.ir.errors import InputError
+from cnncc.ir.plan import Value
+from cnncc.ir.signature import DTYPES, Signature
+
+Array = NDArray[Any]
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP",
+           ".ppm": "PPM", ".pgm": "PPM", ".tif": "TIFF", ".tiff": "TIFF"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How the values 0 to 255 of an image become an input: (value * scale - mean) / std, per channel."""
+
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: str = "nchw"
+
+
+def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = Pixels()) -> dict[str, Array]:
+    """The arrays for a model's inputs, checked, from `file` or `name=file`.
+
+    Files without a name go to the inputs in order: an .npz gives the inputs it has arrays for, or its only
+    array; consecutive images are a batch. Raises InputError, naming the file.
+    """
+    known = {v.name: v for v in inputs}
+    given: dict[str, tuple[Array, str]] = {}
+
+    def give(name: str | None, array: Array, file: str) -> None:
+        name = name or next((v.name for v in inputs if v.name not in given), None)
+        if name is None or name in given:
+            what = f"a second file for the input {name!r}" if name else "no input is left for it"
+            raise InputError(f"{file}: {what}: the model takes {', '.join(known)}")
+        given[name] = array, file
+
+    images: dict[str | None, list[str]] = {}
+    for text in files:
+        name, file = _split(text, known)
+        suffix = Path(file).suffix.lower()
+        if suffix in FORMATS:
+            images.setdefault(name, []).append(file)
+        elif suffix == ".npz":
+            for own, array in _members(file, name, known).items():
+                give(own, array, file)
+        elif suffix == ".npy":
+            give(name, _array(file), file)
+        else:
+            raise InputError(f"{file}: expected .npy, .npz or an image ({', '.join(FORMATS)})")
+    for name, group in images.items():
+        place = known[name] if name else next((v for v in inputs if v.name not in given), None)
+        if place is None:
+            raise InputError(f"{group[0]}: no input is left for it: the model takes {', '.join(known)}")
+        give(place.name, np.concatenate([_image(file, place, pixels) for file in group]), ", ".join(group))
+    try:
+        Signature(tuple(inputs), ()).bind((), {name: array for name, (array, _) in given.items()})
+    except InputError as error:
+        sources = [file for name, (_, file) in given.items() if repr(name) in str(error).partition(":")[0]]
+        raise InputError(f"{', '.join(sources)}: {error}" if sources else str(error)) from None
+    return {name: array for name, (array, _) in given.items()}
+
+
+def random_feeds(inputs: Sequence[Value], batch: int = 1, seed: int = 0) -> dict[str, Array]:
+    """Seeded normal numbers for every input; `batch` takes the place of a symbolic size."""
+    rng = np.random.default_rng(seed)
+    return {v.name: rng.standard_normal([batch if isinstance(e, str) else e for e in v.shape])
+            .astype(DTYPES[v.dtype]) for v in inputs}
+
+
+def write_results(path: str | os.PathLike[str], results: Mapping[str, Array]) -> None:
+    """Write arrays to an .npz file, which appears complete or not at all. Raises OSError, ArtifactError."""
+    from cnncc.runtime.artifact import replacing
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in results.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
+def read_labels(path: str) -> list[str]:
+    """The lines of a text file. Raises InputError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {_reason(error)}") from None
+
+
+def summary(y: Array, top: int, labels: Sequence[str]) -> dict[str, Any]:
+    """Type, shape and statistics of a result; of [N, classes] the `top` classes of each row."""
+    row: dict[str, Any] = {"dtype": str(y.dtype), "shape": list(y.shape)}
+    row |= {name: float(getattr(y, name)()) if y.size else None for name in ("min", "mean", "max")}
+    if y.ndim == 2 and y.shape[1] > 1:
+        order = (-y).argsort(1, kind="stable")[:, :top]
+        row["top"] = [[{"class": int(k), "label": labels[k] if k < len(labels) else str(k),
+                        "value": float(y[i, k])} for k in best] for i, best in enumerate(order)]
+    return row
+
+
+def _split(text: str, known: Mapping[str, Value]) -> tuple[str | None, str]:
+    """(input, file) of `name=file`, where the name may contain "=", and (None, file) of a plain file."""
+    for name in sorted(known, key=len, reverse=True):
+        if text.startswith(f"{name}="):
+            return name, text[len(name) + 1:]
+    name, equals, _ = text.partition("=")
+    if equals and not os.path.exists(text):
+        raise InputError(f"{text}: unknown input {name!r}: the model takes {', '.join(known)}")
+    return None, text
+
+
+def _reason(error: Exception) -> str:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    if "pickle" in text or "Python objects" in text:
+        return "it holds Python objects, not numbers"
+    return text
+
+
+# What NumPy and zipfile raise for a damaged file.
+_DAMAGE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RuntimeError, SyntaxError, TypeError,
+           NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+
+def _array(file: str) -> Array:
+    try:
+        # Mapped: a header that claims more than the file has is refused before anything is allocated.
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise ValueError("it is an .npz file")
+        return np.asarray(array)
+    except _DAMAGE as error:
+        raise InputError(f"{file}: cannot be read: {_reason(error)}") from None
+
+
+def _members(file: str, name: str | None, known: Mapping[str, Value]) -> dict[str | None, Array]:
+    """The arrays of an .npz by the input that they are for."""
+    try:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it is an .npy file")
+        with archive:
+            keys = list(archive.files)
+            if name is None and any(k in known for k in keys):
+                return {k: archive[k] for k in keys if k in known}
+            key = name if name in keys else keys[0] if len(keys) == 1 else None
+            if key is not None:
+                return {name: archive[key]}
+    except _DAMAGE as error:
+        raise InputError(f"{file}: cannot be read: {_reason(error)}") from None
+    holds = ", ".join(keys[:10]) or "nothing"
+    raise InputError(f"{file}: holds {holds}; the model takes {name or ', '.join(known)}")
+
+
+def _image(file: str, place: Value, pixels: Pixels) -> Array:
+    """An image as a batch of one for the input `place`."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise InputError(f'{file}: reading images needs Pillow: pip install "cnncc[images]"') from None
+    if len(place.shape) != 4 or not all(isinstance(e, int) for e in place.shape[1:]):
+        raise InputError(f"{file}: the input {place.name!r} of shape {list(place.shape)} takes no images")
+    shape = [int(e) for e in place.shape[1:]]
+    channels, height, width = shape if pixels.layout == "nchw" else (shape[2], shape[0], shape[1])
+    if channels not in MODES:
+        raise InputError(f"{file}: the input {place.name!r} has {channels} channels as {pixels.layout}, "
+                         f"an image has {', '.join(map(str, MODES))}: is --layout right?")
+    for what, numbers in (("mean", pixels.mean), ("std", pixels.std)):
+        if len(numbers) not in (1, channels):
+            expected = f"1 number or {channels}" if channels > 1 else "1 number"
+            raise InputError(f"--{what}: expected {expected}, got {len(numbers)}")
+    try:
+        with Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
+            resized = image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
+        raise InputError(f"{file}: not a readable image: {_reason(error)}") from None
+    values = np.asarray(resized, np.float32).reshape(height, width, channels) * pixels.scale
+    values = (values - np.array(pixels.mean)) / np.array(pixels.std)
+    if pixels.layout == "nchw":
+        values = values.transpose(2, 0, 1)
+    return np.ascontiguousarray(values[None], DTYPES[place.dtype])

@@ -1,0 +1,169 @@
+"""Is a compiled model right? Compared with the NumPy reference in float64, and ONNX Runtime where installed.
+
+An error is max|value - reference| / max|reference|. `cnncc show --check` asks the same of every pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncc.compiler import compile, optimize, read, stages
+from cnncc.feeds import random_feeds
+from cnncc.ir.graph import Graph
+from cnncc.ir.reference import evaluate
+from cnncc.ir.signature import Signature
+from cnncc.ir.target import Target, target_for
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+FACTOR, FLOOR = 3.0, 1e-6
+PLAUSIBLE = 1e-4
+"""Errors beyond this are not rounding: an engine that has one doesn't widen the limit."""
+PASS_LIMIT = 1e-5
+"""What folding constants in float32 may change in a pass, computed in float64."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A value's error against float64, what it may be, and whether it is within that."""
+
+    name: str
+    nodes: tuple[str, ...]
+    error: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True)
+class Report:
+    """`engines` are the others' own errors, `values` intermediate values where these were compared."""
+
+    outputs: tuple[Row, ...]
+    engines: dict[str, float]
+    notes: tuple[str, ...]
+    values: tuple[Row, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return all(row.ok for row in (*self.outputs, *self.values)) \
+            and all(error <= PLAUSIBLE for error in self.engines.values())
+
+    @property
+    def first_bad(self) -> Row | None:
+        """The first value that is wrong, in the model's order."""
+        return next((row for row in (*self.values, *self.outputs) if not row.ok), None)
+
+
+def tolerance(own: Sequence[float]) -> float:
+    """The error that is allowed: three times the largest float32 error of an engine that is right."""
+    return FACTOR * max([FLOOR, *(e for e in own if e <= PLAUSIBLE)])
+
+
+def error_of(value: Array, truth: Array) -> float:
+    """max|value - truth| / max|truth| over the finite numbers; infinite where another isn't the same."""
+    value, truth = np.asarray(value, np.float64), np.asarray(truth, np.float64)
+    if value.shape != truth.shape:
+        return float("inf")
+    finite = np.isfinite(truth)
+    if not np.array_equal(value[~finite], truth[~finite], equal_nan=True) \
+            or not np.isfinite(value[finite]).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = float(np.abs(truth[finite]).max())
+    return float(np.abs(value[finite] - truth[finite]).max()) / (scale or 1.0)
+
+
+def verify(path: str | os.PathLike[str], feeds: Feeds | None = None, batch: int = 2, nodes: bool = False,
+           target: str = "native", threads: int | None = None, cache: bool = True,
+           progress: Callable[[str, float], None] | None = None) -> Report:
+    """Compare a model's outputs for `feeds` (None: seeded random numbers), and on a mismatch its kernels.
+
+    `nodes` compares the result of every node instead, each compiled for itself. Raises as `compile` does.
+    """
+    report = progress or (lambda what, fraction: None)
+    graph = read(path)
+    signature = Signature.of(graph)
+    feeds = feeds or random_feeds(signature.inputs, batch)
+    model = compile(path, threads=threads, target=target, cache=cache)
+    report("reference in float64", 0.2)
+    truth = evaluate(graph, feeds, np.float64)
+    report("reference in float32", 0.4)
+    single = evaluate(graph, feeds, np.float32)
+    errors = {"numpy float32": max(error_of(single[name], truth[name]) for name in truth)}
+    report("ONNX Runtime", 0.6)
+    notes = []
+    try:
+        other = _onnxruntime(os.fspath(path), feeds, list(truth))
+        errors["onnxruntime"] = max(error_of(other[name], truth[name]) for name in truth)
+    except ImportError:
+        notes.append("onnxruntime is not installed")
+    except Exception as error:      # whatever it dislikes in a model that we take
+        notes.append(f"onnxruntime failed: {str(error).splitlines()[0][:200]}")
+    results = model.run(None, feeds)
+    limit = tolerance(list(errors.values()))
+    origin = {value: graph[value].origin for _, value in graph.outputs}
+    rows = tuple(Row(name, origin[value], error_of(y, truth[name]), limit)
+                 for (name, value), y in zip(graph.outputs, results, strict=True))
+    values: tuple[Row, ...] = ()
+    if nodes or not all(row.ok for row in rows):
+        report("nodes" if nodes else "kernels", 0.8)
+        chosen = _computed(graph) if nodes else _stored(graph, target_for(target))
+        values = compare(graph, feeds, chosen, target, threads)
+    return Report(rows, errors, tuple(notes), values)
+
+
+def compare(graph: Graph, feeds: Feeds, chosen: Mapping[str, tuple[str, ...]], target: str = "native",
+            threads: int | None = None) -> tuple[Row, ...]:
+    """The rows of these values (with the user's nodes that give them), all outputs of one compiled model."""
+    probe = replace(graph, outputs=tuple((name, name) for name in chosen))
+    if not chosen:
+        return ()
+    results = compile(probe, threads=threads, target=target, cache=False).run(None, feeds)
+    truth, single = (evaluate(probe, feeds, dtype) for dtype in (np.float64, np.float32))
+    return tuple(Row(name, origin, error_of(y, truth[name]), tolerance([error_of(single[name], truth[name])]))
+                 for (name, origin), y in zip(chosen.items(), results, strict=True))
+
+
+def check_passes(graph: Graph, target: Target, steps: int | None = None, seed: int = 0
+                 ) -> Iterator[tuple[str, float, bool]]:
+    """(pass, how much it changed the outputs in float64, whether that is only rounding), in order."""
+    feeds = random_feeds(Signature.of(graph).inputs, 2, seed)
+    before: dict[str, Array] | None = None
+    for i, (name, g) in enumerate(stages(graph, target)):
+        if steps is not None and i > steps:
+            return
+        after = evaluate(g, feeds, np.float64)
+        if before is not None:
+            change = max(error_of(after[k], before[k]) for k in before)
+            yield name, change, change <= PASS_LIMIT
+        before = after
+
+
+def _computed(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """All values that nodes compute, with the nodes."""
+    return {n.name: n.origin for n in graph if n.op not in ("input", "const")}
+
+
+def _stored(graph: Graph, target: Target) -> dict[str, tuple[str, ...]]:
+    """The values that kernels store, where the graph as read has them too, with the nodes of the kernel."""
+    own = _computed(graph)
+    return {n.name: n.origin for n in optimize(graph, target)
+            if n.kernel is not None and n.name in own and n.type == graph[n.name].type}
+
+
+def _onnxruntime(path: str, feeds: Feeds, names: list[str]) -> dict[str, Array]:
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
