@@ -20,12 +20,14 @@ class Target:
     masks: bool
     l1: int = 48 << 10
     l2: int = 1 << 20
+    l3: int = 32 << 20
     fmas: float = 2.0
     loads: float = 1.8
     stores: float = 1.0
     latency: float = 5.0
     l2_bytes: float = 32.0
-    memory_bytes: float = 16.0
+    l3_bytes: float = 16.0
+    memory_bytes: float = 8.0
 
     def record(self) -> dict[str, Any]:
         """The fields as plain data, for metadata and keys."""

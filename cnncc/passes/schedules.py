@@ -259,7 +259,7 @@ class _Space:
     def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int, fold: int) -> Candidate:
         outside, inside = loops
         compute = self._compute(tile, rw, nb, fold, inside)
-        memory = self._traffic(outside, rw, nb) / self.target.memory_bytes
+        memory = self._traffic(outside, rw, nb) / self.target.l3_bytes
         cycles = compute + 0.25 * memory
         outside = self._parallel(outside, cycles)
         tasks = self._tasks(outside)

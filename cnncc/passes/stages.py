@@ -18,6 +18,8 @@ from cnncc.ir.types import product
 
 ROW = 1 << 12               # elements of a row that one task may hold
 LIGHT = 64                  # operations per element below which a kernel is limited by memory
+ROWWISE = 0.15              # what tiles within single rows cost more than tiles over whole images
+HINT = 8                    # what a symbolic extent counts as
 AXIS_ROWS = 2               # images are n, c, h, w: strips are of h
 
 
@@ -89,14 +91,17 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
     window = 1 + sum(c * (int(last.extents[d]) - 1) for d, c in rows.terms if d != row)
     height = int(last.extents[row])
     bytes_per_row = p.kernel.output.nbytes / int(p.type.shape[AXIS_ROWS])
-    room = target.l2 / 2
+    room = target.l2 / (2 if window > stride else 8)         # what overlaps is worth long strips
     strip = min(height, int((room / bytes_per_row - max(window - stride, 0)) // stride))
-    if strip < 1 or p.kernel.output.nbytes < target.l2 / 2:
+    if strip < 1:
         return None
     strip = -(-height // -(-height // strip))
     again = max(window - stride, 0) / (strip * stride)
-    cost = again * p.kernel.flops() / (2 * target.fmas * target.lanes)
-    saved = 2 * p.kernel.output.nbytes / target.memory_bytes
+    batch_size = HINT if p.type.symbols else 1
+    nbytes = p.kernel.output.nbytes * batch_size
+    compute = [k.flops() * batch_size / (2 * target.fmas * target.lanes) for k in (p.kernel, n.kernel)]
+    cost = again * compute[0] + ROWWISE * sum(compute)
+    saved = 2 * nbytes / target.memory_bytes if nbytes > target.l3 / 2 else 0
     if cost >= saved:
         return None
     lead = last.out.index[0].single
