@@ -90,7 +90,8 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
     stride = rows.coefficient(row)
     window = 1 + sum(c * (int(last.extents[d]) - 1) for d, c in rows.terms if d != row)
     height = int(last.extents[row])
-    bytes_per_row = p.kernel.output.nbytes / int(p.type.shape[AXIS_ROWS])
+    images = 1 if isinstance(p.type.shape[0], str) else int(p.type.shape[0])
+    bytes_per_row = p.kernel.output.nbytes / images / int(p.type.shape[AXIS_ROWS])
     room = target.l2 / (2 if window > stride else 8)         # what overlaps is worth long strips
     strip = min(height, int((room / bytes_per_row - max(window - stride, 0)) // stride))
     if strip < 1:
