@@ -54,7 +54,7 @@ def start() -> None:
     import logging
 
     from cnncc import log
-    log.setup([None, "info", "debug"][min(level["verbose"], 2)])
+    log.setup("warning" if level["quiet"] else [None, "info", "debug"][min(level["verbose"], 2)])
     if level["quiet"]:
         log.LOGGER.setLevel(logging.ERROR)
 

@@ -13,10 +13,11 @@ from cnncc.codegen.worker import Machine, assembly
 from cnncc.compiler import folded, optimize, pipeline, plan, stages
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.kernel import Kernel
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
 from cnncc.passes.memory import symbol_of
-from cnncc.passes.schedules import candidates, choose_schedules, weights_of
+from cnncc.passes.schedules import candidates, choose_schedules, parts, weights_of
 
 
 def passes() -> dict[str, str]:
@@ -85,14 +86,30 @@ def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Wh
     for n in nodes_of(earlier, name):
         if n.kernel is None:
             continue
-        priced = candidates(n.kernel, weights_of(n, earlier), target)
         taken = final[n.name].kernel if n.name in final.nodes else None
-        chosen = next((i for i, c in enumerate(priced) if c.kernel == taken), None)
-        best = tuple((c.cycles, str(Schedule((*c.outside, *c.inside)))) for c in priced[:top])
-        found.append(Why(n.name, str(n.attr.get("does", n.op)), n.origin, len(priced), best, chosen))
+        weights = weights_of(n, earlier)
+        several = parts(n.kernel) if len(n.kernel.stages) > 1 else [n.kernel]
+        for i, part in enumerate(several):
+            priced = candidates(part, [w for w in weights if w in part.tensors], target)
+            rows = list(dict.fromkeys((c.cycles, str(Schedule((*c.outside, *c.inside)))) for c in priced))
+            loops = _loops(taken, i) if taken else None
+            chosen = next((j for j, (_, text) in enumerate(rows) if _plain(text) == loops), None)
+            what = f", stage {i + 1} of {len(several)}" if len(several) > 1 else ""
+            found.append(Why(n.name, str(n.attr.get("does", n.op)) + what, n.origin, len(rows),
+                             tuple(rows[:top]), chosen))
     if found:
         return found, ""
     return [], folded(graph, plan(final).plan).get(name, "no kernel computes it")
+
+
+def _plain(loops: str) -> str:
+    return loops.replace("par ", "")
+
+
+def _loops(kernel: Kernel, stage: int) -> str:
+    """The loops of a stage of a scheduled kernel, of its only stage with those of the whole kernel."""
+    shared = kernel.loops.loops if len(kernel.stages) == 1 else ()
+    return _plain(str(Schedule((*shared, *kernel.stages[stage].schedule.loops))))
 
 
 def native(graph: Graph, target: Target, name: str | None, emit: str) -> Iterator[tuple[str, str]]:

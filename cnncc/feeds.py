@@ -36,8 +36,8 @@ class Pixels:
 def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = Pixels()) -> dict[str, Array]:
     """The arrays for a model's inputs, checked, from `file` or `name=file`.
 
-    Files without a name go to the inputs in order: an .npz gives the inputs it has arrays for, or its only
-    array; consecutive images are a batch. Raises InputError, naming the file.
+    Files without a name go to the inputs left, in order: an .npz gives those that it has, or its
+    only array; several images are a batch. Raises InputError, naming the file.
     """
     known = {v.name: v for v in inputs}
     given: dict[str, tuple[Array, str]] = {}
@@ -50,8 +50,7 @@ def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = P
         given[name] = array, file
 
     images: dict[str | None, list[str]] = {}
-    for text in files:
-        name, file = _split(text, known)
+    for name, file in sorted((_split(text, known) for text in files), key=lambda pair: pair[0] is None):
         suffix = Path(file).suffix.lower()
         if suffix in FORMATS:
             images.setdefault(name, []).append(file)
