@@ -7,7 +7,7 @@ the base of the scratch memory of all threads, then the operands in order. Tasks
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnncc.codegen.access import Access, Pos, Positions, Term
 from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Type, Value
@@ -98,8 +98,11 @@ class _KernelLowering:
         stage, e = self.stages[-1], self.e
         runs = stage.runs(i, loops[i], pos)
         if loops[i].kind != "par":
+            def inner(p: Positions, _: Pointers, carry: list[Value]) -> list[Value]:
+                self.shared(i + 1, p, indices)
+                return carry
             for run in runs:
-                stage.turn(run, loops[i], pos, {}, [], lambda p, _q, c: (self.shared(i + 1, p, indices), c)[1])
+                stage.turn(run, loops[i], pos, {}, [], inner)
             return
         first = 0
         for run in runs:
@@ -256,8 +259,7 @@ class _StageLowering:
         for start, size in tiles(span, loop.step, unit):
             sign = (size, signature(split, loop.dim, base + start, size, self.extents) if split else ())
             if sign == last:
-                r = result[-1]
-                result[-1] = Run(r.start, r.size, int(self.e.add(r.count, 1)) if isinstance(r.count, int) else 0, r.rep)
+                result[-1] = replace(result[-1], count=self.e.add(result[-1].count, 1))
             else:
                 result.append(Run(start, size, 1, start))
                 last = sign
@@ -347,8 +349,10 @@ class _StageLowering:
             return c
         for run in self.runs(i, loop, pos):
             if loop.kind == "unroll":
-                for j in range(int(run.count) if isinstance(run.count, int) else 0):
-                    inner(self.placed(pos, loop.dim, int(run.rep) + j * run.size, run), ptrs, [])
+                if not isinstance(run.count, int):
+                    raise InternalError(f"the schedule unrolls {loop.dim}, whose extent isn't known")
+                for j in range(run.count):
+                    inner(self.placed(pos, loop.dim, run.rep + j * run.size, run), ptrs, [])
             else:
                 self.turn(run, loop, pos, ptrs, [], inner)
 
@@ -369,6 +373,13 @@ class _StageLowering:
         if self.loops[i].dim in self.reduced:
             return self.combinations(i + 1, pos)
         return [c for p in self.steps(i, pos) for c in self.combinations(i + 1, p)]
+
+    def active(self, pos: Positions) -> int:
+        """How many lanes of the vector at a position lie inside of the extent."""
+        span = pos[self.simd.dim].span if self.simd else 0
+        if not isinstance(span, int):
+            raise InternalError("a vector's extent isn't known")
+        return span
 
     def key(self, pos: Positions) -> Key:
         return tuple([pos[d].const for d in self.tile_dims])
@@ -442,8 +453,8 @@ class _StageLowering:
             new = self.e.fma(a, b, acc[j])
         else:
             v = self.value(self.first.expr, pos, ptrs, wide, None)
-            if simd and simd.dim in self.reduced and int(str(pos[simd.dim].span)) < self.lanes:
-                mask = self.e.mask(wide, int(str(pos[simd.dim].span)))
+            if simd and simd.dim in self.reduced and self.active(pos) < self.lanes:
+                mask = self.e.mask(wide, self.active(pos))
                 v = self.e.select(mask, v, self.e.constant(IDENTITY[self.first.fold], wide))
             new = apply(self.e, COMBINE[self.first.fold], [acc[j], v])
         return [*acc[:j], new, *acc[j + 1:]]
@@ -467,7 +478,7 @@ class _StageLowering:
         a = self.accesses[i]
         at = a.offset(pos)
         vector = wide.lanes and self.simd is not None and self.simd.dim in a.dims
-        active = int(str(pos[self.simd.dim].span)) if vector and self.simd else 0
+        active = self.active(pos) if vector and self.simd else 0
         memo = (self.e.block, i, ptrs[i].text, at, wide.lanes)
         known = self.memo.get(memo)
         if known is None:
@@ -493,7 +504,7 @@ class _StageLowering:
         if not v.type.lanes or self.simd is None:
             self.e.store(v, p, at, a.bytes)
             return
-        active = int(str(pos[self.simd.dim].span))
+        active = self.active(pos)
         stride = a.stride(self.simd.dim, 1, active - 1)
         if stride != a.bytes:
             for lane in range(active):

@@ -11,12 +11,10 @@ PAGE = 4096
 
 def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
     """For each scratch tensor the largest box that one turn of the shared loops reads of it."""
-    last = kernel.stages[-1]
     spans: list[dict[str, int]] = [{d: 1 if isinstance(e, str) else e for d, e in s.extents.items()}
                                    for s in kernel.stages]
-    for x in kernel.loops.loops:
-        if last.extents[x.dim] != 1:
-            spans[-1][x.dim] = min(x.step, spans[-1][x.dim])
+    for loop in kernel.loops.loops:
+        spans[-1][loop.dim] = min(loop.step, spans[-1][loop.dim])
     result: dict[str, tuple[Extent, ...]] = {}
     for j in range(len(kernel.stages) - 2, -1, -1):
         stage = kernel.stages[j]

@@ -120,12 +120,12 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
         return _append(chain, consumer)
     if last.fold != "=" and len(chain) > 1 or chain[0].fold == "=":
         return None
-    mapping = _windows(read, last, consumer)
-    if mapping is None:
+    windows = _windows(read, last, consumer)
+    if windows is None:
         return None
-    same = {i.dims[0]: Index.of(d) for d, i in mapping.items() if i.single}
+    same = {i.dims[0]: Index.of(d) for d, i in windows.items() if i.single}
     consumer = consumer.substitute(same, last.sizes)
-    moved = {d: i for d, i in mapping.items() if not i.single}
+    moved = {d: i for d, i in windows.items() if not i.single}
     producer = tuple(f.substitute(moved, consumer.sizes) for f in chain)
     return _append(producer, consumer)
 

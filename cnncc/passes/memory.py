@@ -84,8 +84,8 @@ def _places(graph: Graph) -> dict[str, Place]:
             value = source[value]
         return value
     result: dict[str, Place] = {v: Place("input", i) for i, v in enumerate(graph.inputs)}
-    for i, (_, v) in enumerate(graph.outputs):
-        result.setdefault(root(v), Place("output", i))
+    for number, (_, v) in enumerate(graph.outputs):
+        result.setdefault(root(v), Place("output", number))
     order = {name: i for i, name in enumerate(graph.nodes)}
     ends: dict[str, int] = {}
     for n in graph:
@@ -111,5 +111,5 @@ def _places(graph: Graph) -> dict[str, Place]:
 def pack(constants: dict[str, np.ndarray], packings: tuple[Packing, ...], memory: np.ndarray) -> None:
     """Write all constants into the weights' memory (uint8), each in its order."""
     for p in packings:
-        packed = p.layout.pack(constants[p.value].reshape(p.shape))
+        packed = p.layout.pack(constants[p.value].reshape([int(e) for e in p.shape]))
         memory[p.offset:p.offset + packed.nbytes] = packed.view(np.uint8)
