@@ -119,6 +119,9 @@ def verify(path: str | os.PathLike[str], feeds: Feeds | None = None, batch: int 
         report("nodes" if nodes else "kernels", 0.8)
         chosen = _computed(graph) if nodes else _stored(graph, target_for(target))
         values = compare(graph, feeds, chosen, target, threads)
+        if not nodes and all(row.ok for row in values):
+            notes.append("compiled anew with all kernels' results as outputs it is right: is the cached "
+                         "model stale (--no-cache), or a kernel wrong only beside others?")
     return Report(rows, errors, tuple(notes), values)
 
 

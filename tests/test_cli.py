@@ -438,9 +438,9 @@ def test_bad_artifacts(say: Any, content: bytes) -> None:
 
 def test_usage(say: Any) -> None:
     for args in (["nonsense"], ["compile"], ["compile", DIGITS, "--nonsense"],
-                 ["compile", DIGITS, "--target", "arm"], ["profile", DIGITS, "--batch", "0"], ["cache", "nonsense"], ["run", DIGITS, "--mean", "a"],
-                 ["run", DIGITS, "--std", "0"], ["run", DIGITS, "--output", "y.npy"],
-                 ["bench", DIGITS, "--threads", "many"]):
+                 ["compile", DIGITS, "--target", "arm"], ["profile", DIGITS, "--batch", "0"],
+                 ["cache", "nonsense"], ["run", DIGITS, "--mean", "a"], ["run", DIGITS, "--std", "0"],
+                 ["run", DIGITS, "--output", "y.npy"], ["bench", DIGITS, "--threads", "many"]):
         code, out, err = say(*args)
         assert (code, out) == (2, "") and "Usage:" in err, args
 

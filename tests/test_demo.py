@@ -23,7 +23,8 @@ def test_demo() -> None:
     assert len(lines) <= 45 and all(len(line) <= 130 for line in lines)
     accuracy = re.search(r"Accuracy on 359 held-out digits: ([0-9.]+)%", text)
     assert accuracy and float(accuracy[1]) > 95
-    for words in ("3 batch_norm", "conv+add+relu", "softmax1", "agree with the NumPy reference", "Speed", "cnncc run model.onnx"):
+    for words in ("3 batch_norm", "conv+add+relu", "softmax1", "agree with the NumPy reference",
+                  "Speed", "cnncc run model.onnx"):
         assert words in text
     assert "##" in text
 
