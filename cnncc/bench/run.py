@@ -97,6 +97,7 @@ class _Engine:
     def __init__(self, name: str, threads: int) -> None:
         self.result = Result(name, threads)
         self.times: list[tuple[float, list[float]]] = []
+        self.calls, self.rounds = CALLS, ROUNDS * MOST
         self.process: subprocess.Popen[str] | None = None
         if not installed(name):
             self.result.note = "not installed"
@@ -149,15 +150,17 @@ def _session(names: Sequence[str], threads: int, first: dict[str, Any], flops: i
             report(f"{e.result.engine} loads", 0.0)
             if (answer := e.ask(first)) is not None:
                 e.result.load, e.result.error = answer["load"], answer["error"]
+                if answer["first"] > seconds / ROUNDS:      # slow, as the reference on a large model
+                    e.calls, e.rounds = 1, ROUNDS
                 if answer["error"] is None or answer["error"] > WRONG:
                     e.result.note = "WRONG"
         for r in range(ROUNDS * MOST):
-            waiting = [e for e in engines if e.process is not None
+            waiting = [e for e in engines if e.process is not None and r < e.rounds
                        and (r < ROUNDS or e.quiet(limit) < ROUNDS // 2)]
             for e in waiting:
                 report(f"round {r + 1}, {e.result.engine}", min(1.0, r / ROUNDS))
                 time.sleep(0.02)            # threads of the last engine that spin go to sleep
-                if (answer := e.ask({"seconds": seconds / ROUNDS, "calls": CALLS})) is not None:
+                if (answer := e.ask({"seconds": seconds / ROUNDS, "calls": e.calls})) is not None:
                     e.times.append((answer["foreign"], answer["times"]))
                     if "peak" in answer:
                         peaks[threads] = max(peaks.get(threads, 0.0), answer["peak"])

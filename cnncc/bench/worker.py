@@ -1,7 +1,7 @@
 """One engine in a process of its own: `python -m cnncc.bench.worker ENGINE THREADS`.
 
 A message is a line of JSON. It is told {"path", "inputs", "expected"} (arrays as base64 of .npz), then
-{"seconds", "calls"} for each round; it answers {"error", "load"} and {"times", "foreign", "peak"}, or
+{"seconds", "calls"} for each round; it answers {"error", "load", "first"} and {"times", "foreign", "peak"}, or
 {"failed": why}. It ends when its stdin does.
 """
 
@@ -43,8 +43,9 @@ def busy() -> float:
 
 
 def _round(call: Call, feeds: dict[str, Array], seconds: float, calls: int) -> dict[str, Any]:
-    """Times of at least `calls` calls, up to `seconds`; the cores that others used meanwhile."""
-    call(feeds)
+    """Times of at least `calls` calls, for `seconds`; the cores that others used meanwhile."""
+    if calls > 1:
+        call(feeds)
     times: list[float] = []
     wall, used, own = time.perf_counter(), busy(), time.process_time()
     while len(times) < calls or time.perf_counter() - wall < seconds:
@@ -73,8 +74,10 @@ def serve(engine: str, threads: int) -> None:
                 call = ENGINES[engine](message["path"], threads, feeds)
                 loaded = time.perf_counter()
                 results = call(feeds)
+                first = time.perf_counter() - loaded
                 error = max(error_of(y, e) for y, e in zip(results, expected.values(), strict=True))
-                answer = {"error": error if np.isfinite(error) else None, "load": loaded - begin}
+                answer = {"error": error if np.isfinite(error) else None, "load": loaded - begin,
+                          "first": first}
             else:
                 answer = _round(call, feeds, message["seconds"], message["calls"])
                 if engine == "cnncc":
