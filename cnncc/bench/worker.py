@@ -1,8 +1,8 @@
 """One engine in a process of its own: `python -m cnncc.bench.worker ENGINE THREADS`.
 
 A message is a line of JSON. It is told {"path", "inputs", "expected"} (arrays as base64 of .npz), then
-{"seconds", "calls"} for each round; it answers {"error", "load", "first"} and {"times", "foreign", "peak"}, or
-{"failed": why}. It ends when its stdin does.
+{"seconds", "calls"} for each round; it answers {"error", "load", "first"}, then {"times", "foreign", "peak"},
+or {"failed": why}. It ends when its stdin does.
 """
 
 from __future__ import annotations
