@@ -23,16 +23,18 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
     graph = _copy_outputs(graph, target)
     blocked = _blocked(graph, target)
     layouts = {n.name: Layout.blocked(n.type.rank, CHANNEL, _lanes(n.type, target)) if n.name in blocked
-               else Layout.plain(n.type.rank) for n in graph}
+               else _plain(n.type) for n in graph}
     nodes: dict[str, Node] = {}
     for n in graph:
         if n.kernel is not None:
-            lanes = _lanes(n.type, target)
-            chosen = [_constant_layout(graph[i].type, lanes) if graph[i].op == "const" else layouts[i] for i in n.inputs]
-            tensors = tuple(replace(t, layout=x) for t, x in
-                            zip(n.kernel.operands, [*chosen, layouts[n.name]], strict=True))
+            tensors = tuple(replace(t, layout=layouts[i]) for t, i in
+                            zip(n.kernel.operands, (*n.inputs, n.name), strict=True))
             scratch = tuple(replace(t, layout=_scratch_layout(n.kernel, t, target)) for t in n.kernel.scratch)
-            nodes[n.name] = replace(n, kernel=replace(n.kernel, operands=tensors, scratch=scratch))
+            kernel = replace(n.kernel, operands=tensors, scratch=scratch)
+            constants = {t.name for t, i in zip(tensors, n.inputs, strict=False) if graph[i].op == "const"}
+            tensors = tuple(replace(t, layout=_constant_layout(kernel, t, _lanes(n.type, target)))
+                            if t.name in constants else t for t in tensors)
+            nodes[n.name] = replace(n, kernel=replace(kernel, operands=tensors))
         else:
             nodes[n.name] = n
     return replace(graph, nodes=nodes)
@@ -58,12 +60,26 @@ def _lanes(t: TensorType, target: Target) -> int:
     return target.lanes * 4 // BYTES[t.dtype]
 
 
-def _constant_layout(t: TensorType, lanes: int) -> Layout:
-    """Small constants per channel are read by whole vectors; weights get their order from the schedule."""
-    for axis, extent in enumerate(t.shape):
-        if extent != 1 and all(e == 1 for a, e in enumerate(t.shape) if a != axis):
-            return Layout.blocked(t.rank, axis, lanes)
-    return Layout.plain(t.rank)
+def _plain(t: TensorType) -> Layout:
+    """Row-major; extents of 1 come early, so that the last axis is the one that memory is contiguous along."""
+    return Layout(tuple((a, 0) for a in sorted(range(t.rank), key=lambda a: (a != 0, t.shape[a] != 1, a))))
+
+
+def _constant_layout(kernel: Kernel, t: Tensor, lanes: int) -> Layout:
+    """Small constants along the vector are read by whole vectors; weights get their order from the schedule."""
+    shape = t.type.shape
+    for axis, extent in enumerate(shape):
+        if extent != 1 and all(e == 1 for a, e in enumerate(shape) if a != axis):
+            reads = [(x, s) for s in kernel.stages for x in s.loads if x.tensor == t.name]
+            if all(x.index[axis].single in _contiguous(kernel, s) for x, s in reads):
+                return Layout.blocked(t.type.rank, axis, lanes)
+    return Layout.plain(t.type.rank)
+
+
+def _contiguous(kernel: Kernel, s: Stage) -> set[str]:
+    """The dimension that runs along the memory of a stage's result."""
+    order = kernel.tensors[s.out.tensor].layout.order
+    return {d for d, c in s.out.index[order[-1][0]].terms if c == 1} if order else set()
 
 
 def _blocked(graph: Graph, target: Target) -> set[str]:

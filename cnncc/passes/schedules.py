@@ -20,9 +20,10 @@ from cnncc.ir.types import BYTES, Extent, product
 from cnncc.passes.collapse import collapse
 
 HINT = 8                    # what a symbolic extent counts as
-STALL = 0.5                 # the part of a transfer from L2 that is not hidden behind arithmetic
+STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
+PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
 AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
-LOOP = 1.0                  # cycles that a turn of an inner loop costs beside its arithmetic
+LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 24                   # multiply-adds that an inner loop should have at least
 SMALL = 20_000              # cycles below which a kernel is one task
 
@@ -197,13 +198,14 @@ class _Space:
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
         fold = product([_number(self.extents[d]) for d in self.folded])
-        inside = [*self.inside(tile, rw, _turns(rw * nb * fold)), *self._prefetch(nb)]
+        inside = self.inside(tile, rw, _turns(rw * nb * fold))
+        inside += self._prefetch(nb, tile, rw)
         rows = [d for d in self.rows if d not in (self.batch, tile)]
         batch = [Loop("par", self.batch)] if self.batch and self.batch != tile else []
         step = nb * self.lanes
         wide = [Loop("for", self.simd, step)] if self.simd and self.simd not in self.reduced else []
-        inner = [Loop("for", tile, rw)] if tile else []
-        outer = [Loop("for", d) for d in rows]
+        inner = self._levels(tile, rw) if tile else []
+        outer = [x for d in rows for x in self._levels(d, 1)]
         chunk = []
         if tile and tile != self.batch and not rows and _number(self.extents[tile]) > 8 * rw:
             chunk = [Loop("for", tile, rw * max(1, min(8, _number(self.extents[tile]) // (16 * rw))))]
@@ -246,8 +248,22 @@ class _Space:
             loops += [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
         return loops
 
-    def _prefetch(self, nb: int) -> Iterator[Loop]:
-        """Large weights come from memory: ask for the next tile's, or, where that is too much for L2, a bit ahead."""
+    def _levels(self, d: str, step: int) -> list[Loop]:
+        """The loops over a dimension: within a block first where an operand's memory is blocked."""
+        blocked = any(self.tensors[x.tensor].layout.block(a) > 1 and i.coefficient(d)
+                      for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
+                      if x.tensor not in self.weights)
+        outer = [Loop("for", d, self.lanes)] if blocked and _number(self.extents[d]) > self.lanes else []
+        return [*outer, Loop("for", d, step)]
+
+    def _prefetch(self, nb: int, tile: str | None, rw: int) -> Iterator[Loop]:
+        """Large weights come from memory: ask for the next tile's, or, where that is too much for L2, a bit ahead.
+
+        Not where so many tiles share the weights that waiting for the first one doesn't matter.
+        """
+        passes = product([_number(self.extents[d]) for d in self.rows if d not in (tile, self.batch)])
+        if passes * (_count(_number(self.extents[tile]), rw) if tile and tile != self.batch else 1) > PASSES:
+            return
         for x in self.loads:
             if x.tensor in self.weights and self.tensors[x.tensor].nbytes > self.target.l2 // 4 \
                     and set(self.reduced) <= self._dims(x) and self.simd in self._dims(x):
@@ -289,8 +305,9 @@ class _Space:
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.flops_per_step())
-                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0)
-                cycle += LOOP / _turns(acc) + self._streamed(steps, blocks, streams)
+                streamed = self._streamed(steps, blocks, streams)
+                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0, streamed)
+                cycle += LOOP / _turns(acc) + STALL * streamed
                 epilogue = acc * len(self.stage.formulas) * 1.5 + 12
                 total += (steps * cycle + epilogue) * wide * high
         return total * others
@@ -300,9 +317,11 @@ class _Space:
         line = self.lanes * 4
         total = 0.0
         for x in streams:
-            if set(self.reduced) <= self._dims(x) and steps * blocks * line > self.target.l1 // 2:
-                total += blocks * line / self.target.l2_bytes
-        return STALL * total
+            tile = steps * blocks * line if set(self.reduced) <= self._dims(x) else 0
+            if tile > self.target.l1 // 2:
+                far = tile > self.target.l2 * 3 // 4
+                total += blocks * line / (self.target.l3_bytes if far else self.target.l2_bytes)
+        return total
 
     def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int, inside: Sequence[Loop]) -> float:
         dims = self._dims(x)
