@@ -7,7 +7,7 @@ the text, so it is written as it shall run: loop-carried values are phis, offset
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -204,17 +204,17 @@ class Emitter:
         p = self.offset(pointer, nbytes)
         self.line(f"store {value.type} {value.text}, ptr {p.text}, align {align}")
 
-    def mask(self, type: Type, active: int) -> Value:
-        bits = ", ".join("i1 true" if i < active else "i1 false" for i in range(type.lanes))
+    def mask(self, type: Type, active: Collection[int]) -> Value:
+        bits = ", ".join("i1 true" if i in active else "i1 false" for i in range(type.lanes))
         return Value(f"<{bits}>", type.of("bool"))
 
-    def masked_load(self, pointer: Value, nbytes: Int, type: Type, active: int, align: int) -> Value:
-        """The first `active` lanes of memory, zero in the others, which are not touched."""
+    def masked_load(self, pointer: Value, nbytes: Int, type: Type, active: Collection[int], align: int) -> Value:
+        """The `active` lanes of memory, zero in the others, which are not touched."""
         p, m, f = self.offset(pointer, nbytes), self.mask(type, active), f"@llvm.masked.load.{type.mangled}.p0"
         self.declare(f"{type} {f}(ptr, i32, {m.type}, {type})")
         return self.emit(f"call {type} {f}(ptr {p.text}, i32 {align}, {m.type} {m.text}, {type} zeroinitializer)", type)
 
-    def masked_store(self, value: Value, pointer: Value, nbytes: Int, active: int, align: int) -> None:
+    def masked_store(self, value: Value, pointer: Value, nbytes: Int, active: Collection[int], align: int) -> None:
         p, m, f = self.offset(pointer, nbytes), self.mask(value.type, active), f"@llvm.masked.store.{value.type.mangled}.p0"
         self.declare(f"void {f}({value.type}, ptr, i32, {m.type})")
         self.line(f"call void {f}({value.type} {value.text}, ptr {p.text}, i32 {align}, {m.type} {m.text})")

@@ -229,7 +229,7 @@ class _StageLowering:
         if self.simd:
             self.lanes = kernel.target.lanes * 4 // BYTES[self.accesses[-1].tensor.type.dtype]
         self.tile_dims = tuple(d for d in self.extents if d not in reduced)
-        self.memo: dict[tuple[str, int, str, int, int], Value] = {}
+        self.memo: dict[tuple[str, int, str, int, int, tuple[int, ...]], Value] = {}
         self.pad = self.lanes if self.simd and self.accesses[-1].padded(self.simd.dim, self.lanes) else 0
         unrolled = {x.dim for x in self.loops[self.tile_at:] if x.kind == "unroll"} - reduced
         self.overlapping = {
@@ -438,30 +438,49 @@ class _StageLowering:
         return acc
 
     def accumulate(self, pos: Positions, ptrs: Pointers, acc: list[Value]) -> list[Value]:
+        simd = self.simd
+        active = self.valid(pos)
+        if not active:
+            return acc
+        j = self.order[self.key({**pos, **{d: p for d, p in pos.items() if d in self.reduced}})]
+        wide = acc[j].type
+        factors = multiply_add(self.first)
+        across_lanes = simd is not None and simd.dim in self.reduced
+        if factors and not across_lanes:
+            a, b = (self.value(f, pos, ptrs, wide, None, active) for f in factors)
+            new = self.e.fma(a, b, acc[j])
+            if simd and len(active) < self.active(pos):
+                new = self.e.select(self.e.mask(wide, active), new, acc[j])
+        else:
+            v = self.value(self.first.expr, pos, ptrs, wide, None, active)
+            if simd and len(active) < (self.lanes if across_lanes else self.active(pos)):
+                v = self.e.select(self.e.mask(wide, active), v, self.e.constant(IDENTITY[self.first.fold], wide))
+            new = apply(self.e, COMBINE[self.first.fold], [acc[j], v])
+        return [*acc[:j], new, *acc[j + 1:]]
+
+    def valid(self, pos: Positions) -> range | tuple[int, ...]:
+        """The lanes (0 alone without a vector) that are within the extent and whose taps are valid."""
+        simd = self.simd
+        lanes: range | tuple[int, ...] = range(self.active(pos) if simd else 1)
         for c in self.validity.static:
             at = c.index.const
             for d, k in c.index.terms:
                 at += k * pos[d].rep
-            if not 0 <= at < c.size:
-                return acc
-        j = self.order[self.key({**pos, **{d: p for d, p in pos.items() if d in self.reduced}})]
-        wide = acc[j].type
-        factors = multiply_add(self.first)
-        simd = self.simd
-        if factors and not (simd and simd.dim in self.reduced):
-            a, b = (self.value(f, pos, ptrs, wide, None) for f in factors)
-            new = self.e.fma(a, b, acc[j])
-        else:
-            v = self.value(self.first.expr, pos, ptrs, wide, None)
-            if simd and simd.dim in self.reduced and self.active(pos) < self.lanes:
-                mask = self.e.mask(wide, self.active(pos))
-                v = self.e.select(mask, v, self.e.constant(IDENTITY[self.first.fold], wide))
-            new = apply(self.e, COMBINE[self.first.fold], [acc[j], v])
-        return [*acc[:j], new, *acc[j + 1:]]
+            step = c.index.coefficient(simd.dim) if simd else 0
+            if not step:
+                if not 0 <= at < c.size:
+                    return ()
+            elif not (0 <= at + step * lanes[0] < c.size and 0 <= at + step * lanes[-1] < c.size):
+                lanes = tuple(i for i in lanes if 0 <= at + step * i < c.size)
+                if not lanes:
+                    return ()
+        return lanes
 
     # ---- elements
 
-    def value(self, x: Expr, pos: Positions, ptrs: Pointers, wide: Type, acc: Value | None) -> Value:
+    def value(self, x: Expr, pos: Positions, ptrs: Pointers, wide: Type, acc: Value | None,
+              active: Sequence[int] = ()) -> Value:
+        """An expression on the `active` lanes, all within the extent where none are named."""
         if isinstance(x, Const):
             return self.e.constant(x.value, wide)
         if isinstance(x, Load):
@@ -469,30 +488,32 @@ class _StageLowering:
                 if acc is None:
                     raise InternalError("a first formula can't read the accumulator")
                 return acc
-            return self.element(self.number[x], pos, ptrs, wide)
+            return self.element(self.number[x], pos, ptrs, wide, active)
         assert isinstance(x, Call)
-        args = [self.value(a, pos, ptrs, wide, acc) for a in x.args]
+        args = [self.value(a, pos, ptrs, wide, acc, active) for a in x.args]
         return apply(self.e, x.fn, args, constant=isinstance(x.args[-1], Const))
 
-    def element(self, i: int, pos: Positions, ptrs: Pointers, wide: Type) -> Value:
+    def element(self, i: int, pos: Positions, ptrs: Pointers, wide: Type, active: Sequence[int]) -> Value:
         a = self.accesses[i]
         at = a.offset(pos)
         vector = wide.lanes and self.simd is not None and self.simd.dim in a.dims
-        active = self.active(pos) if vector and self.simd else 0
-        memo = (self.e.block, i, ptrs[i].text, at, wide.lanes)
+        span = self.active(pos) if vector else 0
+        lanes = active if vector and active else range(span)
+        memo = (self.e.block, i, ptrs[i].text, at, wide.lanes, tuple(lanes))
         known = self.memo.get(memo)
         if known is None:
             scalar = Type(wide.dtype)
             if not vector or self.simd is None:
                 known = self.e.splat(self.e.load(ptrs[i], at, scalar, a.bytes), wide)
-            elif (stride := a.stride(self.simd.dim, 1, active - 1)) == a.bytes:
-                known = self.e.load(ptrs[i], at, wide, a.bytes) if active == wide.lanes or \
-                    a.padded(self.simd.dim, wide.lanes) else self.e.masked_load(ptrs[i], at, wide, active, a.bytes)
+            elif (stride := a.stride(self.simd.dim, 1, span - 1)) == a.bytes:
+                whole = len(lanes) == wide.lanes or (len(lanes) == span and a.padded(self.simd.dim, wide.lanes))
+                known = self.e.load(ptrs[i], at, wide, a.bytes) if whole else \
+                    self.e.masked_load(ptrs[i], at, wide, lanes, a.bytes)
                 if a.tensor.name in self.ahead:
                     self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
             else:
                 known = Value("zeroinitializer", wide)
-                for lane in range(active):
+                for lane in lanes:
                     one = self.e.load(ptrs[i], at + lane * stride, scalar, a.bytes)
                     known = self.e.insert(known, one, lane)
             self.memo[memo] = known
@@ -512,10 +533,10 @@ class _StageLowering:
         elif active == v.type.lanes:
             self.e.store(v, p, at, a.bytes)
         elif self.pad:
-            mask = self.e.mask(v.type, active)          # lanes beyond an extent are zero
+            mask = self.e.mask(v.type, range(active))   # lanes beyond an extent are zero
             self.e.store(self.e.select(mask, v, self.e.constant(0, v.type)), p, at, a.bytes)
         else:
-            self.e.masked_store(v, p, at, active, a.bytes)
+            self.e.masked_store(v, p, at, range(active), a.bytes)
 
 
 def _gcd(a: int, b: int) -> int:
