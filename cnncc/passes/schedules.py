@@ -24,7 +24,7 @@ STALL = 0.1                 # the part of a transfer from L2 that is not hidden 
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
 AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
-BODY = 24                   # multiply-adds that an inner loop should have at least
+BODY = 40                   # multiply-adds that an inner loop should have at least
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
@@ -341,7 +341,7 @@ class _Space:
 
     def _traffic(self, outside: Sequence[Loop], rw: int, nb: int) -> float:
         """Bytes that come from beyond L2: what doesn't fit is read again for every turn of the loops around it."""
-        room = self.target.l2 // 2
+        room = self.target.l2 * 3 // 4
         total = 0.0
         for x in dict.fromkeys((*self.stage.loads, self.stage.out)):
             t = self.tensors[x.tensor]
