@@ -16,8 +16,11 @@ def unit_of(kernel: Kernel, stage: Stage, loop: Loop) -> int:
     for x in (stage.out, *stage.loads):
         for axis, index in enumerate(x.index):
             block = tensors[x.tensor].layout.block(axis)
-            if block > 1 and index.coefficient(loop.dim) and loop.step % block == 0:
-                unit = max(unit, block)
+            if block > 1 and index.coefficient(loop.dim):
+                if loop.step % block == 0:
+                    unit = max(unit, block)
+                elif block % loop.step == 0:
+                    unit = max(unit, loop.step)     # every tile lies within a block
     return unit
 
 

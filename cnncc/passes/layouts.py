@@ -118,23 +118,31 @@ def _fits(x: Load, f: Formula, lanes: int) -> bool:
 
 
 def _copy_outputs(graph: Graph, target: Target) -> Graph:
-    """An output of images computed by a kernel is written blocked and then copied to plain memory."""
+    """An output of images computed by a kernel is written blocked and then copied to plain memory.
+
+    So is what no kernel can write at once: an input, a constant, a value that is an output already, views of them.
+    """
     nodes = dict(graph.nodes)
     outputs: list[tuple[str, str]] = []
+    written: set[str] = set()
     for user, value in graph.outputs:
         n = nodes[value]
+        source = n
+        while source.op == "reshape":
+            source = nodes[source.inputs[0]]
         spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1
-        if n.kernel is not None and spatial > 1:
-            name = f"{value}.plain"
-            if name not in nodes:
-                index = tuple(Index.of(f"i{a}") if e != 1 else Index() for a, e in enumerate(n.type.shape))
-                extents = tuple((f"i{a}", e) for a, e in enumerate(n.type.shape) if e != 1)
-                f = Formula(Load("y", index), "=", Load("x", index), extents)
-                plain = Layout.plain(n.type.rank)
-                kernel = Kernel((Tensor("x", n.type, plain), Tensor("y", n.type, plain)), (Stage((f,)),))
-                nodes[name] = Node(name, "kernel", (value,), n.type, (("does", "copy"),), n.origin, kernel)
+        if (n.kernel is not None and spatial > 1) or source.kernel is None or source.name in written:
+            name, i = f"{value}.plain", 0
+            while name in nodes:
+                name, i = f"{value}.plain.{i}", i + 1
+            index = tuple(Index.of(f"i{a}") if e != 1 else Index() for a, e in enumerate(n.type.shape))
+            extents = tuple((f"i{a}", e) for a, e in enumerate(n.type.shape) if e != 1)
+            f = Formula(Load("y", index), "=", Load("x", index), extents)
+            plain = Layout.plain(n.type.rank)
+            kernel = Kernel((Tensor("x", n.type, plain), Tensor("y", n.type, plain)), (Stage((f,)),))
+            nodes[name] = Node(name, "kernel", (value,), n.type, (("does", "copy"),), n.origin, kernel)
             value = name
+        else:
+            written.add(source.name)
         outputs.append((user, value))
     return replace(graph, nodes=nodes, outputs=tuple(outputs))
-
-
