@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     import networkx
 
 Attr = Any          # int, float, str or a tuple of them
+
+
+def quote(name: str) -> str:
+    """A value's name as the text of a graph has it: as it is, or a Python string where it isn't one plain word."""
+    return name if re.fullmatch(r"[\w./:+-]*[\w./+-]", name) else repr(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +45,10 @@ class Node:
         return dict(self.attrs)
 
     def __str__(self) -> str:
-        attrs = "".join(f" {k}={v}".replace(", ", ",") for k, v in self.attrs)
-        head = f"{self.name}: {self.type} = {self.op}({', '.join(self.inputs)}){attrs}"
+        attrs = "".join(f" {k}={repr(v).replace(' ', '')}" for k, v in self.attrs)
+        head = f"{quote(self.name)}: {self.type} = {self.op}({', '.join(map(quote, self.inputs))}){attrs}"
+        if self.origin:
+            head += " from " + ", ".join(map(quote, self.origin))
         if self.kernel is None:
             return head
         return head + "".join("\n    " + line for line in self.kernel.lines())
@@ -123,9 +131,9 @@ class Graph:
         return ", ".join(f"{c} {op}" for op, c in sorted(counts.items(), key=lambda kv: -kv[1]))
 
     def __str__(self) -> str:
-        lines = [f"graph {self.name}"]
+        lines = [f"graph {quote(self.name)}"]
         lines += [f"  {line}" for n in self for line in str(n).splitlines()]
-        lines.append("  return " + ", ".join(f"{user}={value}" for user, value in self.outputs))
+        lines.append("  return " + ", ".join(f"{quote(user)}={quote(value)}" for user, value in self.outputs))
         return "\n".join(lines)
 
 

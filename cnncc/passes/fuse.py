@@ -191,9 +191,7 @@ def _append(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...
 
 
 def _sorted(f: Formula, chain: Sequence[Formula]) -> Formula:
-    """Extents of everything that the formula uses, the dimensions of its result first."""
-    sizes = {d: e for x in (*chain, f) for d, e in x.extents}
-    used = dict.fromkeys(d for i in f.out.index for d in i.dims)
-    used.update(dict.fromkeys(d for x in f.loads for i in x.index for d in i.dims))
-    return replace(f, extents=tuple((d, sizes[d]) for d in used))
+    """The extents of everything that the formula uses, in the chain's order."""
+    used = {d for x in (f.out, *f.loads) for i in x.index for d in i.dims}
+    return replace(f, extents=tuple((d, e) for d, e in {**dict(chain[0].extents), **f.sizes}.items() if d in used))
 

@@ -137,7 +137,7 @@ def _merge(p: Node, n: Node, shared: Schedule) -> Node:
     back = tuple(_renamed(s, names) for s in n.kernel.stages)
     held = replace(p.kernel.output, name=scratch)
     kernel = Kernel((*tensors, n.kernel.output), (*front, *back), (held, *n.kernel.scratch), shared)
-    does = f"{p.attr['does']} > {n.attr['does']}"
+    does = f"{p.attr['does']}>{n.attr['does']}"
     return replace(n, inputs=tuple(inputs), kernel=kernel, attrs=(("does", does),),
                    origin=tuple(dict.fromkeys((*p.origin, *n.origin))))
 

@@ -1,0 +1,53 @@
+"""Graphs read back from their text: what `str(graph)` prints at any point of the pipeline, constants apart."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from cnncc.ir.errors import InternalError
+from cnncc.ir.graph import Attr, Graph, Node
+from cnncc.ir.kernel import parse_kernel
+from cnncc.ir.types import parse_type
+
+NAME = r"""'(?:[^'\\\\]|\\\\.)*'|"(?:[^"\\\\]|\\\\.)*"|[\w./:+-]*[\w./+-]"""
+HEAD = re.compile(rf"({NAME}): (\w+\[[^]]*\]) = (\w+)\(((?:(?:{NAME})(?:, )?)*)\)((?: \w+=\S+)*)(?: from (.*))?$")
+
+
+def _names(text: str) -> Iterator[str]:
+    for token in re.findall(NAME, text):
+        yield ast.literal_eval(token) if token[0] in "'\"" else token
+
+
+def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) -> Graph:
+    """The graph that a text describes; `constants` are the values of its const nodes.
+
+    Raises InternalError for a line that can't be read.
+    """
+    nodes: dict[str, Node] = {}
+    name, outputs = "", []
+    blocks: list[list[str]] = []
+    for line in text.splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "graph" and not line.startswith(" "):
+            name = next(_names(rest))
+        elif word == "return":
+            outputs = [(next(_names(a)), next(_names(b))) for a, b in re.findall(rf"({NAME})=({NAME})", rest)]
+        elif line.startswith("      "):
+            blocks[-1].append(line[6:])
+        else:
+            blocks.append([line.strip()])
+    for head, *kernel in blocks:
+        match = HEAD.match(head)
+        if match is None:
+            raise InternalError(f"can't read the node {head!r}")
+        own = next(_names(match[1]))
+        attrs: tuple[tuple[str, Attr], ...] = tuple(
+            (k, ast.literal_eval(v)) for k, _, v in (a.partition("=") for a in match[5].split()))
+        nodes[own] = Node(own, match[3], tuple(_names(match[4])), parse_type(match[2]), attrs,
+                          tuple(_names(match[6] or "")), parse_kernel("\n".join(kernel)) if kernel else None)
+    inputs = tuple(n.name for n in nodes.values() if n.op == "input")
+    return Graph(name, nodes, inputs, tuple(outputs), dict(constants or {}))
