@@ -224,6 +224,10 @@ class _StageLowering:
         early = [x for x in self.loops[:self.tile_at] if x.dim in reduced]
         if early:
             raise InternalError(f"a loop over the sum's {early[0].dim} is outside of a loop over the result")
+        for d, e in stage.extents.items():
+            own = [x for x in self.loops if x.dim == d]
+            if e != 1 and not (own and (own[-1].kind == "simd" or own[-1].step == 1)):
+                raise InternalError(f"the schedule doesn't walk {d}: {', '.join(map(str, self.loops))}")
         self.simd = next((x for x in self.loops if x.kind == "simd"), None)
         self.lanes = 0
         if self.simd:
