@@ -33,13 +33,13 @@ def put(key: str, nbytes: int = 100_000) -> Path | None:
 
 
 def test_store_and_load(folder: Path) -> None:
-    assert cache.lookup(A) is None and cache.load(A) is None
+    assert cache.load(A) is None
     path = put(A)
-    assert path == cache.lookup(A) and folder.stat().st_mode & 0o777 == 0o700
-    found = cache.load(A, verify=True)
+    assert path == folder / f"{A}.cnncc" and folder.stat().st_mode & 0o777 == 0o700
+    found = cache.load(A)
     assert found is not None and found.meta == {"key": A} and found.object == b"code"
     assert [entry.key for entry in cache.entries()] == [A]
-    assert cache.clear() == 1 and cache.entries() == [] and cache.lookup(A) is None
+    assert cache.clear() == 1 and cache.entries() == [] and cache.load(A) is None
 
 
 def test_key() -> None:
@@ -54,14 +54,14 @@ def test_damaged_entry_is_a_miss_and_removed(folder: Path, caplog: Any) -> None:
         path = put(A)
         assert path
         path.write_bytes(path.read_bytes()[:-1] if damage is None else damage)
-        assert cache.lookup(A) is None and not path.exists()
+        assert cache.load(A) is None and not path.exists()
     assert "not used from the compile cache" in caplog.text
 
 
 def test_least_recently_used_go_first(folder: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("CNNCC_CACHE_BYTES", "250000")
     assert put(A) and put(B)
-    assert cache.lookup(A)
+    assert cache.load(A)
     assert put(C)
     assert [entry.key for entry in cache.entries()] == [C, A]
     assert put(B, 300_000) is None  # alone beyond the bound: drives nothing out
@@ -85,7 +85,7 @@ def test_lost_temporary_files_are_removed(folder: Path) -> None:
 def test_off(folder: Path, monkeypatch: Any, off: dict[str, str], tmp_path: Path) -> None:
     for name, value in off.items():
         monkeypatch.setenv(name, value)
-    assert cache.directory() is None and put(A) is None and cache.lookup(A) is None
+    assert cache.directory() is None and put(A) is None and cache.load(A) is None
     assert cache.entries() == [] and cache.clear() == 0 and not folder.exists()
     (tmp_path / "m").write_bytes(b"model")
     assert cache.file_hash(tmp_path / "m") == hashlib.sha256(b"model").hexdigest()
@@ -101,19 +101,19 @@ def test_default_directory(folder: Path, monkeypatch: Any, tmp_path: Path) -> No
 def test_invalid_bound(folder: Path, monkeypatch: Any, text: str) -> None:
     monkeypatch.setenv("CNNCC_CACHE_BYTES", text)
     with pytest.raises(InputError, match="CNNCC_CACHE_BYTES"):
-        cache.lookup(A)
+        cache.load(A)
 
 
 def test_foreign_directories_are_not_used(folder: Path, monkeypatch: Any, caplog: Any) -> None:
     put(A)
     for mode in (0o770, 0o707, 0o1777):
         folder.chmod(mode)
-        assert cache.lookup(A) is None and put(B) is None
+        assert cache.load(A) is None and put(B) is None
     folder.chmod(0o755)  # others may read it
-    assert cache.lookup(A)
+    assert cache.load(A)
     uid = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
-    assert cache.lookup(A) is None and cache.entries() == []
+    assert cache.load(A) is None and cache.entries() == []
     assert len([record for record in caplog.records if "others" in record.message]) == 1
 
 
@@ -122,7 +122,7 @@ def test_directory_that_cannot_be_made(folder: Path, monkeypatch: Any, tmp_path:
     for place in ("/proc/none/cache", str(tmp_path / "file"), str(tmp_path / "file" / "cache")):
         monkeypatch.setenv("CNNCC_CACHE_DIR", place)
         cache._warned.clear()
-        assert put(A) is None and cache.lookup(A) is None and cache.clear() == 0
+        assert put(A) is None and cache.load(A) is None and cache.clear() == 0
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EDQUOT])
@@ -151,7 +151,7 @@ def test_read_only_disk(folder: Path, monkeypatch: Any, caplog: Any, code: int, 
 def test_read_only_directory(folder: Path) -> None:
     put(A)
     folder.chmod(0o500)
-    assert cache.lookup(A) and put(B) is None
+    assert cache.load(A) and put(B) is None
     folder.chmod(0o700)
 
 
@@ -163,7 +163,7 @@ def test_full_disk(folder: Path, monkeypatch: Any) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         assert put(B) is None and put(A) is None
-    assert cache.lookup(A) and not list(folder.glob(".*.tmp"))
+    assert cache.load(A) and not list(folder.glob(".*.tmp"))
 
 
 def test_processes_store_at_once(folder: Path) -> None:
@@ -172,7 +172,7 @@ def test_processes_store_at_once(folder: Path) -> None:
         "for i in range(20):\n"
         "    key = cache.key('shared' if i % 2 else sys.argv[1] + str(i % 5))\n"
         "    assert cache.store(key, {'key': key}, b'code' * 999, [bytes(40_000)])\n"
-        "    found = cache.load(key, verify=True)\n"
+        "    found = cache.load(key)\n"
         "    assert found is None or found.meta == {'key': key}"
     )
     environment = {**os.environ, "CNNCC_CACHE_BYTES": "200000"}

@@ -14,30 +14,27 @@ HUGE_FROM = 4 << 20
 """Buffers of at least this many bytes ask for huge pages."""
 
 
-def aligned(nbytes: int, huge: bool = True) -> NDArray[np.uint8]:
-    """A new writable array of `nbytes` zero bytes in a private anonymous mapping, which it keeps alive.
+def aligned(nbytes: int) -> NDArray[np.uint8]:
+    """A new writable array of `nbytes` zero bytes in a private mapping, which it keeps alive.
 
-    It starts on a page (4096 bytes); with `huge` and at least `HUGE_FROM` bytes it starts on a 2 MiB
-    boundary and asks the kernel for huge pages. Memory is taken when first touched.
-
-    Raises MemoryError if the system refuses, ValueError if `nbytes` is negative.
+    It starts on a page (4096 bytes), from `HUGE_FROM` bytes on a huge page, for which it asks the kernel.
+    Memory is taken when first touched. Raises MemoryError if the system refuses, ValueError if negative.
     """
     if nbytes < 0:
         raise ValueError(f"a buffer cannot have {nbytes} bytes")
     if nbytes == 0:
         return np.empty(0, np.uint8)
-    huge = huge and nbytes >= HUGE_FROM
+    huge = nbytes >= HUGE_FROM
     span = -(-nbytes // HUGE_PAGE) * HUGE_PAGE  # whole huge pages, so that the tail is one too
     try:
         # Not the default MAP_SHARED: that is shared with forked children and gets no huge pages.
         memory = mmap.mmap(-1, span + HUGE_PAGE if huge else nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as error:
         raise MemoryError(f"cannot allocate {nbytes:,} bytes: {error}") from None
-    if not huge:
-        return np.frombuffer(memory, np.uint8)
-    start = -address(np.frombuffer(memory, np.uint8)) % HUGE_PAGE
-    with suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE, start, span)
+    start = -address(np.frombuffer(memory, np.uint8)) % HUGE_PAGE if huge else 0
+    if huge:
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE, start, span)
     return np.frombuffer(memory, np.uint8, nbytes, start)
 
 

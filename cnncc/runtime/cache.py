@@ -60,7 +60,6 @@ def directory() -> Path | None:
         return None
     if chosen is None:
         import platformdirs
-
         chosen = platformdirs.user_cache_dir("cnncc")
     path = Path(os.path.abspath(os.path.expanduser(chosen)))
     try:
@@ -85,21 +84,16 @@ def key(*parts: str | bytes) -> str:
     return digest.hexdigest()
 
 
-def load(key: str, verify: bool = False, copy: bool = False) -> artifact.Artifact | None:
-    """The stored artifact, marked as used; None if there is none. A damaged one is removed.
-
-    `verify` and `copy` are those of `artifact.read`.
-    """
-    folder = directory()
-    if folder is None:
+def load(key: str) -> artifact.Artifact | None:
+    """The stored artifact, marked as used; None if there is none. A damaged one is removed."""
+    if (folder := directory()) is None:
         return None
     path = folder / f"{key}.cnncc"
     try:
-        found = artifact.read(path, verify, copy)
+        found = artifact.read(path)
     except ArtifactError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        _LOG.warning("not used from the compile cache: %s", error)
+        if not isinstance(error.__cause__, FileNotFoundError):
+            _LOG.warning("not used from the compile cache: %s", error)
         if error.__cause__ is None:  # the file is to blame, not the disk or the memory
             _remove(path)
         return None
@@ -107,21 +101,10 @@ def load(key: str, verify: bool = False, copy: bool = False) -> artifact.Artifac
     return found
 
 
-def lookup(key: str) -> Path | None:
-    """The path of a stored artifact that reads well, marked as used; None if there is none.
-
-    Another process may remove the file before it is read; `load` has no such gap.
-    """
-    folder = directory()
-    return folder / f"{key}.cnncc" if folder and load(key) else None
-
-
-def store(
-    key: str, meta: Mapping[str, Any], object_bytes: bytes, weights: Iterable[bytes | memoryview] = ()
-) -> Path | None:
+def store(key: str, meta: Mapping[str, Any], object_bytes: bytes,
+          weights: Iterable[bytes | memoryview] = ()) -> Path | None:
     """Store an artifact, remove the least recently used ones beyond the limit; None if it can't be stored."""
-    folder = directory()
-    if folder is None:
+    if (folder := directory()) is None:
         return None
     path = folder / f"{key}.cnncc"
     try:
@@ -129,8 +112,7 @@ def store(
         nbytes = path.stat().st_size
     except (OSError, ArtifactError) as error:
         # Without the name of the temporary file, which would make each warning another one.
-        reason = error.strerror if isinstance(error, OSError) else error
-        _warn_once(f"not stored in the compile cache: {folder}: {reason}")
+        _warn_once(f"not stored in the compile cache: {folder}: {getattr(error, 'strerror', None) or error}")
         return None
     if nbytes > limit():
         _remove(path)
@@ -143,8 +125,7 @@ def store(
 
 def entries() -> list[Entry]:
     """What the cache holds, the most recently used first."""
-    folder = directory()
-    found = []
+    found, folder = [], directory()
     for path in folder.glob("*.cnncc") if folder else ():
         with suppress(OSError):
             status = path.stat()
@@ -154,8 +135,7 @@ def entries() -> list[Entry]:
 
 def clear() -> int:
     """Remove everything from the cache; return how many artifacts that were."""
-    folder = directory()
-    if folder is None:
+    if (folder := directory()) is None:
         return 0
     removed = sum(_remove(entry.path) for entry in entries())
     _remove(folder / _INDEX)
@@ -176,17 +156,17 @@ def file_hash(*paths: str | os.PathLike[str]) -> str:
             name, stamp = os.path.realpath(path), _stamp(path)
             row = known.get(name)
             if row and row[0] == stamp:
-                digests.append(str(row[1]))
+                digests.append(row[1])
                 continue
             with open(path, "rb") as file:
                 digests.append(hashlib.file_digest(file, "sha256").hexdigest())
             # Its times tell a later change only if the last one is a while ago.
             if _stamp(path) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED:
                 known.pop(name, None)  # to the end: the oldest are dropped first
-                known[name] = [stamp, digests[-1]]
+                known[name] = (stamp, digests[-1])
                 changed = True
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = getattr(error, "strerror", None) or error
             raise ModelError(f"{os.fspath(path)}: cannot be read: {reason}") from error
     if folder and changed:
         with suppress(OSError, ArtifactError), artifact.replacing(folder / _INDEX) as index:
@@ -201,24 +181,19 @@ def _stamp(path: str | os.PathLike[str]) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _read_index(folder: Path) -> dict[str, list[Any]]:
-    """The rows [stamp, digest] that make sense, by path."""
+def _read_index(folder: Path) -> dict[str, tuple[list[int], str]]:
+    """The rows (stamp, digest) that make sense, by path."""
     try:
         with open(folder / _INDEX, "rb") as file:
-            index = json.loads(file.read(_INDEX_BYTES))
-    except (OSError, ValueError, RecursionError):
+            rows = json.loads(file.read(_INDEX_BYTES)).items()
+    except (OSError, ValueError, RecursionError, AttributeError):
         return {}
-    rows = index.items() if isinstance(index, dict) else ()
-    return {name: row for name, row in rows if isinstance(row, list) and len(row) == 2 and _is_digest(row[1])}
-
-
-def _is_digest(text: object) -> bool:
-    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
+    return {name: (row[0], row[1]) for name, row in rows if isinstance(row, list) and len(row) == 2
+            and isinstance(row[1], str) and re.fullmatch("[0-9a-f]{64}", row[1])}
 
 
 def _trim(folder: Path, keep: Path) -> None:
     import filelock
-
     try:
         with filelock.FileLock(folder / "lock", timeout=10):
             _remove_stale(folder, _STALE)

@@ -17,26 +17,20 @@ def thread_count(threads: int | None = None) -> int:
     Of a list such as OMP_NUM_THREADS=4,2 the first counts. Raises InputError, naming the argument or
     variable, for anything but a whole number from 1 to `MAX_THREADS`.
     """
-    if threads is not None:
-        return _checked("threads", str(threads))
-    for name in ("CNNCC_NUM_THREADS", "OMP_NUM_THREADS"):
-        if text := os.environ.get(name, "").strip():
-            return _checked(name, text.split(",")[0] if name == "OMP_NUM_THREADS" else text)
+    given = {"threads": "" if threads is None else str(threads),
+             "CNNCC_NUM_THREADS": os.environ.get("CNNCC_NUM_THREADS", ""),
+             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "").split(",")[0]}
+    for name, text in given.items():
+        if text := text.strip():
+            if text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_THREADS:
+                return int(text)
+            raise InputError(f"{name}={text!r}: expected a whole number from 1 to {MAX_THREADS}")
     return available_cpus()
-
-
-def _checked(name: str, text: str) -> int:
-    text = text.strip()
-    if text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_THREADS:
-        return int(text)
-    raise InputError(f"{name}={text!r}: expected a whole number from 1 to {MAX_THREADS}")
 
 
 def available_cpus() -> int:
     """CPUs in our affinity mask, or fewer where the cgroup's CPU quota (rounded up) allows fewer."""
-    cpus = min(len(os.sched_getaffinity(0)), MAX_THREADS)
-    quota = cpu_quota()
-    return cpus if quota is None else max(1, min(cpus, quota))
+    return min(len(os.sched_getaffinity(0)), MAX_THREADS, cpu_quota() or MAX_THREADS)
 
 
 def cpu_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -44,7 +38,7 @@ def cpu_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/
 
     Reads version 2 (cpu.max) and version 1 (cpu.cfs_quota_us); what cannot be read does not limit.
     """
-    quotas = []
+    quotas: list[int] = []
     with suppress(OSError, ValueError):
         for line in groups.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -59,25 +53,18 @@ def cpu_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/
             folder = base / path.strip("/")
             # In a container the path may be the host's, and only the root of the mount exists.
             for place in (folder, *folder.parents):
-                if place.is_relative_to(base):
-                    quotas += _quota(place, files)
+                with suppress(OSError, ValueError):     # absent, or "max"
+                    if place.is_relative_to(base):
+                        numbers = " ".join((place / name).read_text() for name in files)
+                        quota, period = map(int, numbers.split())
+                        if quota > 0 and period > 0:
+                            quotas.append(-(-quota // period))
     return min(quotas, default=None)
-
-
-def _quota(folder: Path, files: list[str]) -> list[int]:
-    with suppress(OSError, ValueError):
-        quota, period = map(int, " ".join((folder / name).read_text() for name in files).split())
-        if quota > 0 and period > 0:
-            return [-(-quota // period)]
-    return []  # absent, "max" or -1
 
 
 def check_platform() -> None:
     """Raise CnnccError, naming the system, unless this is 64-bit Linux on x86-64."""
-    machine = platform.machine().lower()
-    if sys.platform != "linux" or machine not in ("x86_64", "amd64") or sys.maxsize < 2**32:
-        bits = 64 if sys.maxsize > 2**32 else 32
-        raise CnnccError(
-            f"cnncc runs on Linux on x86-64 only; this is {sys.platform} on {machine or 'unknown hardware'} "
-            f"with a {bits}-bit Python"
-        )
+    machine, bits = platform.machine().lower(), 64 if sys.maxsize > 2**32 else 32
+    if sys.platform != "linux" or machine not in ("x86_64", "amd64") or bits != 64:
+        raise CnnccError(f"cnncc runs on Linux on x86-64 only; this is {sys.platform} on "
+                         f"{machine or 'unknown hardware'} with a {bits}-bit Python")

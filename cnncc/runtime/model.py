@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnncc.ir.errors import ArtifactError, InputError, InternalError
-from cnncc.ir.plan import FRAME, Plan, Value, restore
+from cnncc.ir.plan import FRAME, Plan, restore
 from cnncc.ir.signature import DTYPES, Signature
 from cnncc.ir.target import LEVELS, host_features
 from cnncc.runtime import artifact, buffers, cache, env, loader, profiler
@@ -29,6 +29,7 @@ class CompiledModel:
     Made by `cnncc.compile` and `cnncc.load`. The last of `objects` is the thread pool; `weights` is shared,
     not copied, if it starts at a multiple of 64 bytes. `meta` goes into the saved file: `target` is a
     Target's record, `folded` maps nodes that were computed when the model was compiled to the reason.
+    `inputs` and `outputs` are Values (name, dtype, shape; a word in a shape is a size that a call chooses).
 
     Raises InputError for a wrong number of `threads` (None: as the environment says), ArtifactError if the
     objects don't load or the weights have the wrong size.
@@ -38,6 +39,7 @@ class CompiledModel:
                  meta: Mapping[str, Any], threads: int | None = None) -> None:
         self._threads = env.thread_count(threads)
         self.plan, self.meta, self._objects = plan, dict(meta), tuple(objects)
+        self.name, self.inputs, self.outputs = plan.name, plan.inputs, plan.outputs
         if weights.nbytes != plan.weights or not objects:
             raise ArtifactError(f"{plan.name}: {len(objects)} objects, {weights.nbytes:,} bytes of weights; "
                                 f"expected at least 1 and {plan.weights:,}")
@@ -50,24 +52,8 @@ class CompiledModel:
         self._entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._code.entry)
         self._signature = Signature(plan.inputs, plan.outputs)
         self._dtypes = [DTYPES[v.dtype] for v in plan.outputs]
-        self._names = tuple(v.name for v in plan.inputs)
         self._operands = slice(len(FRAME), len(FRAME) + len(plan.inputs) + len(plan.outputs))
         self._free: deque[_Space] = deque()
-
-    @property
-    def name(self) -> str:
-        """The model's name in its file."""
-        return self.plan.name
-
-    @property
-    def inputs(self) -> tuple[Value, ...]:
-        """Name, dtype and shape of every input; a word in a shape is a size that each call chooses."""
-        return self.plan.inputs
-
-    @property
-    def outputs(self) -> tuple[Value, ...]:
-        """Name, dtype and shape of every output."""
-        return self.plan.outputs
 
     @property
     def threads(self) -> int:
@@ -95,9 +81,9 @@ class CompiledModel:
 
         Raises InputError as a call does, and for an unknown name.
         """
-        chosen = self._signature.select(output_names) if output_names else None
+        chosen = self._signature.select(output_names or None)
         results = self._call((), feeds, None)
-        return results if chosen is None else [results[i] for i in chosen]
+        return [results[i] for i in chosen]
 
     def profile(self, /, *args: Any, repeat: int | None = None, **feeds: Any) -> list[StepTime]:
         """The time of every step for these inputs, to be shown by `format_profile`.
@@ -106,17 +92,14 @@ class CompiledModel:
         """
         if repeat is not None and repeat < 1:
             raise InputError(f"repeat={repeat}: expected at least 1")
-        arrays, n = self._arrays(args, feeds)
-        space = self._take()
-        try:
-            self._fit(space, n)
-            frame, results = space.frame, self._results(space)
-            frame[self._operands] = list(map(_address, arrays + results))
+        space, operands = self._take(), []
 
-            def run(first: int, last: int) -> None:
-                frame[_FIRST], frame[_LAST] = first, last
-                self._enter(space)
-            return profiler.measure(self.plan.steps, n, run, repeat)
+        def run(first: int, last: int) -> None:
+            space.frame[_FIRST], space.frame[_LAST] = first, last
+            self._enter(space)
+        try:
+            operands += self._prepare(space, args, feeds, None)     # they live until it ends
+            return profiler.measure(self.plan.steps, space.batch, run, repeat)
         finally:
             space.batch = 0             # its frame is not that of a call
             self._free.append(space)
@@ -152,41 +135,43 @@ class CompiledModel:
         raise TypeError("a compiled model can't be pickled or copied: use save() and cnncc.load()")
 
     def _call(self, args: Sequence[Any], feeds: Mapping[str, Any], out: Any) -> list[Array]:
-        arrays, n = self._arrays(args, feeds)
         space = self._take()
         try:
-            if space.batch != n or space.threads != self._threads:
-                self._fit(space, n)
-            results = self._results(space) if out is None else self._given(out, arrays, space.shapes)
-            space.frame[self._operands] = list(map(_address, arrays + results))
+            operands = self._prepare(space, args, feeds, out)
             self._enter(space)
-            return results
+            return operands[len(self.plan.inputs):]
         finally:
             self._free.append(space)
+
+    def _prepare(self, space: _Space, args: Sequence[Any], feeds: Mapping[str, Any], out: Any) -> list[Array]:
+        """Make a frame for a call: its inputs as kernels read them, then its results; both must outlive it."""
+        arrays, n = self._signature.bind(args, feeds)
+        for i, x in enumerate(arrays):
+            if not (x.flags.carray or (x.flags.c_contiguous and x.flags.aligned)):
+                arrays[i] = np.array(x, order="C")
+        if space.batch != n or space.threads != self._threads:
+            self._fit(space, n)
+        if out is not None:
+            arrays += self._given(out, arrays, space.shapes)
+        else:
+            try:
+                arrays += map(np.empty, space.shapes, self._dtypes)
+            except (MemoryError, ValueError) as error:
+                reason = f"no memory for the results of a batch of {n:,}: {error}"
+                raise InputError(f"{self.name}: {reason}") from error
+        space.frame[self._operands] = list(map(_address, arrays))
+        return arrays
+
+    def _take(self) -> _Space:
+        """Memory for one call; whoever is done with it puts it back into `_free`."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return _Space(self._operands.stop)
 
     def _enter(self, space: _Space) -> None:
         if code := self._entry(space.address):
             raise InternalError(f"{self.name}: the native code returned {code}")
-
-    def _arrays(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> tuple[list[Array], int]:
-        """The inputs in order, as kernels read them, and the batch size."""
-        if feeds and not args and len(feeds) == len(self._names):
-            try:
-                args, feeds = [feeds[name] for name in self._names], {}
-            except KeyError:
-                pass                    # `bind` says what is wrong
-        arrays, n = self._signature.bind(args, feeds)
-        for i, x in enumerate(arrays):
-            if not x.flags.carray:
-                arrays[i] = _plain(x)
-        return arrays, n
-
-    def _results(self, space: _Space) -> list[Array]:
-        try:
-            return list(map(np.empty, space.shapes, self._dtypes))
-        except (MemoryError, ValueError) as error:
-            raise InputError(f"{self.name}: no memory for the results of a batch of {space.batch:,}: "
-                             f"{error}") from error
 
     def _given(self, out: Any, arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """The results' arrays as the caller gave them, checked."""
@@ -203,13 +188,6 @@ class CompiledModel:
                 if np.may_share_memory(x, other):       # exact: all of them are contiguous
                     raise InputError(f"out: the array for {v.name!r} overlaps an input or another output")
         return given
-
-    def _take(self) -> _Space:
-        """Memory for one call; whoever is done with it puts it back into `_free`."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return _Space(self._operands.stop)
 
     def _fit(self, space: _Space, n: int) -> None:
         """Prepare for calls with this batch size: all but the operands. Raises InputError without memory."""
@@ -247,48 +225,39 @@ class _Space:
         self.batch = self.threads = 0
 
 
-def open_artifact(path: str | os.PathLike[str], threads: int | None = None, verify: bool = False,
-                  copy: bool = False) -> CompiledModel:
+def open_artifact(path: str | os.PathLike[str], threads: int | None = None,
+                  verify: bool = False) -> CompiledModel:
     """The model in a `.cnncc` file, which is native code: trust it as you trust a shared library.
 
-    `verify` and `copy` are those of `artifact.read`. Raises ArtifactError, with the path, if the file is
-    damaged, from another version, or asks for instructions that this CPU lacks; InputError for `threads`.
+    With `verify` its weights are checked too. Raises ArtifactError, with the path, if the file is damaged,
+    from another version, or asks for instructions that this CPU lacks; InputError for `threads`.
     """
-    return from_artifact(artifact.read(path, verify, copy), threads, os.fspath(path))
+    return from_artifact(artifact.read(path, verify), threads, os.fspath(path))
 
 
-def from_artifact(found: artifact.Artifact, threads: int | None = None, where: str = "model"
-                  ) -> CompiledModel:
-    """The model of an artifact that has been read from `where`; raises as `open_artifact` does."""
+def from_artifact(found: artifact.Artifact, threads: int | None, where: str = "model") -> CompiledModel:
+    """The model of an artifact that was read from `where`; raises as `open_artifact` does."""
     meta = dict(found.meta)
-    abi = meta.pop("abi", None)
-    if abi != loader.ABI:
-        raise ArtifactError(f"{where}: its native interface has version {abi}, this cnncc has {loader.ABI}: "
-                            f"compile the model again")
     try:
-        _check_cpu(where, meta["target"]["features"])
+        if (abi := meta.pop("abi", None)) != loader.ABI:
+            raise ArtifactError(f"its native interface has version {abi}, this cnncc has {loader.ABI}: "
+                                f"compile the model again")
+        _check_cpu(meta["target"]["features"])
         plan = restore(meta.pop("plan"))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{where}: incomplete metadata ({type(error).__name__}: {error})") from error
-    try:
         return CompiledModel(plan, loader.split(found.object), found.weights, meta, threads)
     except ArtifactError as error:
         raise ArtifactError(f"{where}: {error}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{where}: incomplete metadata ({type(error).__name__}: {error})") from error
 
 
-def _check_cpu(where: str, features: str) -> None:
+def _check_cpu(features: str) -> None:
     """Raise ArtifactError where this CPU lacks one of the `features`, such as "+avx2,+fma"."""
     missing = [f[1:] for f in features.split(",") if f.startswith("+") and f[1:] not in host_features()]
     if missing:
         level = next((f"code for {name}" for name, text in LEVELS.items() if text == features), "code")
-        raise ArtifactError(f"{where}: holds {level}, but this CPU has no {', '.join(missing)}: "
+        raise ArtifactError(f"holds {level}, but this CPU has no {', '.join(missing)}: "
                             f"compile the model again, here or with a lower target")
-
-
-def _plain(x: Array) -> Array:
-    """The array, or a copy, contiguous and aligned."""
-    flags = x.flags
-    return x if flags.c_contiguous and flags.aligned else np.array(x, order="C", copy=True)
 
 
 # Where an array object keeps the address of its elements: the first field after the object's header, part of
@@ -301,9 +270,5 @@ def _read_address(x: Array) -> int:
     return _pointer_at(id(x) + _DATA).value
 
 
-def _address_reader() -> Callable[[Array], int]:
-    probe = np.zeros(8, np.uint8)
-    return _read_address if _read_address(probe) == buffers.address(probe) else buffers.address
-
-
-_address = _address_reader()
+_PROBE = np.zeros(8, np.uint8)
+_address = _read_address if _read_address(_PROBE) == buffers.address(_PROBE) else buffers.address

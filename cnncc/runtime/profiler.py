@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cnncc.ir.plan import Plan, Step, Value
 
 SECONDS, ROUNDS = 0.5, (5, 1000)
 """By default rounds are measured for so long, at least and at most so many."""
+RESOLUTION = 1e-7
+"""Seconds that can't be told from none: of shorter steps no rate is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """The median time of a step in seconds, its share of all; tasks, FLOPs and bytes in a call."""
+    """The median time of a step in seconds, its share of all; tasks, FLOPs and bytes of the whole call."""
 
     index: int
     symbol: str
@@ -27,23 +29,18 @@ class StepTime:
     seconds: float
     share: float
 
-    @property
-    def gflops(self) -> float:
-        """10^9 floating-point operations a second; 0 if the time is too short to tell."""
-        return self.flops / self.seconds / 1e9 if self.seconds > 0 else 0.0
-
-    @property
-    def gbytes(self) -> float:
-        """10^9 bytes a second that the step reads and writes; 0 if the time is too short to tell."""
-        return self.nbytes / self.seconds / 1e9 if self.seconds > 0 else 0.0
+    def rate(self, amount: float) -> float:
+        """10^9 of `amount` (`flops`, `nbytes`) a second; 0 where the time is too short to tell."""
+        return amount / self.seconds / 1e9 if self.seconds >= RESOLUTION else 0.0
 
 
 def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
             repeat: int | None = None) -> list[StepTime]:
     """Times every step in turn, round by round, so that each finds data and caches as in a whole run.
 
-    `run(first, last)` runs a range of steps; from each step's time that of an empty range just before it is
-    subtracted. `repeat` is the number of rounds, None for about half a second of them.
+    `run(first, last)` runs a range of steps in one native call; from each step's time that of an empty range
+    is subtracted, the second of two, which finds our own code in the caches as the step's call does.
+    `repeat` is the number of rounds, None for about half a second of them.
     """
     clock = time.perf_counter
     run(0, len(steps))
@@ -53,6 +50,7 @@ def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
     while len(rows) < least or (len(rows) < most and clock() < end):
         row = []
         for i in range(len(steps)):
+            run(i, i)
             before = clock()
             run(i, i)
             begin = clock()
@@ -72,17 +70,18 @@ def format_profile(times: Sequence[StepTime], folded: Mapping[str, str] | None =
 
     `folded` names the nodes that were computed when the model was compiled, with the reason.
     """
-    head = ["step", "us", "share", "GFLOP/s", *(["% peak"] if peak else []), "GB/s", "tasks", "op", "nodes"]
+    whole = StepTime(-1, "", (), "", 0, sum(t.flops for t in times), sum(t.nbytes for t in times),
+                     sum(t.seconds for t in times), sum(t.share for t in times))
     rows = []
-    total = sum(t.seconds for t in times)
-    flops, nbytes = sum(t.flops for t in times), sum(t.nbytes for t in times)
-    whole = StepTime(-1, "", (), "", 0, flops, nbytes, total, sum(t.share for t in times))
     for t in (*times, whole):
-        rate = f"{t.gflops:.1f}" if t.flops else ""
-        of_peak = [f"{100 * t.gflops / peak:.1f}" if t.flops else ""] if peak else []
-        rows.append(["all" if t is whole else str(t.index), f"{t.seconds * 1e6:.2f}", f"{t.share:.1%}", rate,
-                     *of_peak, f"{t.gbytes:.1f}", str(t.tasks or ""), t.ops, ", ".join(t.nodes)])
-    return table(head, rows) + _folded(folded)
+        shown = f"{t.seconds * 1e6:.2f}" if t.seconds >= RESOLUTION else f"<{RESOLUTION * 1e6:.1f}"
+        rates = [t.rate(t.flops), *([100 * t.rate(t.flops) / peak] if peak else []), t.rate(t.nbytes)]
+        rows.append(["all" if t is whole else str(t.index), shown, f"{t.share:.1%}",
+                     *(f"{rate:.1f}" if rate else "" for rate in rates), str(t.tasks or ""), t.ops,
+                     ", ".join(t.nodes)])
+    percent = ["% peak"] if peak else []
+    head = ["step", "us", "share", "GFLOP/s", *percent, "GB/s", "tasks", "op", "nodes"]
+    return table(head, rows, ("op", "nodes")) + _folded(folded)
 
 
 def format_summary(plan: Plan, folded: Mapping[str, str] | None = None) -> str:
@@ -98,7 +97,7 @@ def format_summary(plan: Plan, folded: Mapping[str, str] | None = None) -> str:
         f"gives {describe(plan.outputs)}",
         f"needs weights {plan.weights / 1e3:,.1f} KB, workspace {plan.work / 1e3:,.1f} KB{per}, "
         f"scratch {plan.scratch / 1e3:,.1f} KB per thread",
-        table(["step", "MFLOP", "KB", "tasks", "op", "nodes"], rows)]) + _folded(folded)
+        table(["step", "MFLOP", "KB", "tasks", "op", "nodes"], rows, ("op", "nodes"))]) + _folded(folded)
 
 
 def describe(values: Sequence[Value]) -> str:
@@ -107,16 +106,13 @@ def describe(values: Sequence[Value]) -> str:
 
 
 def _folded(folded: Mapping[str, str] | None) -> str:
-    if not folded:
-        return ""
-    nodes = (f"{node} ({why})" if why else node for node, why in folded.items())
-    return f"\nfolded when compiled: {', '.join(nodes)}"
+    nodes = [f"{node} ({why})" if why else node for node, why in (folded or {}).items()]
+    return f"\nfolded when compiled: {', '.join(nodes)}" if nodes else ""
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as needed: the last two to the left, the others, numbers, to the right."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str]) -> str:
+    """Columns as wide as needed: those headed by `words` to the left, the others, numbers, to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) if i >= len(head) - 2 else cell.rjust(w)
-                       for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-             for row in (head, *rows)]
-    return "\n".join(lines)
+    return "\n".join("  ".join(cell.ljust(w) if name in words else cell.rjust(w)
+                               for name, cell, w in zip(head, row, widths, strict=True)).rstrip()
+                     for row in (head, *rows))
