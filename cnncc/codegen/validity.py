@@ -1,7 +1,7 @@
 """Taps that fall outside of an operand are skipped, not computed: where each test of validity is decided.
 
-A constraint says 0 <= index < size. Where only one loop counts over its dimensions and all others are unrolled, that
-loop is split into runs of tiles with equal sets of valid taps. Otherwise the innermost counted loop is clamped.
+A constraint says 0 <= index < size. Where loops count over only one of its dimensions and all others are unrolled, those
+loops are split into runs of tiles with equal sets of valid taps. Otherwise the innermost counted loop is clamped.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extent
         counted = [i for i, x in enumerate(loops) if x.dim in c.index.dims and x.kind in ("par", "for")
                    and _extent(extents[x.dim]) > x.step]
         placed = outer & set(c.index.dims)
-        if len(counted) <= 1 and not placed:
+        if len({loops[i].dim for i in counted}) <= 1 and not placed:
             static.append(c)
-            if counted:
-                split.setdefault(counted[0], []).append(c)
+            for i in counted:
+                split.setdefault(i, []).append(c)
             continue
         last = counted[-1] if counted else -1
         inside = [x.dim for x in loops[last + 1:] if x.dim in c.index.dims]

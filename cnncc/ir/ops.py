@@ -100,7 +100,8 @@ def reduction(name: str, fold: str) -> Op:
         rank, axes = len(shapes[0]), tuple(attrs["axes"])
         index = [f"i{a}" for a in range(rank)]
         kept = [("0" if a in axes else f"i{a}") for a in range(rank) if a not in axes or attrs["keepdims"]]
-        return bind(f"y[{', '.join(kept)}] {fold} x[{', '.join(index)}]", [("x", shapes[0])], {})
+        left = f"y[{', '.join(kept)}]" if kept else "y"
+        return bind(f"{left} {fold} x[{', '.join(index)}]", [("x", shapes[0])], {})
     return register(Op(name, bound))
 
 
