@@ -1,0 +1,42 @@
+"""Run as a program: every kernel of a part of the samples, its memory between pages that may not be touched.
+
+Each line says what runs next, so that after a crash the last one names the kernel. Arguments: target, part, parts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from kernels import arguments, expected_memory, kernels_of, run_memory
+from samples import SAMPLES
+
+from cnncc.ir.target import target_for
+
+
+def backwards(count: int) -> Sequence[tuple[int, int]]:
+    """The tasks in two calls, the later ones first, and one by one where they are few."""
+    if count <= 40:
+        return [(i, i + 1) for i in reversed(range(count))]
+    return [(count // 3, count), (0, count // 3)]
+
+
+def main(level: str, part: int, parts: int) -> None:
+    target = target_for(level)
+    for name, build in list(SAMPLES.items())[part::parts]:
+        for n in kernels_of(build(), target):
+            assert n.kernel is not None
+            batch = 3 if any(t.type.symbols for t in n.kernel.operands) else 1
+            arrays = arguments(n.kernel, batch)
+            expected = expected_memory(n.kernel, arrays, batch)
+            for flush in ("end", "begin"):
+                print(f"\n{name}: {n.name}, memory flush at the {flush}\n{n.kernel}", flush=True)
+                for tasks, thread in ((None, 0), (backwards, 2)):
+                    got = run_memory(n.kernel, arrays, target, batch, flush, tasks, thread)
+                    np.testing.assert_array_equal(got, expected)
+    print("done")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
