@@ -32,434 +32,308 @@ the last; a caller that moves during an inference is not followed. Where the mas
 `threads` they may run on all of it. A forked child starts its own workers.
 """
 
-_EXTERNAL = """
-declare i64 @syscall(i64, ...)
-declare i32 @sched_yield()
-declare i32 @sched_getcpu()
-declare i32 @sched_getaffinity(i32, i64, ptr)
-declare i64 @pthread_self()
-declare i32 @pthread_create(ptr, ptr, ptr, ptr)
-declare i32 @pthread_detach(i64)
-declare i32 @pthread_sigmask(i32, ptr, ptr)
-declare i32 @pthread_setaffinity_np(i64, i64, ptr)
-declare i32 @sigfillset(ptr)
-declare i32 @sigdelset(ptr, i32)
-declare i32 @memcmp(ptr, ptr, i64)
-declare i32 @__register_atfork(ptr, ptr, ptr, ptr)
-declare i64 @llvm.readcyclecounter()
-declare i64 @llvm.ctpop.i64(i64)
-declare void @llvm.x86.sse2.pause()
-declare void @llvm.x86.sse.stmxcsr(ptr)
-declare void @llvm.x86.sse.ldmxcsr(ptr)
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
-declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
-"""
+from __future__ import annotations
 
-# The word: bits 0-7 workers inside, 8-15 threads of the region, 16 held, 17 closed, 18-25 threads of the
-# inference, 26-63 the region's number.
-_STATE = """
-%state = type { i64, ptr, ptr, i64, [12 x i64] }            ; the word, kernel, args, tasks: one line to read
-%slot = type { i64, [15 x i64], i32, i64, [14 x i64] }      ; a thread's counter | asleep, pthread_t
-@state = internal global %state zeroinitializer, align 128
-@slots = internal global [256 x %slot] zeroinitializer, align 128
-@started = internal global i64 0, align 128    ; workers that exist; from here on the holder's
-@caller = internal global i64 0
-@cpu = internal global i32 -1
-@wanted = internal global i64 0
-@registered = internal global i1 false
-@mask = internal global [16 x i64] zeroinitializer, align 8
-"""
+from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Type, Value
 
-_WORK = """
-define internal void @relax(i64 %since) {
-  call void @llvm.x86.sse2.pause()
-  %now = call i64 @llvm.readcyclecounter()
-  %spent = sub i64 %now, %since
-  %long = icmp ugt i64 %spent, 65536
-  br i1 %long, label %yield, label %done
-yield:
-  %rc = call i32 @sched_yield()
-  br label %done
-done:
-  ret void
-}
+INSIDE, PARTY, HELD, CLOSED, MEMBERS, REGION = 0, 8, 16, 17, 18, 26
+"""Bits of the word where these begin: workers inside (8), threads of the region (8), held, closed, threads of
+the inference (8), the region's number (38)."""
 
-define internal void @work(ptr %kernel, ptr %args, i64 %tasks, i64 %n, i64 %region, i64 %thread) {
-entry:
-  %tag = shl i64 %region, 32
-  br label %share
-share:
-  %k = phi i64 [ 0, %entry ], [ %k1, %empty ]
-  %v0 = add i64 %thread, %k
-  %over = icmp uge i64 %v0, %n
-  %v1 = sub i64 %v0, %n
-  %v = select i1 %over, i64 %v1, i64 %v0
-  %vt = mul i64 %v, %tasks
-  %lo = udiv i64 %vt, %n
-  %vt1 = add i64 %vt, %tasks
-  %hi = udiv i64 %vt1, %n
-  %size = sub i64 %hi, %lo
-  %counter = getelementptr %slot, ptr @slots, i64 %v
-  br label %take
-take:
-  %first = load atomic i64, ptr %counter monotonic, align 8
-  br label %look
-look:
-  %old = phi i64 [ %first, %take ], [ %other, %claim ]
-  %oldtag = and i64 %old, -4294967296
-  %fresh = icmp eq i64 %oldtag, %tag
-  %low = and i64 %old, 4294967295
-  %i = select i1 %fresh, i64 %low, i64 0
-  %left = sub i64 %size, %i
-  %none = icmp eq i64 %left, 0
-  br i1 %none, label %empty, label %claim
-claim:
-  %eighth = lshr i64 %left, 3
-  %i1 = add i64 %i, %eighth
-  %j = add i64 %i1, 1
-  %new = or i64 %tag, %j
-  %pair = cmpxchg ptr %counter, i64 %old, i64 %new monotonic monotonic
-  %other = extractvalue { i64, i1 } %pair, 0
-  %mine = extractvalue { i64, i1 } %pair, 1
-  br i1 %mine, label %call, label %look
-call:
-  %begin = add i64 %lo, %i
-  %end = add i64 %lo, %j
-  call void %kernel(ptr %args, i64 %begin, i64 %end, i64 %thread)
-  br label %take
-empty:
-  %k1 = add i64 %k, 1
-  %last = icmp eq i64 %k1, %n
-  br i1 %last, label %done, label %share
-done:
-  ret void
-}
-"""
+MOST = 255                      # threads
+YIELD = 1 << 16                 # cycles of waiting after which a look is followed by a yield
+LINGER, HOLD = 1 << 17, 1 << 22  # cycles that a worker spins after a release, and while the pool is held
+FLUSH = 0x8040                  # MXCSR: denormals are zero, flush to zero
+FAULTS = 4, 7, 8, 11            # SIGILL, SIGBUS, SIGFPE, SIGSEGV
+CPUS = 1024                     # bits of a cpu_set_t, and of a sigset_t
+FUTEX, WAIT, WAKE = 202, 128, 129  # the system call; its operations, private to the process
+SLOT, COUNTER, ASLEEP, HANDLE = 256, 0, 128, 136  # bytes of a thread's slot; offsets of what it holds
 
-# A worker says that it sleeps, then looks at the word; the caller changes the word, then looks who sleeps.
-# All of it is sequentially consistent: one of the two sees the other and no wake-up is lost.
-_WORKER = """
-define internal ptr @worker(ptr %arg) {
-entry:
-  %thread = ptrtoint ptr %arg to i64
-  %csr = alloca i32
-  call void @llvm.x86.sse.stmxcsr(ptr %csr)
-  %c0 = load i32, ptr %csr
-  %c1 = or i32 %c0, 32832
-  store i32 %c1, ptr %csr
-  call void @llvm.x86.sse.ldmxcsr(ptr %csr)
-  %asleep = getelementptr %slot, ptr @slots, i64 %thread, i32 2
-  br label %reset
-reset:
-  %seen = phi i64 [ -1, %entry ], [ %region, %missed ], [ %region, %leave ], [ %seen, %awake ]
-  %since = call i64 @llvm.readcyclecounter()
-  br label %look
-look:
-  %w = load atomic i64, ptr @state acquire, align 128
-  %region = lshr i64 %w, 26
-  %n0 = lshr i64 %w, 8
-  %n = and i64 %n0, 255
-  %old = icmp eq i64 %region, %seen
-  br i1 %old, label %idle, label %news
-news:
-  %closed0 = and i64 %w, 131072
-  %open = icmp eq i64 %closed0, 0
-  %mine = icmp ult i64 %thread, %n
-  %join = and i1 %open, %mine
-  br i1 %join, label %enter, label %missed
-missed:
-  br label %reset
-enter:
-  %w1 = add i64 %w, 1
-  %pair = cmpxchg ptr @state, i64 %w, i64 %w1 acq_rel monotonic
-  %inside = extractvalue { i64, i1 } %pair, 1
-  br i1 %inside, label %part, label %look
-part:
-  %kernel = load ptr, ptr getelementptr (%state, ptr @state, i64 0, i32 1)
-  %args = load ptr, ptr getelementptr (%state, ptr @state, i64 0, i32 2)
-  %tasks = load i64, ptr getelementptr (%state, ptr @state, i64 0, i32 3)
-  call void @work(ptr %kernel, ptr %args, i64 %tasks, i64 %n, i64 %region, i64 %thread)
-  br label %leave
-leave:
-  %inside1 = atomicrmw sub ptr @state, i64 1 release
-  br label %reset
-idle:
-  %held0 = and i64 %w, 65536
-  %held = icmp ne i64 %held0, 0
-  %party0 = lshr i64 %w, 18
-  %party = and i64 %party0, 255
-  %member = icmp ult i64 %thread, %party
-  %patience = select i1 %held, i64 4194304, i64 131072
-  %limit = select i1 %member, i64 %patience, i64 0
-  %now = call i64 @llvm.readcyclecounter()
-  %spent = sub i64 %now, %since
-  %wait = icmp ult i64 %spent, %limit
-  br i1 %wait, label %spin, label %doze
-spin:
-  call void @relax(i64 %since)
-  br label %look
-doze:
-  %was = atomicrmw xchg ptr %asleep, i32 1 seq_cst
-  %w2 = load atomic i64, ptr @state seq_cst, align 128
-  %region2 = lshr i64 %w2, 26
-  %same = icmp eq i64 %region2, %seen
-  br i1 %same, label %sleep, label %awake
-sleep:
-  %rc = call i64 (i64, ...) @syscall(i64 202, ptr %asleep, i64 128, i64 1, ptr null)
-  br label %awake
-awake:
-  store atomic i32 0, ptr %asleep monotonic, align 4
-  br label %reset
-}
-"""
+I32 = Type("i32")
+NULL = Value("null", PTR)
 
-_RUN = """
-define void @cnncc_pool_run(ptr %kernel, ptr %args, i64 %tasks, i64 %threads) {
-entry:
-  %few = icmp ult i64 %tasks, %threads
-  %n = select i1 %few, i64 %tasks, i64 %threads
-  %several = icmp ugt i64 %n, 1
-  br i1 %several, label %open, label %one
-one:
-  %none = icmp eq i64 %tasks, 0
-  br i1 %none, label %done, label %alone
-alone:
-  call void %kernel(ptr %args, i64 0, i64 %tasks, i64 0)
-  br label %done
-open:
-  %w0 = load atomic i64, ptr @state monotonic, align 128
-  %last = lshr i64 %w0, 26
-  %region = add i64 %last, 1
-  %f0 = shl i64 %region, 26
-  %f1 = shl i64 %threads, 18
-  %f2 = shl i64 %n, 8
-  %f01 = or i64 %f0, %f1
-  %f012 = or i64 %f01, %f2
-  %w = or i64 %f012, 65536
-  store ptr %kernel, ptr getelementptr (%state, ptr @state, i64 0, i32 1)
-  store ptr %args, ptr getelementptr (%state, ptr @state, i64 0, i32 2)
-  store i64 %tasks, ptr getelementptr (%state, ptr @state, i64 0, i32 3)
-  %was = atomicrmw xchg ptr @state, i64 %w seq_cst
-  br label %rouse
-rouse:
-  %t = phi i64 [ 1, %open ], [ %t1, %next ]
-  %asleep = getelementptr %slot, ptr @slots, i64 %t, i32 2
-  %a = load atomic i32, ptr %asleep seq_cst, align 4
-  %up = icmp eq i32 %a, 0
-  br i1 %up, label %next, label %wake
-wake:
-  store atomic i32 0, ptr %asleep release, align 4
-  %rc = call i64 (i64, ...) @syscall(i64 202, ptr %asleep, i64 129, i64 1)
-  br label %next
-next:
-  %t1 = add i64 %t, 1
-  %all = icmp eq i64 %t1, %n
-  br i1 %all, label %begin, label %rouse
-begin:
-  call void @work(ptr %kernel, ptr %args, i64 %tasks, i64 %n, i64 %region, i64 0)
-  %w2 = atomicrmw or ptr @state, i64 131072 acq_rel
-  %busy0 = and i64 %w2, 255
-  %busy = icmp ne i64 %busy0, 0
-  br i1 %busy, label %linger, label %done
-linger:
-  %since = call i64 @llvm.readcyclecounter()
-  br label %wait
-wait:
-  call void @relax(i64 %since)
-  %w3 = load atomic i64, ptr @state acquire, align 128
-  %inside = and i64 %w3, 255
-  %more = icmp ne i64 %inside, 0
-  br i1 %more, label %wait, label %done
-done:
-  ret void
-}
-"""
 
-_ACQUIRE = """
-define i64 @cnncc_pool_acquire(i64 %threads0) {
-entry:
-  %most = icmp ult i64 %threads0, 255
-  %threads = select i1 %most, i64 %threads0, i64 255
-  %several = icmp ugt i64 %threads, 1
-  br i1 %several, label %try, label %alone
-alone:
-  ret i64 1
-try:
-  %w = load atomic i64, ptr @state monotonic, align 128
-  %held0 = and i64 %w, 65536
-  %held = icmp ne i64 %held0, 0
-  br i1 %held, label %alone, label %grab
-grab:
-  %w1 = or i64 %w, 65536
-  %pair = cmpxchg ptr @state, i64 %w, i64 %w1 acquire monotonic
-  %mine = extractvalue { i64, i1 } %pair, 1
-  br i1 %mine, label %ours, label %alone
-ours:
-  %self = call i64 @pthread_self()
-  %caller = load atomic i64, ptr @caller monotonic, align 8
-  store atomic i64 %self, ptr @caller monotonic, align 8
-  %have = load i64, ptr @started
-  %want = sub i64 %threads, 1
-  %cpu = call i32 @sched_getcpu()
-  %cpu0 = load i32, ptr @cpu
-  %wanted = load i64, ptr @wanted
-  %s0 = icmp eq i64 %self, %caller
-  %s1 = icmp eq i32 %cpu, %cpu0
-  %s2 = icmp eq i64 %threads, %wanted
-  %s3 = icmp uge i64 %have, %want
-  %s01 = and i1 %s0, %s1
-  %s23 = and i1 %s2, %s3
-  %same = and i1 %s01, %s23
-  br i1 %same, label %ready, label %prepare
-prepare:
-  store i32 %cpu, ptr @cpu
-  store i64 %threads, ptr @wanted
-  br i1 %s3, label %place, label %hire
-hire:
-  call void @start(i64 %have, i64 %want)
-  br label %place
-place:
-  call void @pin(i64 %threads, i32 %cpu, i64 %have)
-  %now = load i64, ptr @started
-  %got = icmp ult i64 %now, %want
-  %workers = select i1 %got, i64 %now, i64 %want
-  %none = icmp eq i64 %workers, 0
-  br i1 %none, label %giveup, label %less
-less:
-  %count = add i64 %workers, 1
-  ret i64 %count
-giveup:
-  call void @cnncc_pool_release()
-  br label %alone
-ready:
-  ret i64 %threads
-}
+def _global(name: str, nbytes: int) -> Value:
+    return Value(f"getelementptr (i8, ptr @{name}, i64 {nbytes})", PTR)
 
-define void @cnncc_pool_release() {
-  %w = load atomic i64, ptr @state monotonic, align 128
-  %held0 = and i64 %w, 65536
-  %held = icmp ne i64 %held0, 0
-  %self = call i64 @pthread_self()
-  %caller = load atomic i64, ptr @caller monotonic, align 8
-  %same = icmp eq i64 %self, %caller
-  %ours = and i1 %held, %same
-  br i1 %ours, label %free, label %done
-free:
-  %next = add i64 %w, 67108864
-  %open = and i64 %next, -65537
-  %closed = or i64 %open, 131072
-  store atomic i64 %closed, ptr @state release, align 128
-  br label %done
-done:
-  ret void
-}
-"""
 
-_START = """
-define internal void @start(i64 %have, i64 %want) {
-entry:
-  %all = alloca [128 x i8], align 8
-  %old = alloca [128 x i8], align 8
-  %r0 = call i32 @sigfillset(ptr %all)
-  %r1 = call i32 @sigdelset(ptr %all, i32 4)
-  %r2 = call i32 @sigdelset(ptr %all, i32 7)
-  %r3 = call i32 @sigdelset(ptr %all, i32 8)
-  %r4 = call i32 @sigdelset(ptr %all, i32 11)
-  %r5 = call i32 @pthread_sigmask(i32 2, ptr %all, ptr %old)
-  %known = load i1, ptr @registered
-  br i1 %known, label %more, label %register
-register:
-  store i1 true, ptr @registered
-  %r6 = call i32 @__register_atfork(ptr null, ptr null, ptr @forked, ptr null)
-  br label %more
-more:
-  %i = phi i64 [ %have, %entry ], [ %have, %register ], [ %t, %made ]
-  %enough = icmp uge i64 %i, %want
-  br i1 %enough, label %done, label %create
-create:
-  %t = add i64 %i, 1
-  %handle = getelementptr %slot, ptr @slots, i64 %t, i32 3
-  %asleep = getelementptr %slot, ptr @slots, i64 %t, i32 2
-  store atomic i32 0, ptr %asleep monotonic, align 4
-  %arg = inttoptr i64 %t to ptr
-  %rc = call i32 @pthread_create(ptr %handle, ptr null, ptr @worker, ptr %arg)
-  %ok = icmp eq i32 %rc, 0
-  br i1 %ok, label %made, label %done
-made:
-  %id = load i64, ptr %handle
-  %r7 = call i32 @pthread_detach(i64 %id)
-  store i64 %t, ptr @started
-  br label %more
-done:
-  %r8 = call i32 @pthread_sigmask(i32 2, ptr %old, ptr null)
-  ret void
-}
-
-define internal void @pin(i64 %threads, i32 %cpu, i64 %have) {
-entry:
-  %set = alloca [16 x i64], align 8
-  call void @llvm.memset.p0.i64(ptr %set, i8 0, i64 128, i1 false)
-  %rc = call i32 @sched_getaffinity(i32 0, i64 128, ptr %set)
-  %known = icmp eq i32 %rc, 0
-  %inside = icmp ult i32 %cpu, 1024
-  %usable = and i1 %known, %inside
-  br i1 %usable, label %count, label %done
-count:
-  %i = phi i64 [ 0, %entry ], [ %i1, %count ]
-  %sum = phi i64 [ 0, %entry ], [ %sum1, %count ]
-  %p = getelementptr i64, ptr %set, i64 %i
-  %bits = load i64, ptr %p
-  %ones = call i64 @llvm.ctpop.i64(i64 %bits)
-  %sum1 = add i64 %sum, %ones
-  %i1 = add i64 %i, 1
-  %end = icmp eq i64 %i1, 16
-  br i1 %end, label %decide, label %count
-decide:
-  %enough = icmp uge i64 %sum1, %threads
-  br i1 %enough, label %avoid, label %compare
-avoid:
-  %byte = lshr i32 %cpu, 3
-  %bit0 = and i32 %cpu, 7
-  %bit = trunc i32 %bit0 to i8
-  %one = shl i8 1, %bit
-  %keep = xor i8 %one, -1
-  %q = getelementptr i8, ptr %set, i32 %byte
-  %b0 = load i8, ptr %q
-  %b1 = and i8 %b0, %keep
-  store i8 %b1, ptr %q
-  br label %compare
-compare:
-  %differs = call i32 @memcmp(ptr %set, ptr @mask, i64 128)
-  %new = icmp ne i32 %differs, 0
-  %from = select i1 %new, i64 0, i64 %have
-  call void @llvm.memcpy.p0.p0.i64(ptr @mask, ptr %set, i64 128, i1 false)
-  %total = load i64, ptr @started
-  br label %more
-more:
-  %t = phi i64 [ %from, %compare ], [ %t1, %set1 ]
-  %last = icmp uge i64 %t, %total
-  br i1 %last, label %done, label %set1
-set1:
-  %t1 = add i64 %t, 1
-  %handle = getelementptr %slot, ptr @slots, i64 %t1, i32 3
-  %id = load i64, ptr %handle
-  %r = call i32 @pthread_setaffinity_np(i64 %id, i64 128, ptr %set)
-  br label %more
-done:
-  ret void
-}
-
-define internal void @forked() {
-  %w = load atomic i64, ptr @state monotonic, align 128
-  %region = and i64 %w, -67108864
-  %closed = or i64 %region, 131072
-  store atomic i64 %closed, ptr @state monotonic, align 128
-  store i64 0, ptr @started
-  ret void
-}
-"""
+# The word and what a region runs share a line; the holder alone writes what follows in a line of its own.
+STATE, KERNEL, ARGS, TASKS = (_global("state", 8 * i) for i in range(4))
+STARTED, CALLER, CPU, WANTED, REGISTERED = (_global("holder", 8 * i) for i in range(5))
+MASK, SLOTS = _global("mask", 0), _global("slots", 0)
+GLOBALS = {"state": 128, "holder": 128, "mask": CPUS // 8, "slots": SLOT * (MOST + 1)}
 
 
 def pool_ir() -> str:
     """The pool as one LLVM module (opaque pointers, no triple); exports the three functions named above."""
-    return _EXTERNAL + _STATE + _WORK + _WORKER + _RUN + _ACQUIRE + _START
+    pool = _Pool()
+    for name, nbytes in GLOBALS.items():
+        pool.lines.append(f"@{name} = internal global [{nbytes} x i8] zeroinitializer, align 128")
+    for function in (pool.worker, pool.run, pool.acquire, pool.release, pool.forked):
+        function()
+    return pool.module()
+
+
+class _Pool(Emitter):
+    """Every number is an i64; all memory is read and written atomically, whether threads share it or not."""
+
+    # ---- words
+
+    def op(self, name: str, a: Int, b: Int) -> Value:
+        return self.emit(f"{name} i64 {self.text(a)}, {self.text(b)}", I64)
+
+    def bits(self, word: Value, at: int, count: int = 8) -> Value:
+        return self.op("and", self.op("lshr", word, at), (1 << count) - 1)
+
+    def has(self, word: Value, bit: int) -> Value:
+        return self.compare("ne", self.op("and", word, 1 << bit), 0)
+
+    def get(self, place: Value, order: str = "monotonic") -> Value:
+        return self.emit(f"load atomic i64, ptr {place.text} {order}, align 8", I64)
+
+    def put(self, value: Int, place: Value, order: str = "monotonic") -> None:
+        type = value.type if isinstance(value, Value) else I64
+        self.line(f"store atomic {type} {self.text(value)}, ptr {place.text} {order}, align 8")
+
+    def change(self, op: str, place: Value, value: Int, order: str) -> Value:
+        """An atomic read-modify-write; the word before."""
+        return self.emit(f"atomicrmw {op} ptr {place.text}, i64 {self.text(value)} {order}", I64)
+
+    def lost(self, place: Value, old: Value, new: Int, order: str) -> Value:
+        """Whether a compare-and-swap failed."""
+        words = f"i64 {old.text}, i64 {self.text(new)} {order} monotonic"
+        pair = self.emit(f"cmpxchg ptr {place.text}, {words}", I64)
+        return self.compare("ne", self.emit(f"extractvalue {{ i64, i1 }} {pair.text}, 0", I64), old)
+
+    def choose(self, condition: Value, a: Int, b: Int) -> Value:
+        return self.emit(f"select i1 {condition.text}, i64 {self.text(a)}, i64 {self.text(b)}", I64)
+
+    def room(self, nbytes: int) -> Value:
+        return self.emit(f"alloca [{nbytes} x i8], align 8", PTR)
+
+    def slot(self, thread: Int, field: int) -> Value:
+        return self.offset(SLOTS, self.add(self.mul(thread, SLOT), field))
+
+    # ---- control
+
+    def go(self, label: str, when: Value | None = None) -> None:
+        """Jump; where a condition is given and doesn't hold, what follows runs."""
+        if when is None:
+            self.line(f"br label %{label}")
+        else:
+            on = self.name("on")
+            self.line(f"br i1 {when.text}, label %{label}, label %{on}")
+            self.label(on)
+
+    def at(self, label: str) -> None:
+        self.go(label)
+        self.label(label)
+
+    def call(self, name: str, *args: Int, result: Type | None = I32, fixed: str = "") -> Value:
+        """A function of the C library or of LLVM; an i32 comes back as an i64."""
+        values = [a if isinstance(a, Value) else Value(str(a), I64) for a in args]
+        listed = ", ".join(f"{v.type} {v.text}" for v in values)
+        self.declare(f"{result or 'void'} @{name}({fixed or ', '.join(str(v.type) for v in values)})")
+        text = f"call {result or 'void'} {f'({fixed}) ' if fixed else ''}@{name}({listed})"
+        if result is None:
+            self.line(text)
+            return NULL
+        value = self.emit(text, result)
+        return self.cast("sext", value, I64) if result == I32 else value
+
+    def clock(self) -> Value:
+        return self.call("llvm.readcyclecounter", result=I64)
+
+    def futex(self, place: Value, operation: int) -> None:
+        self.call("syscall", FUTEX, place, operation, 1, NULL, result=I64, fixed="i64, ...")
+
+    # ---- the pieces
+
+    def relax(self, since: Value) -> None:
+        self.call("llvm.x86.sse2.pause", result=None)
+        with self.when(self.compare("ugt", self.op("sub", self.clock(), since), YIELD)):
+            self.call("sched_yield")
+
+    def work(self, kernel: Value, args: Value, tasks: Int, n: Int, region: Int, thread: Int) -> None:
+        """Run tasks until none is left, of this thread's share, then of the others'."""
+        tag = self.op("shl", region, 32)
+        with self.loop(0, n, 1) as turn:
+            owner = self.rem(self.add(thread, turn.index), n)
+            low = self.div(self.mul(owner, tasks), n)
+            size = self.sub(self.div(self.mul(self.add(owner, 1), tasks), n), low)
+            counter, take, empty = self.slot(owner, COUNTER), self.name("take"), self.name("empty")
+            self.at(take)
+            old = self.get(counter)
+            current = self.compare("eq", self.op("and", old, -1 << 32), tag)
+            first = self.choose(current, self.op("and", old, (1 << 32) - 1), 0)
+            left = self.sub(size, first)
+            self.go(empty, when=self.compare("eq", left, 0))
+            end = self.add(self.add(first, self.op("lshr", left, 3)), 1)
+            self.go(take, when=self.lost(counter, old, self.op("or", tag, end), "monotonic"))
+            self.enter(kernel, args, self.add(low, first), self.add(low, end), thread)
+            self.go(take)
+            self.label(empty)
+
+    def enter(self, kernel: Value, args: Value, begin: Int, end: Int, thread: Int) -> None:
+        numbers = ", ".join(f"i64 {self.text(x)}" for x in (begin, end, thread))
+        self.line(f"call void {kernel.text}(ptr {args.text}, {numbers})")
+
+    def worker(self) -> None:
+        """Says that it sleeps, then looks at the word; the caller changes the word, then looks who sleeps.
+
+        All of that is sequentially consistent: one of the two sees the other and no wake-up is lost.
+        """
+        with self.function("worker", "internal ptr", [(PTR, "number")]) as (number,):
+            thread = self.cast("ptrtoint", number, I64)
+            asleep = self.slot(thread, ASLEEP)
+            csr, seen, since = (self.room(8) for _ in range(3))
+            self.put(0, csr)
+            self.call("llvm.x86.sse.stmxcsr", csr, result=None)
+            self.put(self.op("or", self.get(csr), FLUSH), csr)
+            self.call("llvm.x86.sse.ldmxcsr", csr, result=None)
+            self.put(-1, seen)
+            self.at("reset")
+            self.put(self.clock(), since)
+            self.at("look")
+            word = self.get(STATE, "acquire")
+            region, n = self.bits(word, REGION, 38), self.bits(word, PARTY)
+            self.go("idle", when=self.compare("eq", region, self.get(seen)))
+            self.go("missed", when=self.has(word, CLOSED))
+            self.go("missed", when=self.compare("uge", thread, n))
+            self.go("look", when=self.lost(STATE, word, self.add(word, 1), "acq_rel"))
+            kernel, args = (self.emit(f"load ptr, ptr {p.text}", PTR) for p in (KERNEL, ARGS))
+            self.work(kernel, args, self.get(TASKS), n, region, thread)
+            self.change("sub", STATE, 1, "release")
+            self.at("missed")
+            self.put(region, seen)
+            self.go("reset")
+            self.label("idle")
+            self.go("doze", when=self.compare("uge", thread, self.bits(word, MEMBERS)))
+            waited = self.op("sub", self.clock(), self.get(since))
+            patience = self.choose(self.has(word, HELD), HOLD, LINGER)
+            self.go("doze", when=self.compare("uge", waited, patience))
+            self.relax(self.get(since))
+            self.go("look")
+            self.label("doze")
+            self.change("xchg", asleep, 1, "seq_cst")
+            now = self.bits(self.get(STATE, "seq_cst"), REGION, 38)
+            with self.when(self.compare("eq", now, self.get(seen))):
+                self.futex(asleep, WAIT)
+            self.put(0, asleep)
+            self.go("reset")
+
+    def run(self) -> None:
+        params = [(PTR, "kernel"), (PTR, "args"), (I64, "tasks"), (I64, "threads")]
+        with self.function("cnncc_pool_run", "void", params) as (kernel, args, tasks, threads):
+            n = self.least(tasks, threads)
+            self.go("together", when=self.compare("sgt", n, 1))
+            self.go("done", when=self.compare("eq", tasks, 0))
+            self.enter(kernel, args, 0, tasks, 0)
+            self.go("done")
+            self.label("together")
+            region = self.add(self.bits(self.get(STATE), REGION, 38), 1)
+            for place, value in ((KERNEL, kernel), (ARGS, args), (TASKS, tasks)):
+                self.put(value, place)
+            word = self.op("or", self.op("shl", region, REGION), 1 << HELD)
+            word = self.op("or", word, self.op("shl", threads, MEMBERS))
+            self.change("xchg", STATE, self.op("or", word, self.op("shl", n, PARTY)), "seq_cst")
+            with self.loop(1, n, 1) as thread:
+                asleep = self.slot(thread.index, ASLEEP)
+                with self.when(self.compare("ne", self.get(asleep, "seq_cst"), 0)):
+                    self.put(0, asleep, "release")
+                    self.futex(asleep, WAKE)
+            self.work(kernel, args, tasks, n, region, 0)
+            last = self.change("or", STATE, 1 << CLOSED, "acq_rel")
+            self.go("done", when=self.compare("eq", self.bits(last, INSIDE), 0))
+            since = self.clock()
+            self.at("wait")
+            self.relax(since)
+            self.go("wait", when=self.compare("ne", self.bits(self.get(STATE, "acquire"), INSIDE), 0))
+            self.at("done")
+            self.line("ret void")
+
+    def acquire(self) -> None:
+        with self.function("cnncc_pool_acquire", "i64", [(I64, "most")]) as (most,):
+            threads, cpus, old = self.least(most, MOST), self.room(CPUS // 8), self.room(CPUS // 8)
+            self.go("alone", when=self.compare("sle", threads, 1))
+            word = self.get(STATE)
+            self.go("alone", when=self.has(word, HELD))
+            self.go("alone", when=self.lost(STATE, word, self.op("or", word, 1 << HELD), "acquire"))
+            want, have = self.sub(threads, 1), self.get(STARTED)
+            same = self.compare("uge", have, want)
+            caller, cpu = self.call("pthread_self", result=I64), self.call("sched_getcpu")
+            for place, value in ((CALLER, caller), (CPU, cpu), (WANTED, threads)):
+                same = self.arith("and", same, self.compare("eq", self.get(place), value))
+                self.put(value, place)
+            self.go("ready", when=same)
+            with self.when(self.compare("ult", have, want)):
+                self.hire(want, cpus, old)
+            self.pin(threads, cpu, have, cpus)
+            workers = self.least(self.get(STARTED), want)
+            with self.when(self.compare("eq", workers, 0)):
+                self.free()
+            self.line(f"ret i64 {self.text(self.add(workers, 1))}")
+            self.label("alone")
+            self.line("ret i64 1")
+            self.label("ready")
+            self.line(f"ret i64 {self.text(threads)}")
+
+    def hire(self, want: Int, signals: Value, old: Value) -> None:
+        """Start workers until there are as many, or the system gives no more."""
+        self.call("sigfillset", signals)
+        for signal in FAULTS:
+            self.call("sigdelset", signals, Value(str(signal), I32))
+        set_mask = Value("2", I32)
+        self.call("pthread_sigmask", set_mask, signals, old)
+        with self.when(self.compare("eq", self.get(REGISTERED), 0)):
+            self.put(1, REGISTERED)
+            self.call("__register_atfork", NULL, NULL, Value("@forked", PTR), NULL)
+        self.at("hire")
+        have = self.get(STARTED)
+        self.go("hired", when=self.compare("uge", have, want))
+        thread = self.add(have, 1)
+        handle, number = self.slot(thread, HANDLE), self.emit(f"inttoptr i64 {self.text(thread)} to ptr", PTR)
+        self.put(0, self.slot(thread, ASLEEP))
+        failed = self.call("pthread_create", handle, NULL, Value("@worker", PTR), number)
+        self.go("hired", when=self.compare("ne", failed, 0))
+        self.call("pthread_detach", self.get(handle))
+        self.put(thread, STARTED)
+        self.go("hire")
+        self.label("hired")
+        self.call("pthread_sigmask", set_mask, old, NULL)
+
+    def pin(self, threads: Int, cpu: Value, have: Value, cpus: Value) -> None:
+        """New workers, and all where the mask is new, may run where the caller may, but for its own CPU."""
+        failed = self.call("sched_getaffinity", Value("0", I32), CPUS // 8, cpus)
+        self.go("pinned", when=self.compare("ne", failed, 0))
+        self.go("pinned", when=self.compare("uge", cpu, CPUS))
+        with self.when(self.compare("sge", self.call("__sched_cpucount", CPUS // 8, cpus), threads)):
+            own = self.offset(cpus, self.op("shl", self.op("lshr", cpu, 6), 3))
+            bit = self.op("shl", 1, self.op("and", cpu, 63))
+            self.put(self.op("and", self.get(own), self.op("xor", bit, -1)), own)
+        new = self.compare("ne", self.call("memcmp", cpus, MASK, CPUS // 8), 0)
+        first = self.add(self.choose(new, 0, have), 1)
+        self.call("memcpy", MASK, cpus, CPUS // 8, result=PTR)
+        with self.loop(first, self.add(self.get(STARTED), 1), 1, maybe_empty=True) as thread:
+            self.call("pthread_setaffinity_np", self.get(self.slot(thread.index, HANDLE)), CPUS // 8, cpus)
+        self.at("pinned")
+
+    def free(self) -> None:
+        """The word of a pool that nobody holds: closed, with a new number so that workers look up."""
+        word = self.op("and", self.add(self.get(STATE), 1 << REGION), ~(1 << HELD))
+        self.put(self.op("or", word, 1 << CLOSED), STATE, "release")
+
+    def release(self) -> None:
+        with self.function("cnncc_pool_release", "void", []):
+            ours = self.compare("eq", self.call("pthread_self", result=I64), self.get(CALLER))
+            with self.when(self.arith("and", self.has(self.get(STATE), HELD), ours)):
+                self.free()
+            self.line("ret void")
+
+    def forked(self) -> None:
+        """In a forked child: no worker, not held, whatever the parent was doing."""
+        with self.function("forked", "internal void", []):
+            word = self.op("and", self.get(STATE), -1 << REGION)
+            self.put(self.op("or", word, 1 << CLOSED), STATE)
+            self.put(0, STARTED)
+            self.line("ret void")
