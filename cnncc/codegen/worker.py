@@ -1,11 +1,10 @@
 """LLVM text to object bytes, in this process and in worker processes.
 
 LLVM holds a global lock, so threads do not help. A worker process is `sys.executable` running `serve()` below
-over its stdin and stdout, isolated (no site, no environment, no current directory): it finds only the
-standard library, llvmlite and this package, and a user's script needs no `__main__` guard. A frame is one
-byte, a length (u64, little endian) and the bytes: first the Machine as JSON, answered by an empty frame, then
-one text each, answered by an object or an error message. Nothing is written to disk. A worker ends when its
-stdin does.
+over one end of a socket, isolated (no site, no environment, no current directory): it finds only the standard
+library, llvmlite and this package, and a user's script needs no `__main__` guard. It is sent the Machine as
+JSON, which it answers when it is ready, then one text each, answered by a byte that says whether it is an
+object or an error message, and that. Nothing is written to disk. It ends when the other end is closed.
 """
 
 from __future__ import annotations
@@ -13,16 +12,15 @@ from __future__ import annotations
 import functools
 import heapq
 import json
-import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -32,8 +30,7 @@ from cnncc.ir.errors import InternalError
 SECONDS_PER_BYTE = 3e-7  # parsing and code generation of unrolled vector code, one core
 PAYS = 0.4  # seconds of predicted work for each process beyond this one
 
-_HEADER = struct.Struct("<BQ")
-_READY, _OBJECT, _ERROR = range(3)
+_OBJECT, _ERROR = b"o", b"e"  # the first byte of an answer
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,10 @@ def _target_machine(machine: Machine) -> llvm.TargetMachine:
         cpu=machine.cpu, features=machine.features, opt=machine.opt, reloc="pic", codemodel="small")
 
 
+def _first_line(text: str) -> str:
+    return text.lstrip().partition("\n")[0]
+
+
 def _module(text: str) -> llvm.ModuleRef:
     try:
         module = llvm.parse_assembly(text, llvm.create_context())
@@ -63,99 +64,64 @@ def _module(text: str) -> llvm.ModuleRef:
     return module
 
 
-def _first_line(text: str) -> str:
-    return text.lstrip().partition("\n")[0]
-
-
 def compile_text(text: str, machine: Machine) -> bytes:
     """The object of one module, made in this process; it is verified, not optimised.
 
     Raises InternalError with LLVM's message and the first line of a text that LLVM refuses.
     """
-    target = _target_machine(machine)
-    return bytes(target.emit_object(_module(text)))
+    return bytes(_target_machine(machine).emit_object(_module(text)))
 
 
 def assembly(text: str, machine: Machine) -> str:
     """The same as assembly, to read; raises as `compile_text` does."""
-    target = _target_machine(machine)
-    return str(target.emit_assembly(_module(text)))
+    return str(_target_machine(machine).emit_assembly(_module(text)))
 
 
-def _send(pipe: IO[bytes], kind: int, data: bytes) -> None:
-    pipe.write(_HEADER.pack(kind, len(data)))
-    pipe.write(data)
-    pipe.flush()
-
-
-def _receive(pipe: IO[bytes]) -> tuple[int, bytes]:
-    """The next frame; raises EOFError at the end of the stream, in a frame or between two."""
-    header = pipe.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise EOFError
-    kind, size = _HEADER.unpack(header)
-    data = pipe.read(size)
-    if len(data) < size:
-        raise EOFError
-    return kind, data
-
-
-def serve() -> None:
-    """What a worker process runs: compile what comes on stdin until it ends."""
+def serve(descriptor: str) -> None:
+    """What a worker process runs: compile what comes until the other end is closed."""
+    from multiprocessing.connection import Connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    try:
-        machine = Machine(**json.loads(_receive(source)[1]))
+    pipe = Connection(int(descriptor))
+    with suppress(EOFError, OSError):
+        machine = Machine(**json.loads(pipe.recv_bytes()))
         _target_machine(machine)
-        _send(sink, _READY, b"")
+        pipe.send_bytes(b"")
         while True:
-            text = _receive(source)[1].decode()
+            text = pipe.recv_bytes().decode()
             try:
-                kind, answer = _OBJECT, compile_text(text, machine)
+                answer = _OBJECT + compile_text(text, machine)
             except Exception as error:
-                kind, answer = _ERROR, str(error).encode()
-            _send(sink, kind, answer)
-    except (EOFError, BrokenPipeError):
-        os._exit(0)
+                answer = _ERROR + str(error).encode()
+            pipe.send_bytes(answer)
 
 
-_BOOT = "import sys; sys.path += sys.argv[1:]; from cnncc.codegen.worker import serve; serve()"
+_BOOT = "import sys; sys.path += sys.argv[2:]; from cnncc.codegen.worker import serve; serve(sys.argv[1])"
 
 
 class _Child:
     """One worker process. Raises OSError where it can't be started."""
 
     def __init__(self) -> None:
+        from multiprocessing.connection import Pipe
         if not sys.executable or getattr(sys, "frozen", False):
             raise OSError("no Python interpreter to start")
-        paths = str(Path(llvmlite.__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])
-        self.process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _BOOT, *paths],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.sink, self.source = self.process.stdin, self.process.stdout
+        paths = Path(llvmlite.__file__).resolve().parents[1], Path(__file__).resolve().parents[2]
+        self.pipe, theirs = Pipe()
+        with theirs:
+            number = theirs.fileno()
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOOT, str(number), *map(str, paths)], pass_fds=[number],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0)
 
-    def ask(self, data: bytes) -> tuple[int, bytes]:
-        """The answer to a frame; OSError or EOFError where the process has died."""
-        _send(self.sink, 0, data)
-        return _receive(self.source)
+    def ask(self, data: bytes) -> bytes:
+        """The answer to a message; OSError or EOFError where the process has died."""
+        self.pipe.send_bytes(data)
+        return self.pipe.recv_bytes()
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.sink, self.source):
-            try:
-                pipe.close()
-            except OSError:
-                pass
-
-
-@dataclass(order=True)
-class _Job:
-    key: tuple[int, int]  # (-bytes, position): the largest comes first
-    text: str = field(compare=False)
-    deaths: int = field(default=0, compare=False)
-    result: bytes = field(default=b"", compare=False)
+        self.pipe.close()
 
 
 class Compiler:
@@ -163,19 +129,19 @@ class Compiler:
 
     `jobs` counts the processes that compile, this one included: it takes part from `results()` on. `expected`
     is the work to come in seconds of one core: worker processes start as soon as it, or what was submitted,
-    makes them worth their start. Leaving the context ends them.
+    makes them worth their start. Leaving the context ends them, whatever they are doing.
     """
 
     def __init__(self, machine: Machine, jobs: int, expected: float = 0.0) -> None:
         self.machine, self.jobs = machine, jobs
-        self._jobs: list[_Job] = []
-        self._queue: list[_Job] = []
+        self._texts: list[str] = []
         self._work = 0.0
         self._feeders: list[threading.Thread] = []
-        self._changed = threading.Condition()  # guards what follows, and the queue
+        self._changed = threading.Condition()       # guards all that follows
+        self._queue: list[tuple[int, int]] = []     # (-bytes, position): the largest comes first
+        self._objects: dict[int, bytes] = {}
         self._children: set[_Child] = set()
-        self._closing = threading.Event()
-        self._done = 0
+        self._closing = False
         self._error: Exception | None = None
         self._staff(expected)
 
@@ -183,124 +149,110 @@ class Compiler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def submit(self, text: str) -> int:
-        """Hands in a text; returns its position in `results()`."""
-        job = _Job((-len(text), len(self._jobs)), text)
-        self._jobs.append(job)
-        self._put(job)
-        self._work += len(text) * SECONDS_PER_BYTE
-        self._staff(self._work)
-        return len(self._jobs) - 1
-
-    def results(self, progress: Callable[[int, int], None] | None = None) -> list[bytes]:
-        """The objects of all texts in the order of `submit`; `progress(done, total)` is called from here.
-
-        Raises InternalError for a text that LLVM refuses, or that ended two worker processes.
-        """
-        total, reported = len(self._jobs), 0
-        while reported < total:
-            with self._changed:
-                while not (self._queue or self._error or self._done > reported):
-                    self._changed.wait()
-                job = heapq.heappop(self._queue) if self._queue and not self._error else None
-            if job is not None:
-                self._finish(job, compile_text(job.text, self.machine))
-            if self._error is not None:
-                raise self._error
-            if progress is not None and self._done > reported:
-                progress(self._done, total)
-            reported = self._done
-        return [job.result for job in self._jobs]
-
-    def close(self) -> None:
-        """Ends the worker processes, whatever they are doing; may be called twice."""
         with self._changed:
-            self._closing.set()
+            self._closing = True
             self._changed.notify_all()
             for child in self._children:
                 child.process.kill()
         for feeder in self._feeders:
             feeder.join()
 
+    @property
+    def _done(self) -> int:
+        return len(self._objects)
+
+    def submit(self, text: str) -> int:
+        """Hands in a text; returns its position in `results()`."""
+        self._texts.append(text)
+        self._put(len(self._texts) - 1)
+        self._work += len(text) * SECONDS_PER_BYTE
+        self._staff(self._work)
+        return len(self._texts) - 1
+
+    def results(self, progress: Callable[[int, int], None] | None = None) -> list[bytes]:
+        """The objects of all texts in the order of `submit`; `progress(done, total)` is called from here.
+
+        Raises InternalError for a text that LLVM refuses, or that ended two worker processes.
+        """
+        total, reported = len(self._texts), 0
+        while reported < total:
+            with self._changed:
+                while not (self._queue or self._error or self._done > reported):
+                    self._changed.wait()
+                job = heapq.heappop(self._queue)[1] if self._queue and not self._error else None
+            if job is not None:
+                self._finish(job, compile_text(self._texts[job], self.machine))
+            if self._error is not None:
+                raise self._error
+            if progress is not None and self._done > reported:
+                progress(self._done, total)
+            reported = self._done
+        return [self._objects[job] for job in range(total)]
+
     def _staff(self, seconds: float) -> None:
         while len(self._feeders) < min(self.jobs - 1, int(seconds / PAYS)):
-            feeder = threading.Thread(target=self._feed, name="cnncc-compile", daemon=True)
-            feeder.start()
-            self._feeders.append(feeder)
+            self._feeders.append(threading.Thread(target=self._feed, name="cnncc-compile", daemon=True))
+            self._feeders[-1].start()
 
-    def _put(self, job: _Job) -> None:
+    def _put(self, job: int) -> None:
         with self._changed:
-            heapq.heappush(self._queue, job)
+            heapq.heappush(self._queue, (-len(self._texts[job]), job))
             self._changed.notify_all()
 
-    def _take(self) -> _Job | None:
+    def _take(self) -> int | None:
         """The next text for a worker process; None when the compiler closes."""
         with self._changed:
-            while not (self._queue or self._closing.is_set()):
-                self._changed.wait()
-            return None if self._closing.is_set() else heapq.heappop(self._queue)
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            return None if self._closing else heapq.heappop(self._queue)[1]
 
-    def _finish(self, job: _Job, result: bytes | Exception) -> None:
+    def _finish(self, job: int, result: bytes | Exception) -> None:
         with self._changed:
             if isinstance(result, Exception):
                 self._error = result
             else:
-                job.result = result
-                self._done += 1
+                self._objects[job] = result
             self._changed.notify_all()
 
     def _start(self) -> _Child | None:
-        """A worker process that is ready; None where none starts or the compiler closes."""
-        if self._closing.is_set():
-            return None
-        try:
-            child = _Child()
-        except OSError:
-            return None
-        with self._changed:
-            self._children.add(child)
-            if self._closing.is_set():
-                child.process.kill()
-        try:
-            child.ask(json.dumps(asdict(self.machine)).encode())
-        except (OSError, EOFError):
-            self._end(child)
-            return None
-        return child
-
-    def _end(self, child: _Child) -> None:
-        with self._changed:
-            self._children.discard(child)
-        child.end()
+        """A new worker process; None where none starts or the compiler closes."""
+        with self._changed, suppress(OSError):
+            if not self._closing:
+                child = _Child()
+                self._children.add(child)
+                return child
+        return None
 
     def _feed(self) -> None:
         """Feeds one worker process and, where it dies, its successor, which tries the same text once more."""
-        job: _Job | None = None
-        while (child := self._start()) is not None:
+        job: int | None = None
+        deaths, ready = 0, True
+        while ready and (child := self._start()) is not None:
+            ready = False
             try:
-                while (job := job or self._take()) is not None:
-                    kind, answer = child.ask(job.text.encode())
-                    self._finish(job, answer if kind == _OBJECT else InternalError(answer.decode()))
-                    job = None
+                child.ask(json.dumps(asdict(self.machine)).encode())
+                ready = True
+                while job is not None or (job := self._take()) is not None:
+                    answer = child.ask(self._texts[job].encode())
+                    good = answer[:1] == _OBJECT
+                    self._finish(job, answer[1:] if good else InternalError(answer[1:].decode()))
+                    job, deaths = None, 0
                 return
             except (OSError, EOFError):
-                if job is not None and job.deaths:
-                    self._finish(job, InternalError(f"LLVM crashed twice on {_first_line(job.text)!r}"))
-                    job = None
-                elif job is not None:
-                    job.deaths += 1
+                deaths += ready
             finally:
-                self._end(child)
+                with self._changed:
+                    self._children.discard(child)
+                child.end()
+            if job is not None and deaths == 2:
+                self._finish(job, InternalError(f"LLVM crashed twice on {_first_line(self._texts[job])!r}"))
+                job, deaths = None, 0
         if job is not None:
             self._put(job)
 
 
-def compile_all(texts: Sequence[str], machine: Machine, jobs: int,
-                progress: Callable[[int, int], None] | None = None) -> list[bytes]:
+def compile_all(texts: Sequence[str], machine: Machine, jobs: int) -> list[bytes]:
     """The objects of `texts` in their order, made by up to `jobs` processes; raises as `results` above."""
     with Compiler(machine, jobs) as compiler:
         for text in texts:
             compiler.submit(text)
-        return compiler.results(progress)
+        return compiler.results()
