@@ -1,7 +1,7 @@
 """Schedules: candidates for the loops of each kernel, priced by an analytic model of the target.
 
-The shape of a kernel decides what is tried, never its name: which dimension has unit stride in the result (the
-vector), which the innermost other one is (the tile), which operands are broadcast, which taps overlap.
+The shape of a kernel decides what is tried, never its name: which dimension has unit stride in the
+result (the vector), which other one is innermost (the tile), which operands are broadcast, what taps overlap.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target) -> list[C
 
 
 def schedule(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
-    """The kernel with the cheapest loops. Stages under shared loops are scheduled one by one, each for its part."""
+    """The kernel with the cheapest loops; stages that share loops are scheduled each for its part."""
     if len(kernel.stages) == 1:
         return candidates(kernel, weights, target)[0].kernel
     for j, part in enumerate(parts(kernel)):
@@ -83,8 +83,8 @@ def schedule(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
         loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
         stages = [replace(s, schedule=Schedule(loops)) if i == j else s for i, s in enumerate(kernel.stages)]
         chosen = best.tensors
-        operands = tuple(replace(t, layout=chosen[t.name].layout) if t.name in weights and t.name in chosen else t
-                         for t in kernel.operands)
+        operands = tuple(replace(t, layout=chosen[t.name].layout) if t.name in weights and t.name in chosen
+                         else t for t in kernel.operands)
         kernel = replace(kernel, operands=operands, stages=tuple(stages))
     return kernel
 
@@ -96,9 +96,10 @@ def parts(kernel: Kernel) -> list[Kernel]:
     for stage in kernel.stages:
         part = {d: x.step for x in kernel.loops.loops for d in [x.dim] if stage is kernel.stages[-1]}
         if stage is not kernel.stages[-1]:
-            part = {i.single: int(n) for i, n in zip(stage.out.index, boxes[stage.out.tensor], strict=True) if i.single}
-        small = tuple(replace(f, extents=tuple((d, min(part[d], _number(e)) if d in part else e) for d, e in f.extents))
-                      for f in stage.formulas)
+            box = zip(stage.out.index, boxes[stage.out.tensor], strict=True)
+            part = {i.single: int(n) for i, n in box if i.single}
+        small = tuple(replace(f, extents=tuple((d, min(part[d], _number(e)) if d in part else e)
+                                               for d, e in f.extents)) for f in stage.formulas)
         used = dict.fromkeys((*(x.tensor for x in stage.loads), stage.out.tensor))
         result.append(Kernel(tuple(kernel.tensors[u] for u in used), (replace(stage, formulas=small),)))
     return result
@@ -136,14 +137,14 @@ class _Space:
         self.reduced = list(first.reduced) if first.fold != "=" else []
         self.out = [d for d in self.extents if d not in self.reduced]
         result = set(self.stage.formulas[-1].out_dims)
-        self.folded = [d for d in self.out if d not in result]          # folded in the epilogue: always unrolled
+        self.folded = [d for d in self.out if d not in result]      # folded in the epilogue: always unrolled
         self.lanes = target.lanes * 4 // BYTES[kernel.output.type.dtype]
         self.simd = self._vector()
-        order = [i for i, _ in kernel.output.layout.order]
-        rows = [d for a in dict.fromkeys(order) for d in self.stage.out.index[a].dims if d not in (self.simd, *self.folded)]
-        self.rows = list(dict.fromkeys(rows))
+        out = self.stage.out.index
+        rows = dict.fromkeys(d for a, _ in kernel.output.layout.order for d in out[a].dims)
+        self.rows = [d for d in rows if d not in (self.simd, *self.folded)]
         self.batch = next((d for d in self.rows if isinstance(self.extents[d], str)), None)
-        if self.batch is None and len(self.rows) > 1 and self.stage.out.index and self.stage.out.index[0].single == self.rows[0]:
+        if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0]:
             self.batch = self.rows[0]
         self.loads = [x for x in first.loads if x.tensor != ACC]
         self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
@@ -231,7 +232,8 @@ class _Space:
             else:
                 plain.append(d)
         loops = [Loop("for", d, self.lanes) for d in blocked if _number(self.extents[d]) > self.lanes]
-        shifting = [d for d in plain if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
+        shifting = [d for d in plain
+                    if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
         loops += [Loop("for", d) for d in shifting]
         loops += [Loop("for", d) for d in plain if d not in shifting]
         taps = [Loop("unroll", d) for d in windows]
@@ -257,7 +259,7 @@ class _Space:
         return [*outer, Loop("for", d, step)]
 
     def _prefetch(self, nb: int, tile: str | None, rw: int) -> Iterator[Loop]:
-        """Large weights come from memory: ask for the next tile's, or, where that is too much for L2, a bit ahead.
+        """Large weights come from memory: ask for the next tile's or, where L2 can't hold that, a bit ahead.
 
         Not where so many tiles share the weights that waiting for the first one doesn't matter.
         """
@@ -267,12 +269,13 @@ class _Space:
         for x in self.loads:
             if x.tensor in self.weights and self.tensors[x.tensor].nbytes > self.target.l2 // 4 \
                     and set(self.reduced) <= self._dims(x) and self.simd in self._dims(x):
-                tile = nb * self.lanes * 4 * product([_number(self.extents[d]) for d in self.reduced])
-                yield Loop("prefetch", x.tensor, tile if tile <= self.target.l2 // 4 else AHEAD)
+                nbytes = nb * self.lanes * 4 * product([_number(self.extents[d]) for d in self.reduced])
+                yield Loop("prefetch", x.tensor, nbytes if nbytes <= self.target.l2 // 4 else AHEAD)
 
     # ---- price
 
-    def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int, fold: int) -> Candidate:
+    def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int,
+               fold: int) -> Candidate:
         outside, inside = loops
         compute = self._compute(tile, rw, nb, fold, inside)
         memory = self._traffic(outside, rw, nb) / self.target.l3_bytes
@@ -286,7 +289,8 @@ class _Space:
     def kernel_with(self, chosen: Candidate) -> Kernel:
         par = tuple(x for x in chosen.outside if x.kind == "par")
         rest = tuple(x for x in chosen.outside if x.kind != "par")
-        operands = tuple(replace(t, layout=self._weights_order(t.name, chosen.inside)) if t.name in self.weights else t
+        operands = tuple(t if t.name not in self.weights else
+                         replace(t, layout=self._weights_order(t.name, chosen.inside))
                          for t in self.kernel.operands)
         stage = replace(self.stage, schedule=Schedule((*rest, *chosen.inside)))
         return replace(self.kernel, operands=operands, stages=(stage,), loops=Schedule(par))
@@ -296,7 +300,9 @@ class _Space:
         steps = product([_number(self.extents[d]) for d in self.reduced])
         if self.simd in self.reduced:
             steps = -(-steps // self.lanes)
-        vectors = -(-_number(self.extents[self.simd]) // self.lanes) if self.simd and self.simd not in self.reduced else 1
+        vectors = 1
+        if self.simd and self.simd not in self.reduced:
+            vectors = _count(_number(self.extents[self.simd]), self.lanes)
         others = product([_number(self.extents[d]) for d in self.rows if d != tile])
         streams = [x for x in self.loads if self.simd in self._dims(x)]
         total = 0.0
@@ -323,14 +329,15 @@ class _Space:
                 total += blocks * line / (self.target.l3_bytes if far else self.target.l2_bytes)
         return total
 
-    def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int, inside: Sequence[Loop]) -> float:
+    def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
+               inside: Sequence[Loop]) -> float:
         dims = self._dims(x)
         n = float(blocks if self.simd in dims else 1)
         if dims & set(self.folded):
             n *= fold
         if tile in dims:
             taps = [l.dim for l in inside if l.kind == "unroll" and l.dim in self.reduced]
-            shared = [(i.coefficient(tile), d) for i in x.index for d in taps if tile in i.dims and d in i.dims]
+            shared = [(i.coefficient(tile), d) for i in x.index for d in taps if {tile, d} <= set(i.dims)]
             if shared and self.simd in dims:                    # overlapping vectors are read once
                 stride, d = shared[0]
                 window = _number(self.extents[d])
@@ -340,7 +347,7 @@ class _Space:
         return n
 
     def _traffic(self, outside: Sequence[Loop], rw: int, nb: int) -> float:
-        """Bytes that come from beyond L2: what doesn't fit is read again for every turn of the loops around it."""
+        """Bytes that come from beyond L2: what doesn't fit is read again in every turn of loops around it."""
         room = self.target.l2 * 3 // 4
         total = 0.0
         for x in dict.fromkeys((*self.stage.loads, self.stage.out)):
@@ -354,7 +361,7 @@ class _Space:
                     live /= count                       # one tile of it is walked inside of this loop
                 elif live > room:
                     turns *= count                      # gone by the next turn
-            total += nbytes * turns * (1 if self.batch not in dims or isinstance(t.type.shape[0], int) else HINT)
+            total += nbytes * turns * (HINT if self.batch in dims and isinstance(t.type.shape[0], str) else 1)
         return total
 
     def _tasks(self, outside: Sequence[Loop]) -> int:

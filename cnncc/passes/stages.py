@@ -1,8 +1,8 @@
-"""Kernels that feed each other become stages of one kernel: what one turn of the shared loops needs stays in cache.
+"""Kernels that feed each other become stages of one kernel: what one turn of shared loops needs is in cache.
 
-Two cases, one mechanism. Rows: a chain of small kernels over the same batch index (softmax) becomes one kernel per
-row. Strips: where a large image goes from a kernel to its only reader and one of the two is limited by memory, both
-run on strips of rows; what the windows overlap is computed again.
+Two cases, one mechanism. Rows: a chain of small kernels over the same batch index (softmax) is one kernel per
+row. Strips: where a large image goes from a kernel to its only reader and one of the two is limited by
+memory, both run on strips of rows; what the windows overlap is computed again.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ AXIS_ROWS = 2               # images are n, c, h, w: strips are of h
 
 
 def fuse_stages(graph: Graph, target: Target) -> Graph:
-    """Softmax-like chains per row, depthwise with pointwise and convolution with pooling per strip of rows."""
+    """Softmax-like chains per row; depthwise with pointwise, convolution with pooling per strip of rows."""
     nodes = dict(graph.nodes)
     users = graph.users()
     for name in reversed(list(nodes)):
         while (n := nodes.get(name)) is not None and n.kernel is not None:
-            merged = next((m for p in dict.fromkeys(n.inputs) if nodes[p].kernel is not None and set(users[p]) == {name}
-                           for m in [_rows(nodes[p], n) or _strips(nodes[p], n, target)] if m is not None), None)
+            own = [p for p in dict.fromkeys(n.inputs) if nodes[p].kernel and set(users[p]) == {name}]
+            joined = (_rows(nodes[p], n) or _strips(nodes[p], n, target) for p in own)
+            merged = next(filter(None, joined), None)
             if merged is None:
                 break
-            gone = next(i for i in n.inputs if i not in merged.inputs and nodes[i].kernel is not None
-                        and set(users[i]) == {name})
+            gone = next(p for p in own if p not in merged.inputs)
             for i in nodes[gone].inputs:
                 users[i] = [name if u == gone else u for u in users[i]]
             nodes[name] = merged
@@ -147,5 +147,6 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _renamed(s: Stage, names: Mapping[str, str]) -> Stage:
-    return replace(s, formulas=tuple(f.renamed({k: v for k, v in names.items() if k != ACC}) for f in s.formulas))
+    tensors = {k: v for k, v in names.items() if k != ACC}
+    return replace(s, formulas=tuple(f.renamed(tensors) for f in s.formulas))
 
