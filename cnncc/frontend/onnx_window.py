@@ -2,98 +2,91 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend.onnx_file import Array
-from cnncc.frontend.onnx_node import Call, Refused
+from cnncc.frontend.external import Array
+from cnncc.frontend.onnx_node import Call, support
 
 MAX_TABLE = 1 << 24     # windows for which a table of divisors may be made
 
 
-@dataclass(frozen=True)
-class Window:
-    """One number per spatial dimension; `pad` is the file's end padding, `end` what gives `out` windows."""
+class Axis(NamedTuple):
+    """Windows along one dimension; `pad` is the file's end padding, `end` what gives `out` windows."""
 
-    size: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    begin: tuple[int, ...]
-    pad: tuple[int, ...]
-    end: tuple[int, ...]
-    out: tuple[int, ...]
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    begin: int
+    pad: int
+    end: int
+    out: int
 
-    @property
-    def attrs(self) -> dict[str, Any]:
-        return {"strides": self.strides, "dilations": self.dilations, "begin": self.begin, "end": self.end}
-
-    def counts(self, c: Call, pads: bool) -> list[Array]:
-        """How many taps of each window lie within the input (with `pads` also the padding), by dimension.
-
-        Raises Refused where a window has none.
-        """
-        result = []
-        for i, count in enumerate(self.out):
-            size, k, s, d = self.size[i], self.kernel[i], self.strides[i], self.dilations[i]
-            a, b = self.begin[i], self.pad[i]
-            if count > MAX_TABLE:
-                raise Refused(f"{count:,} windows along one dimension are too many")
-            start = np.arange(count) * s - a
-            low, high = (-a, size + b) if pads else (0, size)
-            first = np.maximum(0, -((start - low) // d))
-            taps = np.minimum(k - 1, (high - 1 - start) // d) - first + 1
-            if (taps < 1).any():
-                raise Refused("a window lies wholly in the padding")
-            result.append(taps)
-        return result
+    def taps(self, pads: bool) -> Array:
+        """How many taps of each window lie within the input (with `pads` also the padding): at least one."""
+        support(self.out <= MAX_TABLE, f"{self.out:,} windows along one dimension are too many")
+        start = np.arange(self.out) * self.stride - self.begin
+        low, high = (-self.begin, self.size + self.pad) if pads else (0, self.size)
+        first = np.maximum(0, -((start - low) // self.dilation))
+        taps: Array = np.minimum(self.kernel - 1, (high - 1 - start) // self.dilation) - first + 1
+        support((taps > 0).all(), "a window lies wholly in the padding")
+        return taps
 
 
-def window(c: Call, kernel: tuple[int, ...], size: tuple[int, ...], ceil: bool = False) -> Window:
-    """Read strides, dilations, pads and auto_pad of a node."""
-    n = len(size)
+def window(c: Call, x: str, weight: tuple[int, ...] | None = None) -> tuple[list[Axis], dict[str, Any]]:
+    """A node's windows over x, and their attributes as ours; a convolution gives the sizes of its weight."""
+    spatial = c.spatial(x)
+    n = len(spatial)
+    kernel = c.sizes("kernel_shape", n, 1, weight)
+    c.expect(weight in (None, kernel), f"its kernel_shape {list(kernel)} is not that of its weight")
+    ceil = weight is None and c.flag("ceil_mode")
     strides, dilations = c.sizes("strides", n, 1, (1,) * n), c.sizes("dilations", n, 1, (1,) * n)
-    pads, auto = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), c.text("auto_pad", "NOTSET")
-    if auto not in ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"):
-        raise c.wrong(f"auto_pad is {auto[:60]!r}")
-    places: list[tuple[int, int, int, int]] = []
-    for i, (length, k, s, d) in enumerate(zip(size, kernel, strides, dilations, strict=True)):
+    pads, auto = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), c.attribute("auto_pad", "s", b"NOTSET")
+    c.expect(auto in (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID"), f"auto_pad is {auto[:60]!r}")
+    axes: list[Axis] = []
+    for size, k, s, d, a, b in zip(spatial, kernel, strides, dilations, pads[:n], pads[n:], strict=True):
         reach = (k - 1) * d + 1
-        a, b = pads[i], pads[n + i]
-        if auto == "VALID":
+        if auto == b"VALID":
             a = b = 0
-        elif auto != "NOTSET":
-            total = max(0, ((length + s - 1) // s - 1) * s + reach - length)
-            small, large = total // 2, total - total // 2
-            a, b = (small, large) if auto == "SAME_UPPER" else (large, small)
-        room = length + a + b - reach
+        elif auto != b"NOTSET":
+            total = max(0, ((size + s - 1) // s - 1) * s + reach - size)
+            a, b = (total + (auto == b"SAME_LOWER")) // 2, (total + (auto == b"SAME_UPPER")) // 2
+        room = size + a + b - reach
         count = (room + (s - 1 if ceil else 0)) // s + 1
-        if ceil and (count - 1) * s >= length + a:      # a window must not start beyond the input
+        if ceil and (count - 1) * s >= size + a:      # a window must not start beyond the input
             count -= 1
-        if room < 0 and not (ceil and count > 0):
-            raise c.wrong(f"a window of {reach} is larger than the padded input, {length + a + b}")
-        places.append((a, b, max(b, (count - 1) * s + reach - length - a), count))
-    begin, pad, end, out = zip(*places, strict=True)
-    return Window(size, kernel, strides, dilations, begin, pad, end, out)
+        c.expect(room >= 0 or (ceil and count > 0),
+                 f"a window of {reach} is larger than the padded input, {size + a + b}")
+        axes.append(Axis(size, k, s, d, a, b, max(b, (count - 1) * s + reach - size - a), count))
+    attrs = {"strides": strides, "dilations": dilations, "begin": tuple(a.begin for a in axes),
+             "end": tuple(a.end for a in axes)}
+    return axes, attrs if weight is not None else attrs | {"kernel": kernel}
 
 
-def average(c: Call) -> str:
-    """AveragePool: a sum, times one factor where all windows count as many elements, else times a table."""
+def max_pool(c: Call) -> str:
     x = c.value(0)
-    size = c.spatial(x)
-    kernel = c.sizes("kernel_shape", len(size), 1, None)
-    win = window(c, kernel, size, ceil=c.flag("ceil_mode", False))
-    include = c.flag("count_include_pad", False)
-    if {*kernel, *win.strides} == {1} and not any(win.begin) and not any(win.end):
+    axes, attrs = window(c, x)
+    if any(attrs["begin"] + attrs["end"]):
+        for a in axes:
+            a.taps(pads=False)          # refuses windows that lie wholly in the padding
+    return c.emit("max_pool", [x], **attrs)
+
+
+def average_pool(c: Call) -> str:
+    """A sum, times one factor where all windows count as many elements, else times a table."""
+    x = c.value(0)
+    axes, attrs = window(c, x)
+    include = c.flag("count_include_pad")
+    if {*attrs["kernel"], *attrs["strides"]} == {1} and not any(attrs["begin"] + attrs["end"]):
         return x
-    taps = win.counts(c, include)
-    y = c.emit("sum_pool", [x], "sum", kernel=kernel, **win.attrs)
+    taps = [a.taps(include) for a in axes]
+    y = c.emit("sum_pool", [x], "sum", **attrs)
     if all((t == t[0]).all() for t in taps):
         return c.emit("scale", [y], factor=1.0 / float(np.prod([float(t[0]) for t in taps])))
-    if np.prod([float(t.size) for t in taps]) > MAX_TABLE:
-        raise Refused("its output is too large for padding that is not counted")
+    support(np.prod([float(t.size) for t in taps]) <= MAX_TABLE,
+            "its output is too large for padding that is not counted")
     table = np.ones((1, 1), np.float64)
     for t in taps:
         table = table[..., None] / t
