@@ -26,7 +26,7 @@ class Target:
     stores: float = 1.0
     latency: float = 5.0
     l2_bytes: float = 40.0
-    l3_bytes: float = 16.0
+    l3_bytes: float = 5.0
     memory_bytes: float = 8.0
 
     def record(self) -> dict[str, Any]:

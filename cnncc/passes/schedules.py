@@ -21,6 +21,8 @@ from cnncc.passes.collapse import collapse
 
 HINT = 8                    # what a symbolic extent counts as
 STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
+HIDDEN = 0.06               # the part of a stream from beyond L2 that is waited for
+ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
 AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
@@ -213,8 +215,18 @@ class _Space:
         yield ([*batch, *outer, *chunk, *wide, *inner], inside)
         if wide and (outer or inner):
             yield ([*batch, *wide, *outer, *inner], inside)
+            strip = self._strip(rows[0]) if rows else 0
+            if strip and self.weights:
+                yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
+
+    def _strip(self, d: str) -> int:
+        """How many rows of the broadcast operands stay in L2 with a tile's weights, 0 where all or too few do."""
+        extent = _number(self.extents[d])
+        row = sum(self.tensors[x.tensor].nbytes / extent for x in self.broadcast if d in self._dims(x))
+        rows = int(self.target.l2 // 2 / row) if row and self.batch is None else extent
+        return -(-extent // -(-extent // rows)) if 3 < rows < extent else 0
 
     def inside(self, tile: str | None, rw: int, turns: int) -> list[Loop]:
         unrolled = {*self.folded} | ({tile} if tile and rw > 1 else set())
@@ -278,12 +290,11 @@ class _Space:
                fold: int) -> Candidate:
         outside, inside = loops
         compute = self._compute(tile, rw, nb, fold, inside)
-        memory = self._traffic(outside, rw, nb) / self.target.l3_bytes
-        cycles = compute + 0.25 * memory
+        cycles = compute + self._memory(outside)
         outside = self._parallel(outside, cycles)
         tasks = self._tasks(outside)
         if cycles > SMALL:
-            cycles *= 1 + 1 / max(tasks, 1)
+            cycles *= 1 + max(0, 1 / max(tasks, 1) - 1 / ENOUGH)
         return Candidate(cycles, tuple(outside), tuple(inside), self)
 
     def kernel_with(self, chosen: Candidate) -> Kernel:
@@ -346,8 +357,11 @@ class _Space:
                 n *= width
         return n
 
-    def _traffic(self, outside: Sequence[Loop], rw: int, nb: int) -> float:
-        """Bytes that come from beyond L2: what doesn't fit is read again in every turn of loops around it."""
+    def _memory(self, outside: Sequence[Loop]) -> float:
+        """Cycles lost to bytes from beyond L2: what doesn't fit is read in every turn of loops around it.
+
+        Vectors come in streams that are mostly hidden; single elements of scattered lines are waited for.
+        """
         room = self.target.l2 * 3 // 4
         total = 0.0
         for x in dict.fromkeys((*self.stage.loads, self.stage.out)):
@@ -361,7 +375,8 @@ class _Space:
                     live /= count                       # one tile of it is walked inside of this loop
                 elif live > room:
                     turns *= count                      # gone by the next turn
-            total += nbytes * turns * (HINT if self.batch in dims and isinstance(t.type.shape[0], str) else 1)
+            nbytes *= turns * (HINT if self.batch in dims and isinstance(t.type.shape[0], str) else 1)
+            total += nbytes / self.target.l3_bytes * (1 if x in self.broadcast else HIDDEN)
         return total
 
     def _tasks(self, outside: Sequence[Loop]) -> int:
@@ -377,7 +392,7 @@ class _Space:
                 break
             if cycles < SMALL and not symbolic:
                 break
-            if tasks >= 16 and not symbolic:
+            if tasks >= ENOUGH and not symbolic:
                 break
             repeated = any(y.dim == x.dim for y in result[:i])
             if repeated:
