@@ -13,20 +13,17 @@ if TYPE_CHECKING:
     from cnncc.reference_model import Reference
     from cnncc.runtime.model import CompiledModel
 
-_HOMES = {
-    "compile": "compiler", "load": "compiler", "reference": "compiler", "Reference": "reference_model",
-    "CompiledModel": "runtime.model", "Graph": "ir.graph", "CnnccError": "ir.errors", "InputError": "ir.errors",
-    "InternalError": "ir.errors", "ModelError": "ir.errors", "UnsupportedError": "ir.errors",
-}
+_HOMES = {"compile": "compiler", "load": "compiler", "reference": "compiler", "Graph": "ir.graph",
+          "CompiledModel": "runtime.model", "Reference": "reference_model"}     # the rest: errors
 __all__ = ["CnnccError", "CompiledModel", "Graph", "InputError", "InternalError", "ModelError", "Reference",
            "UnsupportedError", "__version__", "compile", "load", "reference"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'cnncc' has no attribute {name!r}")
     from importlib import import_module
-    return getattr(import_module(f"cnncc.{_HOMES[name]}"), name)
+    return getattr(import_module(f"cnncc.{_HOMES.get(name, 'ir.errors')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,13 +1,14 @@
-"""What all verbs of the command line share: log level, progress, JSON, and how a failure is told."""
+"""What all verbs of the command line share: -v, -q, --json, the log, progress, results, failures."""
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,16 +20,77 @@ OK, WRONG_INPUT, USAGE, OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 1
 """Exit codes."""
 
 F = TypeVar("F", bound=Callable[..., Any])
-level = {"verbose": 0, "quiet": 0}
+_given = {"verbose": 0, "quiet": 0, "json": 0}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def reset() -> None:
-    """As before any option; names that the terminal's encoding lacks must be no error."""
-    level.update(verbose=0, quiet=0)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """A `click.option` that shows its default, where it has one."""
+    return click.option(*names, **{"show_default": True, **attributes})
+
+
+def _noted(*names: str, help: str, **attributes: Any) -> Callable[[F], F]:
+    """An option that no verb gets as an argument: it is noted here."""
+    def note(ctx: click.Context, param: click.Parameter, value: int) -> None:
+        if value and param.name:
+            _given[param.name] = value
+    return click.option(*names, expose_value=False, callback=note, help=help, **attributes)
+
+
+def level_options(f: F) -> F:
+    """-v and -q, for the program and every verb."""
+    f = _noted("-v", "--verbose", count=True, help="Say more on stderr (-vv: all); show tracebacks.")(f)
+    return _noted("-q", "--quiet", count=True, help="No progress and no warnings.")(f)
+
+
+class Verbs(click.Group):
+    """The program: its verbs, listed as they were defined."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:     # before click makes an exit code of its own of it
+            raise click.exceptions.Exit(BROKEN_PIPE) from None
+
+    def verb(self, *options: Any, results: bool = True) -> Callable[[F], click.Command]:
+        """A verb with these options, those of all verbs and, unless told otherwise, --json."""
+        def decorate(f: F) -> click.Command:
+            @functools.wraps(f)
+            def run(*args: Any, **kwargs: Any) -> Any:
+                from cnncc import log
+                levels = [None, "info", "debug"]        # None: as CNNCC_LOG says
+                log.setup("error" if _given["quiet"] else levels[min(_given["verbose"], 2)])
+                return f(*args, **kwargs)
+            json_option = [_noted("--json", is_flag=True, help="Print JSON.")] if results else []
+            wrapped: Any = run
+            for add in reversed([*options, *json_option, level_options]):
+                wrapped = add(wrapped)
+            return self.command()(wrapped)
+        return decorate
+
+    def run(self, args: Sequence[str] | None) -> int:
+        """Run the command line (None: that of the process); returns the exit code."""
+        _given.update(verbose=0, quiet=0, json=0)
+        for stream in (sys.stdout, sys.stderr):     # names that the terminal's encoding lacks are no error
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            code = self.main(list(args) if args is not None else None, "cnncc", standalone_mode=False)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else OK
+        except click.ClickException as error:
+            error.show()
+            return USAGE
+        except (click.Abort, KeyboardInterrupt):
+            return INTERRUPTED
+        except BrokenPipeError:     # the interpreter must not complain when it flushes
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        except Exception as error:
+            return _failed(error)
 
 
 def echo(text: str, err: bool = False) -> None:
@@ -36,52 +98,33 @@ def echo(text: str, err: bool = False) -> None:
     click.echo(_CONTROL.sub("?", text), err=err)
 
 
-def _set(ctx: click.Context, param: click.Parameter, value: int) -> None:
-    if param.name and value:
-        level[param.name] = value
+def tell(data: Any, text: str, good: bool = True) -> None:
+    """Print a verb's result: `data` with --json, else `text`. Where it isn't `good` the exit code is 1."""
+    echo(json.dumps(_plain(data), indent=2, allow_nan=False) if _given["json"] else text)
+    if not good:
+        raise click.exceptions.Exit(WRONG_INPUT)
 
 
-def level_options(f: F) -> F:
-    """-v and -q, for the program and every verb."""
-    f = click.option("-v", "--verbose", count=True, expose_value=False, callback=_set,
-                     help="Say more on stderr (-vv: everything); show tracebacks.")(f)
-    return click.option("-q", "--quiet", count=True, expose_value=False, callback=_set,
-                        help="No progress and no warnings.")(f)
-
-
-def start() -> None:
-    """Log lines to stderr, as -v, -q or CNNCC_LOG say."""
-    import logging
-
-    from cnncc import log
-    log.setup("warning" if level["quiet"] else [None, "info", "debug"][min(level["verbose"], 2)])
-    if level["quiet"]:
-        log.LOGGER.setLevel(logging.ERROR)
-
-
-def print_json(data: Any) -> None:
-    """Dataclasses and arrays as JSON; numbers that JSON has not become null."""
-    from dataclasses import asdict, is_dataclass
-
-    def plain(x: Any) -> Any:
-        if is_dataclass(x) and not isinstance(x, type):
-            return plain(asdict(x))
-        if isinstance(x, dict):
-            return {str(k): plain(v) for k, v in x.items()}
-        if isinstance(x, list | tuple):
-            return [plain(v) for v in x]
-        if isinstance(x, float):
-            return x if x - x == 0 else None
-        if x is None or isinstance(x, str | int):
-            return x
-        return plain(x.tolist() if hasattr(x, "tolist") else str(x))
-    echo(json.dumps(plain(data), indent=2, allow_nan=False))
+def _plain(x: Any) -> Any:
+    """Dataclasses and arrays as JSON has them; numbers that it has not become None."""
+    from dataclasses import fields, is_dataclass
+    if is_dataclass(x):
+        return {f.name: _plain(getattr(x, f.name)) for f in fields(x)}
+    if isinstance(x, dict):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+        return [_plain(v) for v in x]
+    if isinstance(x, float):
+        return x if x - x == 0 else None
+    if x is None or isinstance(x, str | int):
+        return x
+    return _plain(x.tolist() if hasattr(x, "tolist") else str(x))
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, float], None] | None]:
     """What to tell progress to: a bar on stderr if that is a terminal."""
-    if level["quiet"] or not sys.stderr.isatty():
+    if _given["quiet"] or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -89,14 +132,6 @@ def progress() -> Iterator[Callable[[str, float], None] | None]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda what, fraction: bar.update(task, description=what, completed=fraction)
-
-
-def tell(data: Any, text: str, as_json: bool) -> None:
-    """`data` as JSON, or `text`."""
-    if as_json:
-        print_json(data)
-    else:
-        echo(text)
 
 
 @contextmanager
@@ -109,26 +144,20 @@ def writing(path: str) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def piped() -> int:
-    """Nobody reads our output: the interpreter must not complain when it flushes that."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return BROKEN_PIPE
-
-
-def failed(error: Exception) -> int:
+def _failed(error: Exception) -> int:
     """Say what went wrong, in a line."""
     from cnncc.ir.errors import CnnccError, InternalError
-    if level["verbose"]:
+    if _given["verbose"]:
         import traceback
         traceback.print_exception(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        echo(f"error: {error.filename}: {error.strerror}", err=True)
-        return WRONG_INPUT
     if isinstance(error, OSError | MemoryError | CnnccError) and not isinstance(error, InternalError):
-        echo(f"error: {str(error) or 'there is not enough memory'}", err=True)
+        what = str(error) or "there is not enough memory"
+        if isinstance(error, OSError) and error.filename is not None:
+            what = f"{error.filename}: {error.strerror}"
+        echo(f"error: {what}", err=True)
         return WRONG_INPUT
     what = str(error) if isinstance(error, InternalError) else f"{type(error).__name__}: {error}"
-    echo(f"internal error: {what}\nThis is a bug in cnncc {__version__}. "
-               + ("Please report it with the text above." if level["verbose"] else
-                  "Please report it with the output of the same command with -v."), err=True)
+    how = "text above" if _given["verbose"] else "output of the same command with -v"
+    echo(f"internal error: {what}\nThis is a bug in cnncc {__version__}. Please report it with the {how}.",
+         err=True)
     return OUR_FAULT

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from cnncc.codegen.worker import Machine, assembly
 from cnncc.compiler import folded, optimize, pipeline, plan, stages
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph, Node
-from cnncc.ir.kernel import Kernel
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
 from cnncc.passes.memory import symbol_of
@@ -26,23 +23,14 @@ def passes() -> dict[str, str]:
     return {"read": "The graph as the model's file has it.", **found}
 
 
-def graph_after(graph: Graph, target: Target, name: str | None = None, steps: int | None = None,
-                dump: str | None = None) -> tuple[str, Graph]:
-    """(pass, graph after it): the pass called `name`, or number `steps`, or the last; all go to `dump`.
-
-    Raises InputError listing the passes for an unknown name, OSError where `dump` can't be written.
-    """
-    known = passes()
-    if name is not None and name not in known:
+def graph_after(graph: Graph, target: Target, name: str | None = None) -> tuple[str, Graph]:
+    """(pass, graph after it): the pass called `name`, or the last. Raises InputError listing the passes."""
+    if name is not None and name not in (known := passes()):
         lines = "".join(f"\n  {p:18} {text}" for p, text in known.items())
         raise InputError(f"no pass is called {name!r}; there are{lines}")
-    if dump:
-        Path(dump).mkdir(parents=True, exist_ok=True)
     last = "read", graph
-    for i, last in enumerate(stages(graph, target)):
-        if dump:
-            (Path(dump) / f"{i:02}-{last[0]}.txt").write_text(f"{last[1]}\n")
-        if last[0] == name or i == steps:
+    for last in stages(graph, target):
+        if last[0] == name:
             break
     return last
 
@@ -92,24 +80,19 @@ def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Wh
         for i, part in enumerate(several):
             priced = candidates(part, [w for w in weights if w in part.tensors], target)
             rows = list(dict.fromkeys((c.cycles, str(Schedule((*c.outside, *c.inside)))) for c in priced))
-            loops = _loops(taken, i) if taken else None
+            loops = None
+            if taken is not None:   # a kernel's only stage has the kernel's own loops outside
+                shared = taken.loops.loops if len(taken.stages) == 1 else ()
+                loops = _plain(str(Schedule((*shared, *taken.stages[i].schedule.loops))))
             chosen = next((j for j, (_, text) in enumerate(rows) if _plain(text) == loops), None)
             what = f", stage {i + 1} of {len(several)}" if len(several) > 1 else ""
             found.append(Why(n.name, str(n.attr.get("does", n.op)) + what, n.origin, len(rows),
                              tuple(rows[:top]), chosen))
-    if found:
-        return found, ""
-    return [], folded(graph, plan(final).plan).get(name, "no kernel computes it")
+    return found, "" if found else folded(graph, plan(final).plan).get(name, "no kernel computes it")
 
 
 def _plain(loops: str) -> str:
     return loops.replace("par ", "")
-
-
-def _loops(kernel: Kernel, stage: int) -> str:
-    """The loops of a stage of a scheduled kernel, of its only stage with those of the whole kernel."""
-    shared = kernel.loops.loops if len(kernel.stages) == 1 else ()
-    return _plain(str(Schedule((*shared, *kernel.stages[stage].schedule.loops))))
 
 
 def native(graph: Graph, target: Target, name: str | None, emit: str) -> Iterator[tuple[str, str]]:
@@ -117,22 +100,15 @@ def native(graph: Graph, target: Target, name: str | None, emit: str) -> Iterato
 
     Raises InputError for a name that the model doesn't have.
     """
-    final = optimize(graph, target)
-    wanted: dict[str, list[str]] = {}
-    for n in final:
-        if n.kernel is not None:
-            wanted.setdefault(symbol_of(n.kernel), []).append(", ".join(n.origin) or n.name)
-    only = None
     if name is not None:
         check_name(graph, name)
-        only = {symbol_of(n.kernel) for n in nodes_of(final, name) if n.kernel is not None}
+    final = optimize(graph, target)
+    owners: dict[str, list[str]] = {}
+    for n in nodes_of(final, name) if name is not None else final:
+        if n.kernel is not None:
+            owners.setdefault(symbol_of(n.kernel), []).append(", ".join(n.origin) or n.name)
     machine = Machine(target.triple, target.cpu, target.features)
     for symbol, text in plan(final).texts(target):
-        if only is None or symbol in only:
-            yield f"{symbol}: {'; '.join(wanted.get(symbol, ['the model']))}", \
-                assembly(text, machine) if emit == "asm" else text
-
-
-def dump_folder() -> str | None:
-    """Where CNNCC_DUMP wants the graph after each pass."""
-    return os.environ.get("CNNCC_DUMP") or None
+        if name is None or symbol in owners:
+            what = f"{symbol}: {'; '.join(owners.get(symbol, ['the model']))}"
+            yield what, assembly(text, machine) if emit == "asm" else text

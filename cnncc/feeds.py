@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,12 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @dataclass(frozen=True)
 class Pixels:
-    """How the values 0 to 255 of an image become an input: (value * scale - mean) / std, per channel."""
+    """How the values 0 to 255 of an image become an input: (value * scale - mean) / std, per channel.
 
-    scale: float = 1 / 255
+    `layout` is the order of that input's axes, nchw or nhwc.
+    """
+
+    scale: tuple[float, ...] = (1 / 255,)
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     layout: str = "nchw"
@@ -92,11 +95,8 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Array]) ->
 
 def read_labels(path: str) -> list[str]:
     """The lines of a text file. Raises InputError."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {_reason(error)}") from None
+    with _readable(path):
+        return Path(path).read_text(encoding="utf-8").splitlines()
 
 
 def summary(y: Array, top: int, labels: Sequence[str]) -> dict[str, Any]:
@@ -121,33 +121,33 @@ def _split(text: str, known: Mapping[str, Value]) -> tuple[str | None, str]:
     return None, text
 
 
-def _reason(error: Exception) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    if "pickle" in text or "Python objects" in text:
-        return "it holds Python objects, not numbers"
-    return text
-
-
-# What NumPy and zipfile raise for a damaged file.
-_DAMAGE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RuntimeError, SyntaxError, TypeError,
-           NotImplementedError, zipfile.BadZipFile, zlib.error)
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    """Whatever NumPy, zipfile and Pillow raise for a damaged file becomes an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if "pickle" in reason or "Python objects" in reason:
+            reason = "it holds Python objects, not numbers"
+        raise InputError(f"{file}: cannot be read: {reason}") from None
 
 
 def _array(file: str) -> Array:
-    try:
+    with _readable(file):
         # Mapped: a header that claims more than the file has is refused before anything is allocated.
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("it is an .npz file")
         return np.asarray(array)
-    except _DAMAGE as error:
-        raise InputError(f"{file}: cannot be read: {_reason(error)}") from None
 
 
 def _members(file: str, name: str | None, known: Mapping[str, Value]) -> dict[str | None, Array]:
     """The arrays of an .npz by the input that they are for."""
-    try:
+    with _readable(file):
         archive = np.load(file, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise ValueError("it is an .npy file")
@@ -155,11 +155,8 @@ def _members(file: str, name: str | None, known: Mapping[str, Value]) -> dict[st
             keys = list(archive.files)
             if name is None and any(k in known for k in keys):
                 return {k: archive[k] for k in keys if k in known}
-            key = name if name in keys else keys[0] if len(keys) == 1 else None
-            if key is not None:
-                return {name: archive[key]}
-    except _DAMAGE as error:
-        raise InputError(f"{file}: cannot be read: {_reason(error)}") from None
+            if name in keys or len(keys) == 1:
+                return {name: archive[name if name in keys else keys[0]]}
     holds = ", ".join(keys[:10]) or "nothing"
     raise InputError(f"{file}: holds {holds}; the model takes {name or ', '.join(known)}")
 
@@ -177,17 +174,15 @@ def _image(file: str, place: Value, pixels: Pixels) -> Array:
     if channels not in MODES:
         raise InputError(f"{file}: the input {place.name!r} has {channels} channels as {pixels.layout}, "
                          f"an image has {', '.join(map(str, MODES))}: is --layout right?")
-    for what, numbers in (("mean", pixels.mean), ("std", pixels.std)):
-        if len(numbers) not in (1, channels):
+    numbers: dict[str, tuple[float, ...]] = {k: getattr(pixels, k) for k in ("scale", "mean", "std")}
+    for what, given in numbers.items():
+        if len(given) not in (1, channels):
             expected = f"1 number or {channels}" if channels > 1 else "1 number"
-            raise InputError(f"--{what}: expected {expected}, got {len(numbers)}")
-    try:
-        with Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
-            resized = image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: not a readable image: {_reason(error)}") from None
-    values = np.asarray(resized, np.float32).reshape(height, width, channels) * pixels.scale
-    values = (values - np.array(pixels.mean)) / np.array(pixels.std)
+            raise InputError(f"--{what}: expected {expected}, got {len(given)}")
+    with _readable(file), Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
+        resized = image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+    scale, mean, std = map(np.array, numbers.values())
+    values = (np.asarray(resized).reshape(height, width, channels) * scale - mean) / std
     if pixels.layout == "nchw":
         values = values.transpose(2, 0, 1)
     return np.ascontiguousarray(values[None], DTYPES[place.dtype])

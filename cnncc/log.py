@@ -4,12 +4,12 @@ import logging
 import os
 
 LOGGER = logging.getLogger("cnncc")
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _handlers: list[logging.Handler] = []
 
 
 def setup(level: str | None = None) -> None:
-    """Send log lines of `level` and above (debug, info, warning) to stderr.
+    """Send log lines of `level` and above (debug, info, warning, error) to stderr.
 
     `level` defaults to the variable CNNCC_LOG, that to warning; another word is reported and means
     warning. May be called again.
@@ -23,4 +23,4 @@ def setup(level: str | None = None) -> None:
     LOGGER.addHandler(handler)
     LOGGER.setLevel(_LEVELS.get(word.lower(), logging.WARNING))
     if word.lower() not in _LEVELS:
-        LOGGER.warning("CNNCC_LOG=%r: expected debug, info or warning", word)
+        LOGGER.warning("CNNCC_LOG=%r: expected debug, info, warning or error", word)

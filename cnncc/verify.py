@@ -6,13 +6,13 @@ An error is max|value - reference| / max|reference|. `cnncc show --check` asks t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cnncc.bench.engines import ENGINES, Array, Feeds
 from cnncc.compiler import compile, optimize, read, stages
 from cnncc.feeds import random_feeds
 from cnncc.ir.graph import Graph
@@ -20,8 +20,6 @@ from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Signature
 from cnncc.ir.target import Target, target_for
 
-Array = NDArray[Any]
-Feeds = Mapping[str, Array]
 FACTOR, FLOOR = 3.0, 1e-6
 PLAUSIBLE = 1e-4
 """Errors beyond this are not rounding: an engine that has one doesn't widen the limit."""
@@ -57,10 +55,24 @@ class Report:
         return all(row.ok for row in (*self.outputs, *self.values)) \
             and all(error <= PLAUSIBLE for error in self.engines.values())
 
-    @property
-    def first_bad(self) -> Row | None:
-        """The first value that is wrong, in the model's order."""
-        return next((row for row in (*self.values, *self.outputs) if not row.ok), None)
+    def record(self) -> dict[str, Any]:
+        """What was found, as plain data."""
+        return {"ok": self.ok, "engines": self.engines, "notes": self.notes,
+                "outputs": [{**asdict(row), "ok": row.ok} for row in self.outputs],
+                "values": [{**asdict(row), "ok": row.ok} for row in self.values]}
+
+    def __str__(self) -> str:
+        """What was found, as lines of text; the last one is the verdict."""
+        bad = next((row for row in (*self.values, *self.outputs) if not row.ok), None)
+        where = f", first in {bad.name} ({', '.join(bad.nodes)})" if bad else ": the reference is in doubt"
+        return "\n".join([
+            "max|error| / max|reference| against the NumPy reference in float64",
+            *(f"  {engine:16} {error:.1e}" + f"  DISAGREES: above {PLAUSIBLE}" * (error > PLAUSIBLE)
+              for engine, error in self.engines.items()),
+            *(f"  {'good' if row.ok else 'BAD '} {row.error:.1e} (allowed {row.limit:.1e})  {row.name}"
+              + f"  <- {', '.join(row.nodes)}" * bool(row.nodes) for row in (*self.outputs, *self.values)),
+            *(f"  {note}" for note in self.notes),
+            "the compiled model is right" if self.ok else f"MISMATCH{where}"])
 
 
 def tolerance(own: Sequence[float]) -> float:
@@ -83,17 +95,16 @@ def error_of(value: Array, truth: Array) -> float:
     return float(np.abs(value[finite] - truth[finite]).max()) / (scale or 1.0)
 
 
-def verify(path: str | os.PathLike[str], feeds: Feeds | None = None, batch: int = 2, nodes: bool = False,
+def verify(path: str | os.PathLike[str], feeds: Feeds | None = None, batch: int = 2,
            target: str = "native", threads: int | None = None, cache: bool = True,
            progress: Callable[[str, float], None] | None = None) -> Report:
     """Compare a model's outputs for `feeds` (None: seeded random numbers), and on a mismatch its kernels.
 
-    `nodes` compares the result of every node instead, each compiled for itself. Raises as `compile` does.
+    Raises as `compile` does.
     """
     report = progress or (lambda what, fraction: None)
     graph = read(path)
-    signature = Signature.of(graph)
-    feeds = feeds or random_feeds(signature.inputs, batch)
+    feeds = feeds or random_feeds(Signature.of(graph).inputs, batch)
     model = compile(path, threads=threads, target=target, cache=cache)
     report("reference in float64", 0.2)
     truth = evaluate(graph, feeds, np.float64)
@@ -103,8 +114,8 @@ def verify(path: str | os.PathLike[str], feeds: Feeds | None = None, batch: int 
     report("ONNX Runtime", 0.6)
     notes = []
     try:
-        other = _onnxruntime(os.fspath(path), feeds, list(truth))
-        errors["onnxruntime"] = max(error_of(other[name], truth[name]) for name in truth)
+        other = ENGINES["onnxruntime"](os.fspath(path), model.threads, feeds)(feeds)
+        errors["onnxruntime"] = max(map(error_of, other, truth.values()))
     except ImportError:
         notes.append("onnxruntime is not installed")
     except Exception as error:      # whatever it dislikes in a model that we take
@@ -115,58 +126,35 @@ def verify(path: str | os.PathLike[str], feeds: Feeds | None = None, batch: int 
     rows = tuple(Row(name, origin[value], error_of(y, truth[name]), limit)
                  for (name, value), y in zip(graph.outputs, results, strict=True))
     values: tuple[Row, ...] = ()
-    if nodes or not all(row.ok for row in rows):
-        report("nodes" if nodes else "kernels", 0.8)
-        chosen = _computed(graph) if nodes else _stored(graph, target_for(target))
-        values = compare(graph, feeds, chosen, target, threads)
-        if not nodes and all(row.ok for row in values):
+    if not all(row.ok for row in rows):
+        report("kernels", 0.8)
+        values = _kernels(graph, feeds, target, threads)
+        if all(row.ok for row in values):
             notes.append("compiled anew with all kernels' results as outputs it is right: is the cached "
                          "model stale (--no-cache), or a kernel wrong only beside others?")
     return Report(rows, errors, tuple(notes), values)
 
 
-def compare(graph: Graph, feeds: Feeds, chosen: Mapping[str, tuple[str, ...]], target: str = "native",
-            threads: int | None = None) -> tuple[Row, ...]:
-    """The rows of these values (with the user's nodes that give them), all outputs of one compiled model."""
-    probe = replace(graph, outputs=tuple((name, name) for name in chosen))
-    if not chosen:
+def _kernels(graph: Graph, feeds: Feeds, target: str, threads: int | None) -> tuple[Row, ...]:
+    """The values that kernels store and the graph as read has too, all outputs of one model compiled anew."""
+    stored = {n.name: n.origin for n in optimize(graph, target_for(target)) if n.kernel is not None
+              and n.name in graph.nodes and n.type == graph[n.name].type}
+    if not stored:
         return ()
+    probe = replace(graph, outputs=tuple((name, name) for name in stored))
     results = compile(probe, threads=threads, target=target, cache=False).run(None, feeds)
     truth, single = (evaluate(probe, feeds, dtype) for dtype in (np.float64, np.float32))
     return tuple(Row(name, origin, error_of(y, truth[name]), tolerance([error_of(single[name], truth[name])]))
-                 for (name, origin), y in zip(chosen.items(), results, strict=True))
+                 for (name, origin), y in zip(stored.items(), results, strict=True))
 
 
-def check_passes(graph: Graph, target: Target, steps: int | None = None, seed: int = 0
-                 ) -> Iterator[tuple[str, float, bool]]:
+def check_passes(graph: Graph, target: Target) -> Iterator[tuple[str, float, bool]]:
     """(pass, how much it changed the outputs in float64, whether that is only rounding), in order."""
-    feeds = random_feeds(Signature.of(graph).inputs, 2, seed)
+    feeds = random_feeds(Signature.of(graph).inputs, 2)
     before: dict[str, Array] | None = None
-    for i, (name, g) in enumerate(stages(graph, target)):
-        if steps is not None and i > steps:
-            return
+    for name, g in stages(graph, target):
         after = evaluate(g, feeds, np.float64)
         if before is not None:
             change = max(error_of(after[k], before[k]) for k in before)
             yield name, change, change <= PASS_LIMIT
         before = after
-
-
-def _computed(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """All values that nodes compute, with the nodes."""
-    return {n.name: n.origin for n in graph if n.op not in ("input", "const")}
-
-
-def _stored(graph: Graph, target: Target) -> dict[str, tuple[str, ...]]:
-    """The values that kernels store, where the graph as read has them too, with the nodes of the kernel."""
-    own = _computed(graph)
-    return {n.name: n.origin for n in optimize(graph, target)
-            if n.kernel is not None and n.name in own and n.type == graph[n.name].type}
-
-
-def _onnxruntime(path: str, feeds: Feeds, names: list[str]) -> dict[str, Array]:
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return dict(zip(names, session.run(names, dict(feeds)), strict=True))

@@ -144,7 +144,7 @@ class CompiledModel:
             self._free.append(space)
 
     def _prepare(self, space: _Space, args: Sequence[Any], feeds: Mapping[str, Any], out: Any) -> list[Array]:
-        """Make a frame for a call: its inputs as kernels read them, then its results; both must outlive it."""
+        """Put into a frame: the inputs as kernels read them, then the results. Both must outlive the call."""
         arrays, n = self._signature.bind(args, feeds)
         for i, x in enumerate(arrays):
             if not (x.flags.carray or (x.flags.c_contiguous and x.flags.aligned)):
