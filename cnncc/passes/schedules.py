@@ -215,17 +215,18 @@ class _Space:
         yield ([*batch, *outer, *chunk, *wide, *inner], inside)
         if wide and (outer or inner):
             yield ([*batch, *wide, *outer, *inner], inside)
-            strip = self._strip(rows[0]) if rows else 0
+            strip = self._strip(rows[0], nb) if rows else 0
             if strip and self.weights:
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
 
-    def _strip(self, d: str) -> int:
-        """How many rows of the broadcast operands stay in L2 with a tile's weights, 0 where all or too few do."""
+    def _strip(self, d: str, nb: int) -> int:
+        """How many rows of the broadcast operands fit into L2 beside a tile's weights; 0: all or too few."""
         extent = _number(self.extents[d])
         row = sum(self.tensors[x.tensor].nbytes / extent for x in self.broadcast if d in self._dims(x))
-        rows = int(self.target.l2 // 2 / row) if row and self.batch is None else extent
+        room = self.target.l2 * 3 // 4 - self._tile_bytes(nb)
+        rows = int(room / row) if row and self.batch is None else extent
         return -(-extent // -(-extent // rows)) if 3 < rows < extent else 0
 
     def inside(self, tile: str | None, rw: int, turns: int) -> list[Loop]:
@@ -262,6 +263,10 @@ class _Space:
             loops += [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
         return loops
 
+    def _tile_bytes(self, nb: int) -> int:
+        """Bytes of weights that one tile reads."""
+        return nb * self.lanes * 4 * product([_number(self.extents[d]) for d in self.reduced])
+
     def _levels(self, d: str, step: int) -> list[Loop]:
         """The loops over a dimension: within a block first where an operand's memory is blocked."""
         blocked = any(self.tensors[x.tensor].layout.block(a) > 1 and i.coefficient(d)
@@ -281,7 +286,7 @@ class _Space:
         for x in self.loads:
             if x.tensor in self.weights and self.tensors[x.tensor].nbytes > self.target.l2 // 4 \
                     and set(self.reduced) <= self._dims(x) and self.simd in self._dims(x):
-                nbytes = nb * self.lanes * 4 * product([_number(self.extents[d]) for d in self.reduced])
+                nbytes = self._tile_bytes(nb)
                 yield Loop("prefetch", x.tensor, nbytes if nbytes <= self.target.l2 // 4 else AHEAD)
 
     # ---- price
