@@ -21,7 +21,7 @@ from cnncc.passes.collapse import collapse
 
 HINT = 8                    # what a symbolic extent counts as
 STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
-HIDDEN = 0.06               # the part of a stream from beyond L2 that is waited for
+HIDDEN = 0.12               # the part of a stream from beyond L2 that is waited for
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
 AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
