@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from cnncc.ir.errors import CnnccError, InternalError
+from cnncc.ir.errors import CnnccError, InternalError, ModelError
 from cnncc.ir.target import Target, target_for
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
     import onnx
 
+    from cnncc.frontend.external import Opening
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -37,13 +39,13 @@ def pipeline() -> tuple[Pass, ...]:
             fuse.form, fuse.fuse, stages.fuse_stages, layouts.choose_layouts, schedules.choose_schedules)
 
 
-def read(source: Source) -> Graph:
-    """The graph of a model as its file has it. Raises ModelError."""
+def read(source: Source, opening: Opening | None = None) -> Graph:
+    """The graph of a model; `opening` is told of files beside it before they are read. Raises ModelError."""
     from cnncc.ir.graph import Graph
     if isinstance(source, Graph):
         return source
     from cnncc.frontend.onnx import read as read_onnx
-    return read_onnx(source)
+    return read_onnx(source, opening=opening)
 
 
 def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
@@ -112,6 +114,7 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
     `threads` only sets how many the model uses when it runs. `progress` is told (what is done, fraction).
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled.
     """
+    from cnncc.runtime import cache as store
     from cnncc.runtime import env
     from cnncc.runtime.model import from_artifact
     env.check_platform()
@@ -119,21 +122,30 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
     report = progress or (lambda what, fraction: None)
     chosen = target_for(target)
     key = _cache_key(source, chosen) if cache and not os.environ.get("CNNCC_DUMP") else None
-    if key is not None:
-        from cnncc.runtime import cache as store
+    if key is None:
+        model = _build(source, chosen, threads, jobs, report)
+    else:
         found = store.load(key)
-        if found is not None:
+        if found is not None and _unchanged(source, found.meta.get("external", {})):
             log.info("cache hit %s", key)
             return from_artifact(found, threads)
-    model = _build(source, chosen, threads, jobs, report)
-    if key is not None:
-        model.store(key)
+        external: dict[str, str] = {}
+
+        def opening(name: str, path: Path) -> None:     # before the file is read
+            if name not in external:
+                external[name] = ""
+                with suppress(ModelError):              # the reader says what is wrong
+                    external[name] = store.file_hash(path)
+        model = _build(source, chosen, threads, jobs, report, opening)
+        model.meta["external"] = external
+        if _unchanged(source, external):    # else it is open which content was read
+            model.store(key)
     report("done", 1.0)
     return model
 
 
 def _build(source: Source, target: Target, threads: int | None, jobs: int | None,
-           report: Callable[[str, float], None]) -> CompiledModel:
+           report: Callable[[str, float], None], opening: Opening | None = None) -> CompiledModel:
     from cnncc.codegen.worker import Compiler, Machine
     from cnncc.passes.memory import pack
     from cnncc.runtime import buffers, env
@@ -141,7 +153,7 @@ def _build(source: Source, target: Target, threads: int | None, jobs: int | None
     machine = Machine(target.triple, target.cpu, target.features)
     with Compiler(machine, jobs or env.available_cpus(), expected=_expected(source)) as compiler:
         report("reading", 0.0)
-        original = read(source)
+        original = read(source, opening)
         graph = optimize(original, target)
         code = plan(graph)
         report("compiling", 0.2)
@@ -173,8 +185,10 @@ def _expected(source: Source) -> float:
 
 
 def _cache_key(source: Source, target: Target) -> str | None:
-    """The key of a model's content with everything that decides the code, or None where it has no cheap content."""
+    """The key of a model's file with everything that decides the code; None without a cache or such a file."""
     from cnncc.runtime import cache
+    if cache.directory() is None:
+        return None
     if isinstance(source, str | os.PathLike):
         content = cache.file_hash(source)
     elif isinstance(source, bytes):
@@ -182,6 +196,19 @@ def _cache_key(source: Source, target: Target) -> str | None:
     else:
         return None
     return cache.key(__version__, content, repr(sorted(target.record().items())), code_hash())
+
+
+def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
+    """Whether the files beside a model, by name, still have the hashes of those that it was compiled from."""
+    if not external or not isinstance(source, str | os.PathLike):
+        return not external
+    from cnncc.frontend.external import inside
+    from cnncc.runtime import cache
+    try:
+        return all(cache.file_hash(inside(Path(source).parent, name, name)) == digest
+                   for name, digest in external.items())
+    except ModelError:
+        return False
 
 
 @functools.cache
