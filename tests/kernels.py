@@ -172,8 +172,7 @@ def _conv(x: Array, w: Array, attrs: Mapping[str, Any]) -> Array:
     total: Any = 0
     for tap, seen in _windows(x, w.shape[2:], attrs, 0):
         n, c, *rest = seen.shape
-        part = np.einsum("ngcp,gkc->ngkp", seen.reshape(n, g, c // g, -1),
-                         w[(slice(None), slice(None), *tap)].reshape(g, len(w) // g, c // g))
+        part = w[(slice(None), slice(None), *tap)].reshape(g, len(w) // g, c // g) @ seen.reshape(n, g, c // g, -1)
         total = total + part.reshape(n, len(w), *rest)
     return np.asarray(total)
 
@@ -230,6 +229,16 @@ def check_exact(graph: Graph, *batches: int, seed: int = 1, reach: int = 3, thre
         for name, expected in oracle.outputs.items():
             np.testing.assert_array_equal(got[name], expected, f"{name} with batch {batch} of\n{graph}", strict=False)
             assert got[name].shape == expected.shape
+
+
+def check_sums(graph: Graph, terms: int, inputs: Feeds, target: Target | None = None) -> None:
+    """The output, a sum of so many products, is within the bound that float32 has, element by element."""
+    oracle = Oracle(graph, inputs)
+    got = results(compiled(graph, target), inputs)["y0"].astype(np.float64)
+    bound = (terms + 2) * 2.0 ** -24 * oracle.sums[graph.outputs[0][1]] + terms * 2.0 ** -126
+    error = np.abs(got - oracle.outputs["y0"])
+    worst = np.unravel_index(np.argmax(error - bound), error.shape)
+    assert (error <= bound).all(), f"{worst}: error {error[worst]}, bound {bound[worst]} of\n{graph}"
 
 
 # ---- single kernels
@@ -341,9 +350,6 @@ def run_memory(kernel: Kernel, arrays: Sequence[Array], target: Target, batch: i
         return out.copy()
     finally:
         memory.close()
-
-
-# ---- targets
 
 
 def missing(level: str) -> str:

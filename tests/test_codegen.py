@@ -1,0 +1,131 @@
+"""What the code generator must keep to: no spills in inner loops, equal texts for equal kernels, texts that read back."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernels import Net, kernels_of, machine, missing
+from samples import SAMPLES
+
+from cnncc.codegen.lower import lower
+from cnncc.codegen.worker import assembly
+from cnncc.compiler import optimize, plan, stages
+from cnncc.ir.graph import Graph
+from cnncc.ir.kernel import parse_kernel
+from cnncc.ir.schedule import parse_schedule
+from cnncc.ir.target import Target, target_for
+
+TESTS = Path(__file__).absolute().parent
+
+
+def level_of(name: str) -> Target:
+    if absent := missing(name):
+        pytest.skip(f"this CPU has no {absent}")
+    return target_for(name)
+
+
+# ---- registers
+
+
+def inner_loops(text: str) -> list[str]:
+    """The basic blocks that jump to themselves and multiply and add."""
+    blocks = re.split(r"^(\.LBB\w+):", text, flags=re.M)[1:]
+    return [body for label, body in zip(blocks[::2], blocks[1::2], strict=True)
+            if "vfmadd" in body and re.search(rf"\bj\w+\s+{re.escape(label)}\b", body)]
+
+
+def spilled(body: str) -> int:
+    return len(re.findall(r"\(%rsp[,)]", body))
+
+
+def shapes() -> list[tuple[int, int, int, int, int, int]]:
+    """(channels, results, size, window, stride, groups) over the range that networks use."""
+    rng = np.random.default_rng(11)
+    result = []
+    for i in range(24):
+        c, k = (int(16 * rng.integers(1, 20)) for _ in range(2))
+        size, r, s = int(rng.choice([7, 14, 28, 56])), int(rng.choice([1, 3, 3, 5])), int(rng.choice([1, 1, 2]))
+        result.append((c, c, size, max(r, 3), s, c) if i % 4 == 3 else (3, k, 56, 7, 2, 1) if i % 8 == 6 else
+                      (c, k, size, r, s, 1))
+    return result
+
+
+@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])
+@pytest.mark.parametrize("shape", shapes(), ids=str)
+def test_inner_loops_keep_their_registers(shape: tuple[int, ...], level: str) -> None:
+    target = level_of(level)
+    c, k, size, r, s, g = shape
+    net = Net()
+    y = net.relu(net.bias(net.conv(net.relu(net.x(1, c, size, size)), k, (r, r), (s, s), begin=(r // 2,) * 2, group=g)))
+    found = 0
+    for n in kernels_of(net.result(net.op("reduce_sum", [y], "sum", axes=(2, 3), keepdims=False)), target):
+        assert n.kernel is not None
+        for body in inner_loops(assembly(lower(n.kernel, "k", target), machine(target))):
+            found += 1
+            assert not spilled(body), f"{n.kernel}\n{body}"
+    assert found or g > 1, "no inner loop was found: is the test still looking for the right thing?"
+
+
+def test_spills_are_seen() -> None:
+    text = ".LBB0_1:\n vmovaps 64(%rsp), %zmm1\n vfmadd231ps %zmm1, %zmm2, %zmm3\n jb .LBB0_1\n.LBB0_2:\n vfmadd213ps\n"
+    assert [spilled(b) for b in inner_loops(text)] == [1]
+
+
+# ---- equal texts
+
+
+def network() -> Graph:
+    net = Net()
+    x = net.conv(net.x("N", 3, 20, 20), 24, (3, 3), begin=(1, 1))
+    for _ in range(3):
+        x = net.op("add", [net.bias(net.conv(net.relu(x), 24, (3, 3), begin=(1, 1))), x], "sum")
+    return net.result(net.op("softmax", [net.linear(net.flatten(x), 10)], "p", axis=1))
+
+
+def test_equal_kernels_have_equal_texts() -> None:
+    target = target_for()
+    first, second = (dict(plan(optimize(network(), target)).texts(target)) for _ in range(2))
+    assert first == second
+
+
+def test_equal_kernels_are_compiled_once() -> None:
+    code = plan(optimize(network(), target_for()))
+    blocks = [s for s in code.plan.steps if s.ops.startswith("conv+add+add") or "relu" in s.ops]
+    assert len(blocks) >= 3
+    steps = [s.symbol for s in code.plan.steps]
+    assert len(steps) > len(set(steps)) == len(code.kernels)
+    texts = list(code.texts(target_for()))
+    assert len({symbol for symbol, _ in texts}) == len(texts) == len(code.kernels) + 2      # driver, pool
+
+
+def test_objects_do_not_depend_on_the_order_of_sets() -> None:
+    program = ("import hashlib, test_codegen as t, kernels as k\n"
+               "from cnncc.compiler import optimize, plan\n"
+               "target = k.target_for()\n"
+               "for symbol, text in plan(optimize(t.network(), target)).texts(target):\n"
+               "    print(symbol, hashlib.sha256(k.object_of(text, target)).hexdigest())\n")
+    outputs = set()
+    for seed in ("0", "1", "77"):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+        outputs.add(subprocess.run([sys.executable, "-c", program], env=env, check=True, capture_output=True,
+                                   text=True, timeout=120).stdout)
+    assert len(outputs) == 1 and outputs.pop().count("\n") > 4
+
+
+# ---- texts read back
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_kernels_and_schedules_read_back(name: str) -> None:
+    for _, graph in stages(SAMPLES[name](), target_for()):
+        for n in graph:
+            if n.kernel is not None:
+                assert parse_kernel(str(n.kernel)) == n.kernel
+                for s in (n.kernel.loops, *(x.schedule for x in n.kernel.stages)):
+                    assert parse_schedule(str(s)) == s
