@@ -293,7 +293,7 @@ def bench(model: str, against: str, threads: str, batch: int, seconds: float) ->
     """Compare the speed of MODEL with other engines: a process each, alternating rounds, results checked."""
     from cnncc.bench.engines import ENGINES
     from cnncc.bench.run import bench as measure
-    from cnncc.bench.run import table as format_bench
+    from cnncc.bench.run import table
     from cnncc.runtime.env import thread_count
     _refuse_artifact(model)
     engines = [e.strip() for e in against.split(",") if e.strip()]
@@ -305,7 +305,7 @@ def bench(model: str, against: str, threads: str, batch: int, seconds: float) ->
     with progress() as report:
         found = measure(model, engines, counts, batch, seconds, report)
     wrong = any(r.engine == "cnncc" and r.note == "WRONG" for r in found.results)
-    tell(found, format_bench(found), good=not wrong)
+    tell(found, table(found), good=not wrong)
 
 
 @cli.verb(click.argument("what", type=click.Choice(["list", "clear"]), default="list"))

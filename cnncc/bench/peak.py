@@ -19,14 +19,15 @@ TURNS = 100_000
 def peak(threads: int = 1, seconds: float = 0.1, target: Target | None = None) -> float:
     """GFLOP/s of `threads` cores together: the sum of each thread's best call within `seconds`."""
     target = target or target_for()
-    code = _load(target)
+    accumulators = 24 if target.registers >= 32 else 12
+    code = _load(target, accumulators)
     best = [0.0] * threads
     start = threading.Barrier(threads)
 
     def run(i: int) -> None:
         entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(code.entry)
         memory = (ctypes.c_float * 64)(*[0.5] * 64)
-        flops = 2 * target.lanes * _accumulators(target) * TURNS
+        flops = 2 * target.lanes * accumulators * TURNS
         start.wait()
         end = time.perf_counter() + seconds
         while (begin := time.perf_counter()) < end:
@@ -40,25 +41,18 @@ def peak(threads: int = 1, seconds: float = 0.1, target: Target | None = None) -
     return sum(best)
 
 
-def _accumulators(target: Target) -> int:
-    return 24 if target.registers >= 32 else 12
-
-
 @functools.cache
-def _load(target: Target) -> Code:
-    return load_code([compile_text(_text(target), Machine(target.triple, target.cpu, target.features))])
-
-
-def _text(target: Target) -> str:
+def _load(target: Target, accumulators: int) -> Code:
     """A function of an address: `accumulators` chains of acc = acc * a + b with a and b from there."""
     e, vector = Emitter(), Type("f32", target.lanes)
     with e.function(ENTRY, "i64", [(PTR, "memory")]) as (memory,):
         a, b = (e.load(memory, i * 4 * target.lanes, vector, 4) for i in range(2))
-        with e.loop(0, TURNS, 1, [a] * _accumulators(target)) as loop:
+        with e.loop(0, TURNS, 1, [a] * accumulators) as loop:
             loop.next = [e.fma(v, a, b) for v in loop.values]
         total = loop.values[0]
         for v in loop.values[1:]:
             total = e.arith("fadd", total, v)
         e.store(total, memory, 8 * target.lanes, 4)
         e.line("ret i64 0")
-    return e.module()
+    machine = Machine(target.triple, target.cpu, target.features)
+    return load_code([compile_text(e.module(), machine)])

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from cnncc.bench.worker import pack
 from cnncc.compiler import optimize, plan, read
 from cnncc.feeds import random_feeds
 from cnncc.ir.errors import InputError
-from cnncc.ir.plan import Plan
 from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Signature
 from cnncc.ir.target import target_for
+from cnncc.runtime import profiler
 
 ROUNDS, CALLS, MOST = 4, 3, 3
 """Rounds that are wanted, least calls in one, and how many times the rounds are tried for quiet ones."""
@@ -34,7 +34,7 @@ WRONG = 1e-3
 
 @dataclass
 class Result:
-    """An engine's times in seconds over quiet rounds; `ratio` is to our median."""
+    """An engine's times in seconds over quiet rounds; `ratio` is to our median; None is what isn't known."""
 
     engine: str
     threads: int
@@ -58,8 +58,8 @@ class Bench:
     model: str
     batch: int
     flops: int
-    peak: dict[int, float]
-    results: list[Result]
+    peak: dict[int, float] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
 
 
 def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int = 1, seconds: float = 3.0,
@@ -72,32 +72,57 @@ def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int 
     report("reference", 0.0)
     graph = read(path)
     ours = plan(optimize(graph, target_for())).plan
-    _check_batch(ours, batch)
-    feeds = random_feeds(Signature.of(graph).inputs, batch)
-    first = {"path": path, "inputs": pack(feeds), "expected": pack(evaluate(graph, feeds, np.float32))}
-    flops = sum(s.flops for s in ours.steps) * (batch if ours.symbol else 1)
-    engines = list(dict.fromkeys(["cnncc", *against]))
-    result = Bench(path, batch, flops, {}, [])
-    for i, t in enumerate(threads):
-        def part(what: str, fraction: float, i: int = i) -> None:
-            report(what, (i + fraction) / len(threads))
-        result.results += _session(engines, t, first, flops, seconds, result.peak, part)
-    return result
-
-
-def _check_batch(ours: Plan, batch: int) -> None:
     fixed = {v.shape[0] for v in ours.inputs if v.shape} if ours.symbol is None else {batch}
     if batch != 1 and fixed != {batch}:
         raise InputError(f"--batch {batch}: the model's batch is fixed to {', '.join(map(str, fixed))}")
+    feeds = random_feeds(Signature.of(graph).inputs, batch)
+    first = {"path": path, "inputs": pack(feeds), "expected": pack(evaluate(graph, feeds, np.float32))}
+    found = Bench(path, batch, sum(s.flops for s in ours.steps) * (batch if ours.symbol else 1))
+    for i, t in enumerate(threads):
+        def part(what: str, fraction: float, i: int = i) -> None:
+            report(what, (i + fraction) / len(threads))
+        with ExitStack() as stack:
+            engines = [stack.enter_context(_Engine(name, t)) for name in dict.fromkeys(["cnncc", *against])]
+            _measure(engines, first, seconds, part)
+        found.peak[t] = max((e.peak for e in engines), default=0.0)
+        for e in engines:
+            e.conclude(found.flops, found.peak[t])
+            ours_median = engines[0].result.median
+            if ours_median and e.result.median:
+                e.result.ratio = e.result.median / ours_median
+        found.results += [e.result for e in engines]
+    return found
+
+
+def _measure(engines: Sequence[_Engine], first: dict[str, Any], seconds: float,
+             report: Callable[[str, float], None]) -> None:
+    """Load all engines, then their rounds in turn; more of them while too few were quiet."""
+    for e in engines:
+        report(f"{e.result.engine} loads", 0.0)
+        if answer := e.ask(first):
+            e.result.load, e.result.error = answer["load"], answer["error"]
+            if answer["first"] > seconds / ROUNDS:      # slow, as the reference on a large model
+                e.calls, e.rounds = 1, ROUNDS
+            if answer["error"] is None or answer["error"] > WRONG:
+                e.result.note = "WRONG"
+    for r in range(ROUNDS * MOST):
+        for e in engines:
+            if e.process is None or r >= e.rounds or (r >= ROUNDS and len(e.quiet()) >= ROUNDS // 2):
+                continue
+            report(f"round {r + 1}, {e.result.engine}", min(1.0, r / ROUNDS))
+            time.sleep(0.02)            # threads of the last engine that spin go to sleep
+            if answer := e.ask({"seconds": seconds / ROUNDS, "calls": e.calls}):
+                e.times.append((answer["foreign"], answer["times"]))
+                e.peak = max(e.peak, answer.get("peak", 0.0))
 
 
 class _Engine:
-    """The process of one engine; killed when the context ends."""
+    """The process of one engine, killed when the context ends, and what it answered."""
 
     def __init__(self, name: str, threads: int) -> None:
         self.result = Result(name, threads)
-        self.times: list[tuple[float, list[float]]] = []
-        self.calls, self.rounds = CALLS, ROUNDS * MOST
+        self.times: list[tuple[float, list[float]]] = []        # a round: cores that others used, our times
+        self.calls, self.rounds, self.peak = CALLS, ROUNDS * MOST, 0.0
         self.process: subprocess.Popen[str] | None = None
         if not installed(name):
             self.result.note = "not installed"
@@ -136,74 +161,39 @@ class _Engine:
             return None
         return answer
 
-    def quiet(self, limit: float) -> int:
-        return sum(foreign < limit for foreign, _ in self.times)
+    def quiet(self) -> list[tuple[float, list[float]]]:
+        """The rounds in which others left the CPUs that were needed alone."""
+        limit = max(0, (os.cpu_count() or 1) - self.result.threads) + 0.1
+        return [times for times in self.times if times[0] < limit]
 
-
-def _session(names: Sequence[str], threads: int, first: dict[str, Any], flops: int, seconds: float,
-             peaks: dict[int, float], report: Callable[[str, float], None]) -> list[Result]:
-    """All engines with one number of threads."""
-    limit = max(0, (os.cpu_count() or 1) - threads) + 0.1
-    with ExitStack() as stack:
-        engines = [stack.enter_context(_Engine(name, threads)) for name in names]
-        for e in engines:
-            report(f"{e.result.engine} loads", 0.0)
-            if (answer := e.ask(first)) is not None:
-                e.result.load, e.result.error = answer["load"], answer["error"]
-                if answer["first"] > seconds / ROUNDS:      # slow, as the reference on a large model
-                    e.calls, e.rounds = 1, ROUNDS
-                if answer["error"] is None or answer["error"] > WRONG:
-                    e.result.note = "WRONG"
-        for r in range(ROUNDS * MOST):
-            waiting = [e for e in engines if e.process is not None and r < e.rounds
-                       and (r < ROUNDS or e.quiet(limit) < ROUNDS // 2)]
-            for e in waiting:
-                report(f"round {r + 1}, {e.result.engine}", min(1.0, r / ROUNDS))
-                time.sleep(0.02)            # threads of the last engine that spin go to sleep
-                if (answer := e.ask({"seconds": seconds / ROUNDS, "calls": e.calls})) is not None:
-                    e.times.append((answer["foreign"], answer["times"]))
-                    if "peak" in answer:
-                        peaks[threads] = max(peaks.get(threads, 0.0), answer["peak"])
-            if not waiting:
-                break
-    for e in engines:
-        _conclude(e, limit, flops, peaks.get(threads))
-    ours = engines[0].result.median
-    for e in engines:
-        if ours and e.result.median:
-            e.result.ratio = e.result.median / ours
-    return [e.result for e in engines]
-
-
-def _conclude(e: _Engine, limit: float, flops: int, peak: float | None) -> None:
-    """The statistics over the quiet rounds, or where there are none over the two quietest."""
-    rounds = [t for t in e.times if t[0] < limit] or sorted(e.times)[:2]
-    times = [x for _, ts in rounds for x in ts]
-    r = e.result
-    if not times:
-        return
-    r.median, r.minimum = statistics.median(times), min(times)
-    r.gflops = flops / r.median / 1e9
-    r.percent = 100 * r.gflops / peak if peak else None
-    r.calls, r.rounds, r.disturbed = len(times), len(rounds), len(e.times) - e.quiet(limit)
-    if not e.quiet(limit) and not r.note:
-        r.note = "disturbed by other load"
+    def conclude(self, flops: int, peak: float) -> None:
+        """The statistics over the quiet rounds, or where there are none over the two quietest."""
+        r, quiet = self.result, self.quiet()
+        rounds = quiet or sorted(self.times)[:2]
+        if not rounds:
+            return
+        times = [x for _, several in rounds for x in several]
+        r.median, r.minimum = statistics.median(times), min(times)
+        r.gflops = flops / r.median / 1e9
+        r.percent = 100 * r.gflops / peak if peak else None
+        r.calls, r.rounds, r.disturbed = len(times), len(rounds), len(self.times) - len(quiet)
+        if not quiet and not r.note:
+            r.note = "disturbed by other load"
 
 
 def table(found: Bench) -> str:
-    """The results as text."""
-    lines = [f"{found.model}, batch {found.batch}: {found.flops / 1e6:,.2f} MFLOP a call"]
-    for t in dict.fromkeys(r.threads for r in found.results):
-        best = f", peak {found.peak[t]:.0f} GFLOP/s" if t in found.peak else ""
-        heads = ("median ms", "min ms", "ratio", "GFLOP/s", "% peak", "error", "calls")
-        lines += [f"{t} thread{'s' * (t > 1)}{best}",
-                  f"  {'engine':12} " + " ".join(f"{head:>10}" for head in heads)]
-        for r in (r for r in found.results if r.threads == t):
-            if r.median is None or r.minimum is None:
-                lines.append(f"  {r.engine:12} {r.note}")
-                continue
-            numbers = ((r.median * 1e3, ".4f"), (r.minimum * 1e3, ".4f"), (r.ratio, ".2f"), (r.gflops, ".1f"),
-                       (r.percent, ".1f"), (r.error, ".1e"), (r.calls, "d"))
-            cells = " ".join(f"{'' if x is None else format(x, form):>10}" for x, form in numbers)
-            lines.append(f"  {r.engine:12} {cells}  {r.note}".rstrip())
-    return "\n".join(lines)
+    """The results as text, a row for each engine and number of threads."""
+    forms = {"median ms": ".4f", "min ms": ".4f", "ratio": ".2f", "GFLOP/s": ".1f", "% peak": ".1f",
+             "error": ".1e", "calls": "d"}
+    rows = []
+    for r in found.results:
+        median, minimum = (x and x * 1e3 for x in (r.median, r.minimum))
+        numbers = (median, minimum, r.ratio, r.gflops, r.percent, r.error, r.calls or None)
+        pairs = zip(numbers, forms.values(), strict=True)
+        cells = ("" if x is None else format(x, form) for x, form in pairs)
+        rows.append([str(r.threads), r.engine, *cells, r.note])
+    peaks = ", ".join(f"{peak:.0f} with {t}" for t, peak in found.peak.items() if peak)
+    return "\n".join([
+        f"{found.model}, batch {found.batch}: {found.flops / 1e6:,.2f} MFLOP a call",
+        profiler.table(["threads", "engine", *forms, ""], rows, ("engine", "")),
+        f"ratio: time to that of cnncc; peak of multiply-adds in GFLOP/s: {peaks or 'not measured'}"])

@@ -74,10 +74,10 @@ def serve(engine: str, threads: int) -> None:
                 call = ENGINES[engine](message["path"], threads, feeds)
                 loaded = time.perf_counter()
                 results = call(feeds)
-                first = time.perf_counter() - loaded
-                error = max(error_of(y, e) for y, e in zip(results, expected.values(), strict=True))
+                done = time.perf_counter()
+                error = max(map(error_of, results, expected.values()))
                 answer = {"error": error if np.isfinite(error) else None, "load": loaded - begin,
-                          "first": first}
+                          "first": done - loaded}
             else:
                 answer = _round(call, feeds, message["seconds"], message["calls"])
                 if engine == "cnncc":
