@@ -91,6 +91,15 @@ def test_dumps(make: Callable[[], Graph], level: str) -> None:
     assert text == path.read_text()
 
 
+@pytest.mark.parametrize("name", ["a b", "it's", "a'b\"c d", "line\nfeed", "back\\slash", "x: y", "(", ","])
+def test_names_of_any_characters(name: str) -> None:
+    b = Builder(name)
+    b.input(name, TensorType("f32", (1,)))
+    graph = b.graph([(name, b.op("relu", [name], f"{name}.relu", (name,)))])
+    again = parse_graph(str(graph))
+    assert (again.name, again.nodes, again.outputs) == (graph.name, graph.nodes, graph.outputs)
+
+
 def test_llvm_text_of_a_small_kernel() -> None:
     """The whole text of one kernel: what the emitter writes for a run of tiles, a tail and an epilogue."""
     b = Builder("small")

@@ -17,6 +17,7 @@ from cnncc.ir.errors import InternalError
 UNARY = ("neg", "exp", "log", "sqrt", "tanh", "sigmoid", "abs")
 BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 FUNCTIONS = (*UNARY, *BINARY, "max", "min")
+OPERATORS: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ class Const:
     def __str__(self) -> str:
         if not math.isfinite(self.value):
             return f'float("{self.value}")'
-        return repr(int(self.value) if self.value == int(self.value) and abs(self.value) < 1e9 else self.value)
+        whole = self.value == int(self.value) and abs(self.value) < 1e9
+        return repr(int(self.value) if whole else self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,6 @@ def parse_expr(node: ast.expr | str, symbols: Mapping[str, int | float] | None =
     symbols = symbols or {}
     if isinstance(node, str):
         node = ast.parse(node.strip(), mode="eval").body
-    operators: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
     match node:
         case ast.Constant(value=int() | float() as v):
             return Const(float(v))
@@ -201,8 +202,8 @@ def parse_expr(node: ast.expr | str, symbols: Mapping[str, int | float] | None =
             return Const(float(v))
         case ast.Call(func=ast.Name(id=fn), args=args) if fn in FUNCTIONS:
             return Call(fn, tuple(parse_expr(a, symbols) for a in args))
-        case ast.BinOp(left=a, op=op, right=b) if type(op) in operators:
-            return Call(operators[type(op)], (parse_expr(a, symbols), parse_expr(b, symbols)))
+        case ast.BinOp(left=a, op=op, right=b) if type(op) in OPERATORS:
+            return Call(OPERATORS[type(op)], (parse_expr(a, symbols), parse_expr(b, symbols)))
         case ast.Subscript(value=ast.Name(id=name), slice=index):
             parts = index.elts if isinstance(index, ast.Tuple) else [index]
             whole = {k: int(v) for k, v in symbols.items() if v == int(v)}

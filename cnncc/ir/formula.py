@@ -2,8 +2,8 @@
 
 `y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g*K + k, c, {r}]` is convolution of any rank:
 braces repeat per spatial dimension (p -> p0, p1, ...), an upper-case letter is the extent of its lower-case
-dimension, `| b` lets the index reach b past the far end. Bound to operand shapes and attributes a template gives a
-`Formula`: affine loads, extents, a fold. A tap whose operand lies outside of it is left out of the fold.
+dimension, `| b` lets the index reach b past the far end. Bound to operand shapes and attributes a template
+gives a `Formula`: affine loads, extents, a fold. Taps outside of an operand are left out of the fold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cnncc.ir.errors import InternalError, ModelError
-from cnncc.ir.expr import Call, Const, Expr, Index, Load, loads, parse_expr, parse_index, rewrite
+from cnncc.ir.expr import Call, Expr, Index, Load, loads, parse_expr, parse_index, rewrite
 from cnncc.ir.types import Extent
 
 FOLDS = ("=", "+=", "max=", "min=")
@@ -87,7 +87,7 @@ def drop_units(f: Formula) -> Formula:
 
 
 def parse_formula(text: str, extents: Mapping[str, Extent]) -> Formula:
-    """Read the text of a bound formula; `extents` gives its dimensions in order."""
+    """Read the text of a bound formula; `extents` gives its dimensions in order. Raises InternalError."""
     left, fold, right = _split(text)
     out = parse_expr(left)
     if not isinstance(out, Load):
@@ -118,26 +118,23 @@ def bind(template: str, operands: Sequence[tuple[str, Sequence[Extent]]], symbol
     """A template with shapes and attributes filled in, and the shape of its result.
 
     `operands` are (name, shape) of the tensors it loads, `symbols` the attributes it names (`s0`, `a0`),
-    `given` the extents that no operand tells (windows, groups). Raises ModelError where the shapes don't agree.
+    `given` the extents that no operand tells (windows, groups). Raises ModelError where shapes don't agree.
     """
     left, fold, right = _split(expand(template, spatial))
     shapes = dict(operands)
     extents: dict[str, Extent] = dict(given or {})
-    accesses = _accesses(right, shapes)
-    pending = list(accesses)
+    pending = _accesses(right, shapes)
     known = dict(symbols)
     while pending:
         rest = [item for item in pending if not _solve(*item, extents, known)]
         if len(rest) == len(pending):
             raise InternalError(f"formula {template!r}: can't find the extents of {ast.unparse(rest[0][1])}")
         pending = rest
-    def clean(node: ast.expr) -> ast.expr:
-        return node.left if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) else node
-    class Strip(ast.NodeTransformer):
-        def visit_BinOp(self, node: ast.BinOp) -> ast.expr:  # noqa: N802
+    class WithoutReach(ast.NodeTransformer):
+        def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
             self.generic_visit(node)
-            return clean(node)
-    expr = parse_expr(Strip().visit(ast.parse(right.strip(), mode="eval").body), known)
+            return node.left if isinstance(node.op, ast.BitOr) else node
+    expr = parse_expr(WithoutReach().visit(ast.parse(right.strip(), mode="eval").body), known)
     out = parse_expr(left, known)
     assert isinstance(out, Load)
     dims = dict.fromkeys(d for i in out.index for d in i.dims)
@@ -165,7 +162,8 @@ def _accesses(right: str, shapes: Mapping[str, Sequence[Extent]]) -> list[tuple[
     return result
 
 
-def _solve(name: str, node: ast.expr, size: Extent, extents: dict[str, Extent], symbols: dict[str, int]) -> bool:
+def _solve(name: str, node: ast.expr, size: Extent, extents: dict[str, Extent],
+           symbols: dict[str, int]) -> bool:
     """Find the one unknown extent of an index, or check the size where all are known; False: too early."""
     far: int | None = None
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
@@ -214,7 +212,8 @@ def pointwise(text: str, operands: Sequence[tuple[str, Sequence[Extent]]],
             if shape[axis] == 1:
                 shape[axis] = extent
             elif extent not in (1, shape[axis]):
-                raise ModelError("shapes don't broadcast: " + " and ".join(str(list(v)) for v in shapes.values()))
+                listed = " and ".join(str(list(v)) for v in shapes.values())
+                raise ModelError(f"shapes don't broadcast: {listed}")
     def change(x: Load) -> Expr:
         own = shapes[x.tensor]
         return Load(x.tensor, tuple(Index() if e == 1 and shape[a] != 1 else Index.of(f"i{a}")
@@ -229,7 +228,3 @@ def multiply_add(f: Formula) -> tuple[Expr, Expr] | None:
     if f.fold == "+=" and isinstance(f.expr, Call) and f.expr.fn == "mul":
         return f.expr.args[0], f.expr.args[1]
     return None
-
-
-__all__ = ["COMBINE", "FOLDS", "IDENTITY", "Const", "Formula", "bind", "drop_units", "expand", "multiply_add",
-           "outside", "parse_formula", "pointwise"]

@@ -21,7 +21,7 @@ Attr = Any          # int, float, str or a tuple of them
 
 
 def quote(name: str) -> str:
-    """A value's name as the text of a graph has it: as it is, or a Python string where it isn't one plain word."""
+    """A value's name in the text of a graph: as it is, or a Python string where it isn't one plain word."""
     return name if re.fullmatch(r"[\w./:+-]*[\w./+-]", name) else repr(name)
 
 
@@ -56,7 +56,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """`nodes` in topological order; `outputs` are (name for the user, value); `constants` hold the const nodes."""
+    """`nodes` in topological order, `outputs` as (user's name, value), `constants` of the const nodes."""
 
     name: str
     nodes: Mapping[str, Node]
@@ -156,6 +156,7 @@ class Builder:
         return f"{name}.{i}"
 
     def add(self, node: Node) -> str:
+        """Add a node as it is. Raises ModelError where its name is taken."""
         if node.name in self.nodes:
             raise ModelError(f"the value {node.name!r} is defined twice")
         self.nodes[node.name] = node
@@ -173,7 +174,8 @@ class Builder:
         self.constants[name] = value
         return self.add(Node(name, "const", (), TensorType(name_of(value.dtype), value.shape)))
 
-    def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (), **attrs: Attr) -> str:
+    def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (),
+           **attrs: Attr) -> str:
         """Add a node; its type follows from its op. Raises ModelError where the operands don't fit."""
         inputs = tuple(inputs)
         attributes = tuple(sorted((k, v) for k, v in attrs.items()))
@@ -181,6 +183,7 @@ class Builder:
         return self.add(Node(self.fresh(name), op, inputs, type, attributes, origin))
 
     def graph(self, outputs: Iterable[tuple[str, str]]) -> Graph:
+        """The graph of all nodes so far; `outputs` are (name for the user, value)."""
         g = Graph(self.name, self.nodes, tuple(self.inputs), tuple(outputs), self.constants)
         g.verify()
         return g

@@ -1,7 +1,8 @@
 """Kernels: shared outer loops around an ordered list of stages.
 
-A stage is a chain of formulas on one register tile: the first folds into `acc`, the following ones (the epilogue)
-take `acc` and store. What a stage stores is the kernel's output `y` or a scratch tensor that later stages read.
+A stage is a chain of formulas on one register tile: the first folds into `acc`, the following ones (the
+epilogue) take `acc` and store. What a stage stores is the kernel's output `y` or a scratch tensor that later
+stages read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from cnncc.ir.expr import Load, size
 from cnncc.ir.formula import Formula, multiply_add, parse_formula
 from cnncc.ir.layout import Layout, parse_layout
 from cnncc.ir.schedule import Schedule, parse_schedule
-from cnncc.ir.types import BYTES, Extent, TensorType, parse_type
+from cnncc.ir.types import BYTES, Extent, TensorType, parse_type, product
 
 ACC = "acc"
 
@@ -59,17 +60,13 @@ class Stage:
 
     def flops_per_step(self) -> int:
         """Vector instructions per element of the first formula, a multiply-add counted as one."""
-        return size(self.first.expr) if self.first.fold == "=" or multiply_add(self.first) else size(self.first.expr) + 1
+        fused = self.first.fold == "=" or multiply_add(self.first)
+        return size(self.first.expr) + (0 if fused else 1)
 
     def flops(self) -> int:
-        """Operations as the field counts them: two per multiply-add, taps in the padding included."""
-        total = 0
-        for f in self.formulas:
-            points = 1
-            for _, e in f.extents:
-                points *= 1 if isinstance(e, str) else e
-            total += points * (size(f.expr) + (f.fold != "="))
-        return total
+        """Operations per unit of a symbolic extent: two per multiply-add, taps in the padding included."""
+        return sum(product([e for _, e in f.extents if isinstance(e, int)]) * (size(f.expr) + (f.fold != "="))
+                   for f in self.formulas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,7 @@ class Kernel:
 
 
 def parse_kernel(text: str) -> Kernel:
-    """Read the text of a kernel back."""
+    """Read the text of a kernel back. Raises InternalError for a formula or schedule that can't be read."""
     operands: list[Tensor] = []
     scratch: list[Tensor] = []
     loops = Schedule(())
@@ -126,7 +123,8 @@ def parse_kernel(text: str) -> Kernel:
         if word in ("in", "out", "scratch"):
             name, _, rest = rest.partition(" ")
             kind, _, layout = rest.partition(" as ")
-            (scratch if word == "scratch" else operands).append(Tensor(name, parse_type(kind), parse_layout(layout)))
+            tensor = Tensor(name, parse_type(kind), parse_layout(layout))
+            (scratch if word == "scratch" else operands).append(tensor)
         elif word == "stage":
             pairs = (p.split("=") for p in rest.split())
             stages.append(({d: int(e) if e.isdigit() else e for d, e in pairs}, [], Schedule(())))

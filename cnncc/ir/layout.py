@@ -1,7 +1,7 @@
 """Memory order of a tensor, in the notation of schedules: `n, c:16, h, w, c` is NCHW16c.
 
-A layout lists the axes from the slowest to the fastest. `c:16` is the number of the block of 16 that c lies in;
-the later `c` is the place within that block. Blocks are padded: lanes beyond the extent exist and are zero.
+A layout lists the axes from the slowest to the fastest. `c:16` is the number of the block of 16 that c lies
+in; the later `c` is the place within that block. Blocks are padded: lanes beyond the extent are there, zero.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnncc.ir.errors import InternalError
-from cnncc.ir.types import Extent
+from cnncc.ir.types import Extent, product
 
 LETTERS = {0: "", 1: "n", 2: "nc", 3: "ncw", 4: "nchw", 5: "ncdhw"}
 
@@ -57,13 +57,10 @@ class Layout:
 
     def elements(self, shape: Sequence[Extent]) -> int:
         """The number of elements in memory, padding included, symbolic extents counted as 1."""
-        total = 1
-        for e in self.physical(shape):
-            total *= 1 if isinstance(e, str) else e
-        return total
+        return product([e for e in self.physical(shape) if isinstance(e, int)])
 
     def parts(self, axis: int, shape: Sequence[Extent]) -> Iterator[tuple[int, int, int]]:
-        """For each part of an axis (divisor, modulus or 0, stride in elements): offset += i % modulus // divisor * stride."""
+        """(divisor, modulus or 0, stride) by part, in elements: offset += i % modulus // divisor * stride."""
         strides = [1] * len(self.order)
         physical = self.physical(shape)
         for i in range(len(self.order) - 2, -1, -1):
@@ -107,10 +104,5 @@ def parse_layout(text: str) -> Layout:
         return Layout(())
     items = [p.strip().partition(":") for p in text.split(",")]
     used = {name for name, _, _ in items}
-    for rank, letters in LETTERS.items():
-        if used == set(letters):
-            names = letters
-            break
-    else:
-        rank, names = len(used), "abcdefghijklm"
+    names = next((letters for letters in LETTERS.values() if used == set(letters)), "abcdefghijklm")
     return Layout(tuple((names.index(name), int(block or 0)) for name, _, block in items))

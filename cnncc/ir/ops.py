@@ -1,7 +1,7 @@
 """The ops: one entry says what an op computes; shapes, reference, loops, cost and code follow from it.
 
-Attributes are normalised by the frontend: `strides`, `dilations`, `begin`, `end` (padding) and `kernel` are tuples
-with one number per spatial dimension; axes are not negative.
+Attributes are normalised by the frontend: `strides`, `dilations`, `begin`, `end` (padding) and `kernel` are
+tuples with one number per spatial dimension; axes are not negative.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class Made(Protocol):
 class Composer(Protocol):
     """Where a composed op adds the nodes that it is made of."""
 
-    def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (), **attrs: Any) -> str: ...
+    def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (),
+           **attrs: Any) -> str: ...
     def type(self, name: str) -> TensorType: ...
 
 
 @dataclass(frozen=True)
 class Op:
-    """`bound` gives the formula and the result's shape; an op without one is a view or is `composed` of others."""
+    """`bound` gives the formula and the result's shape; an op without is a view or `composed` of others."""
 
     name: str
     bound: Callable[[Shapes, Attrs], tuple[Formula, tuple[Extent, ...]]] | None = None
     shape: Callable[[Shapes, Attrs], tuple[Extent, ...]] | None = None
     composed: Callable[[Composer, Made], str] | None = None
-    elementwise: bool = False
 
     def infer(self, types: Sequence[TensorType], attrs: Attrs) -> TensorType:
         """The type of the result. Raises ModelError where the operands don't fit the op."""
@@ -57,6 +57,7 @@ class Op:
         return TensorType(types[0].dtype, self.formula(types, attrs)[1])
 
     def formula(self, types: Sequence[TensorType], attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
+        """The formula bound to shapes and attributes; the result's shape. Raises ModelError as `infer`."""
         if self.bound is None:
             raise InternalError(f"op {self.name} has no formula of its own")
         return self.bound([t.shape for t in types], attrs)
@@ -75,7 +76,7 @@ def elementwise(name: str, text: str, *attributes: str) -> Op:
     def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
         operands = list(zip(NAMES, shapes, strict=False))
         return pointwise(text, operands, {a: float(attrs[a]) for a in attributes})
-    return register(Op(name, bound, elementwise=True))
+    return register(Op(name, bound))
 
 
 def relation(name: str, template: str, window: bool = False) -> Op:

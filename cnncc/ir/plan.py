@@ -1,4 +1,4 @@
-"""The plan of a whole network: which kernel runs on which memory, in order. It is what an artifact records."""
+"""The plan of a whole network: which kernel runs on which memory, in order: what an artifact records."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Space = Literal["input", "output", "weights", "work"]
 
 # Slots of a call frame, eight bytes each: the only argument of the native entry `run`.
 FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "acquire", "parallel", "release")
-"""`first` and `last` bound the steps that run (all: 0 and the number of steps); `acquire`, `parallel` and `release`
-are the thread pool's functions, or null to run alone. The inputs' addresses follow, then the outputs'."""
+"""`first` and `last` bound the steps that run (all: 0 and the number of steps); `acquire`, `parallel` and
+`release` are the pool's functions, null to run alone. The inputs' addresses follow, then the outputs'."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How much of a scratch tensor lives at once: interval arithmetic over the loops that a kernel's stages share."""
+"""How much of a scratch tensor lives at once: interval arithmetic over a kernel's shared loops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
                     for axis, index in enumerate(x.index):
                         need = 1 + sum(abs(c) * (span[d] - 1) for d, c in index.terms)
                         lengths[axis] = max(lengths[axis], need)
-        box = tuple(min(n, 1 if isinstance(size, str) else size) for n, size in zip(lengths, full, strict=True))
+        box = tuple(1 if isinstance(e, str) else min(n, e) for n, e in zip(lengths, full, strict=True))
         result[name] = box
         for index, n in zip(stage.out.index, box, strict=True):
             if index.single:
@@ -36,7 +36,7 @@ def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
 
 
 def placed(kernel: Kernel, stage: Stage) -> set[str]:
-    """The dimensions of a stage that the shared loops place: it computes only a part of their extents at once."""
+    """The dimensions of a stage that the shared loops place: it computes a part of their extents at once."""
     result = {id(kernel.stages[-1]): {x.dim for x in kernel.loops.loops}}
     for j in range(len(kernel.stages) - 2, -1, -1):
         producer = kernel.stages[j]

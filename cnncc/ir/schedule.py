@@ -1,8 +1,9 @@
 """Schedules: the loops of a stage, outermost first, as one line of text.
 
-`par k:32, p, q:12, c:16, r, unroll s, c, unroll q, unroll k:16, simd k` reads: one task per 32 k; a loop over p;
-one over q in steps of at most 12 (ragged tiles are balanced); over c in steps of 16; over r; s unrolled; the 16 c
-of the step one by one; then the 12 x 32 tile: q unrolled, k unrolled in steps of 16, whose lanes are the vector.
+`par k:32, p, q:12, c:16, r, unroll s, c, unroll q, unroll k:16, simd k` reads: one task per 32 k; a loop over
+p; one over q in steps of at most 12 (ragged tiles are balanced); over c in steps of 16; over r; s unrolled;
+the 16 c of the step one by one; then the 12 x 32 tile: q unrolled, k unrolled in steps of 16, whose lanes are
+the vector.
 `prefetch w:8192` asks for what lies 8192 bytes beyond each vector that is loaded of the operand w.
 """
 
@@ -64,7 +65,7 @@ def parse_schedule(text: str) -> Schedule:
 
 
 def tiles(extent: int, step: int, unit: int = 1) -> list[tuple[int, int]]:
-    """(start, size) of the fewest tiles of at most `step` that cover `extent`, balanced in multiples of `unit`."""
+    """(start, size) of the fewest tiles up to `step` that cover `extent`, balanced in multiples of `unit`."""
     blocks, most = -(-extent // unit), max(1, step // unit)
     count = -(-blocks // most)
     result, start = [], 0

@@ -8,10 +8,10 @@ from cnncc.ir.schedule import Loop, tiles
 
 def unit_of(kernel: Kernel, stage: Stage, loop: Loop) -> int:
     """Tiles of a loop start at multiples of this: the vector, or the blocks of a layout."""
-    simd = stage.schedule.simd
-    unit = max((x.step for x in stage.schedule.loops if x.kind == "unroll" and x.dim == loop.dim == simd), default=1)
     if loop.kind == "simd" or loop.step == 1:
         return 1
+    loops, simd = stage.schedule.loops, stage.schedule.simd
+    unit = max((x.step for x in loops if x.kind == "unroll" and x.dim == loop.dim == simd), default=1)
     tensors = kernel.tensors
     for x in (stage.out, *stage.loads):
         for axis, index in enumerate(x.index):

@@ -1,4 +1,4 @@
-"""Graphs read back from their text: what `str(graph)` prints at any point of the pipeline, constants apart."""
+"""Graphs read back from their text: what `str(graph)` prints anywhere in the pipeline, constants apart."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from cnncc.ir.graph import Attr, Graph, Node
 from cnncc.ir.kernel import parse_kernel
 from cnncc.ir.types import parse_type
 
-NAME = r"""'(?:[^'\\\\]|\\\\.)*'|"(?:[^"\\\\]|\\\\.)*"|[\w./:+-]*[\w./+-]"""
-HEAD = re.compile(rf"({NAME}): (\w+\[[^]]*\]) = (\w+)\(((?:(?:{NAME})(?:, )?)*)\)((?: \w+=\S+)*)(?: from (.*))?$")
+NAME = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\w./:+-]*[\w./+-]"""
+HEAD = re.compile(rf"({NAME}): (\w+\[[^]]*\]) = (\w+)\(((?:(?:{NAME})(?:, )?)*)\)"
+                  r"((?: \w+=\S+)*)(?: from (.*))?$")
 
 
 def _names(text: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -31,7 +32,7 @@ class TensorType:
         return tuple(dict.fromkeys(s for s in self.shape if isinstance(s, str)))
 
     def static(self, **sizes: int) -> tuple[int, ...]:
-        """The shape as integers; symbolic extents are taken from `sizes`. Raises KeyError for one not given."""
+        """The shape as integers, symbolic extents taken from `sizes`. Raises KeyError for one not given."""
         return tuple(sizes[s] if isinstance(s, str) else s for s in self.shape)
 
     def __str__(self) -> str:
@@ -51,7 +52,4 @@ def name_of(dtype: np.dtype[np.generic]) -> str:
 
 
 def product(extents: Sequence[int]) -> int:
-    total = 1
-    for e in extents:
-        total *= e
-    return total
+    return math.prod(extents)
