@@ -61,14 +61,11 @@ class _Splitter:
         self.parts = 0
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        value = shift = 0
-        while at < end and shift < 64:
-            byte = self.data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value, at
-            shift += 7
+        value = 0
+        for i in range(at, min(at + 10, end)):
+            value |= (self.data[i] & 127) << 7 * (i - at)
+            if self.data[i] < 128:
+                return value, i + 1
         raise ValueError("it is damaged or cut off")
 
     def rest(self, kind: str, at: int, end: int) -> list[bytes | memoryview]:
@@ -134,14 +131,13 @@ class OnnxFile:
     def check(self, tensor: TensorProto) -> None:
         """Raises ModelError where a tensor's shape and the data in the file don't agree."""
         dtype, shape, what = self.describe(tensor)
-        if dtype is None or tensor.data_location == 1:
-            return
-        raw, need, unit = self._raw(tensor), product(shape), "elements"
-        if raw is not None:
-            need, unit = need * dtype.itemsize, "bytes"
-        have = len(getattr(tensor, DTYPES[tensor.data_type][2]) if raw is None else raw)
-        expect(have == need, f"{what} has {have:,} {unit} of data, its shape {list(shape)} of "
-                             f"{dtype_name(tensor.data_type)} needs {need:,}")
+        if dtype is not None and tensor.data_location != 1:
+            raw = self._raw(tensor)
+            have = len(getattr(tensor, DTYPES[tensor.data_type][2]) if raw is None else raw)
+            unit, need = ("elements", 1) if raw is None else ("bytes", dtype.itemsize)
+            need *= product(shape)
+            expect(have == need, f"{what} has {have:,} {unit} of data, its shape {list(shape)} of "
+                                 f"{dtype_name(tensor.data_type)} needs {need:,}")
 
     def array(self, tensor: TensorProto) -> Array:
         """A tensor's value, checked; if it is raw a read-only view (maybe unaligned) of the file's bytes."""
@@ -178,15 +174,15 @@ class OnnxFile:
 def _texts(proto: ModelProto) -> Iterator[str]:
     """All names in a model that are ever used. (Protobuf gives bytes for what is no valid text.)"""
     g = proto.graph
-    attributes = [a for n in g.node for a in n.attribute]
+    tensors = [*g.initializer, *(s.values for s in g.sparse_initializer)]
     yield from (g.name, proto.producer_name, proto.producer_version, *(o.domain for o in proto.opset_import))
     for v in (*g.input, *g.output, *g.value_info):
         yield from (v.name, *(d.dim_param for d in v.type.tensor_type.shape.dim))
     for n in g.node:
         yield from (n.name, n.op_type, n.domain, *n.input, *n.output)
-    for a in attributes:
-        yield from (a.name, a.ref_attr_name)
-    for t in (*g.initializer, *(s.values for s in g.sparse_initializer), *(a.t for a in attributes)):
+        yield from (text for a in n.attribute for text in (a.name, a.ref_attr_name))
+        tensors += (a.t for a in n.attribute)
+    for t in tensors:
         yield from (t.name, *(text for e in t.external_data for text in (e.key, e.value)))
 
 

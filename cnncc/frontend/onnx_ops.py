@@ -31,11 +31,10 @@ def _fixed(extents: Iterable[Extent]) -> int:
 def _conv(c: Call) -> str:
     x, w = c.value(0), c.needed(1, "weight")
     shape, group = c.shape(x), c.attribute("group", "i", 1)
-    c.spatial(x)
     c.expect(w.ndim == len(shape), f"its weight has the shape {list(w.shape)}, its input {list(shape)}")
+    _, attrs = window(c, x, w.shape[2:])
     c.expect(group > 0 and w.shape[0] % group == 0 and 0 not in w.shape and shape[1] == w.shape[1] * group,
              f"an input of {shape[1]} channels and a weight of shape {list(w.shape)} don't fit group={group}")
-    _, attrs = window(c, x, w.shape[2:])
     bias = c.needed(2, "bias") if c.has(2) else np.zeros(w.shape[0], np.float32)
     c.expect(bias.shape == w.shape[:1], f"its bias has the shape {list(bias.shape)}, expected {[w.shape[0]]}")
     y = c.emit("conv", [x, c.value(1)], "conv" if bias.any() else "", group=group, **attrs)
@@ -98,12 +97,9 @@ def _reduce_mean(c: Call) -> str:
     return _reduce(c, "reduce_mean", x, tuple(sorted(axes)), keepdims)
 
 
-def _global(op: str) -> Row:
-    """A row that reduces all spatial dimensions."""
-    def convert(c: Call) -> str:
-        x = c.value(0)
-        return _reduce(c, op, x, tuple(range(2, 2 + len(c.spatial(x)))))
-    return Row(convert, 1, 1)
+def _global(c: Call, op: str) -> str:
+    x = c.value(0)
+    return _reduce(c, op, x, tuple(range(2, 2 + len(c.spatial(x)))))
 
 
 def _shaped(c: Call, x: str | Array, shape: Shape, step: str = "") -> str | Array:
@@ -263,8 +259,8 @@ ROWS = {
     "Exp": _elementwise("exp", 1),
     "Flatten": Row(_flatten, 1, 1),
     "Gemm": Row(_gemm, 2, 3),
-    "GlobalAveragePool": _global("reduce_mean"),
-    "GlobalMaxPool": _global("reduce_max"),
+    "GlobalAveragePool": Row(lambda c: _global(c, "reduce_mean"), 1, 1),
+    "GlobalMaxPool": Row(lambda c: _global(c, "reduce_max"), 1, 1),
     "Identity": Row(lambda c: c.operand(0), 1, 1),
     "MatMul": Row(_matmul, 2, 2),
     "MaxPool": Row(max_pool, 1, 1, ("storage_order",)),
