@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnncc.compiler import compile, read, reference, stages
 from cnncc.ir.errors import InternalError
-from cnncc.ir.reference import evaluate
 from cnncc.ir.target import target_for
-from cnncc.runtime.model import CompiledModel
 from cnncc.verify import error_of, tolerance
 
-Array = NDArray[Any]
 SHADES = "  .:-=+*#%@"
 SHOWN = 6
 
@@ -51,25 +48,27 @@ def demo(threads: int | None = None) -> Iterator[str]:
     found = p.argmax(1)
     wrong = np.flatnonzero(found != labels)
     chosen = [*range(SHOWN - 1), *wrong[:1]] if wrong.size else [*range(SHOWN)]
-    yield from _pictures(images, chosen)
+    for row in range(images.shape[1]):
+        grey = (images[:, row].astype(int) * (len(SHADES) - 1)) // 16
+        yield "   ".join("".join(SHADES[v] * 2 for v in grey[i]) for i in chosen).rstrip()
     said = [f"{found[i]} ({p[i].max():.0%})" + f", is {labels[i]}" * int(found[i] != labels[i])
             for i in chosen]
     yield "   ".join(f"{text:16}" for text in said).rstrip()
     yield ""
     yield f"Accuracy on {len(labels)} held-out digits: {(found == labels).mean():.1%} ({wrong.size} wrong)."
 
-    graph = read(content)
-    truth = evaluate(graph, {"x": x}, np.float64)["probabilities"]
     interpreter = reference(content)
-    single = interpreter(x)
-    assert isinstance(single, np.ndarray)
+    truth, single = (np.asarray(r(x)) for r in (reference(content, "float64"), interpreter))
     error, limit = error_of(p, truth), tolerance([error_of(single, truth)])
     if not error <= limit:
         raise InternalError(f"the compiled digits differ from the reference by {error:.1e}, "
                             f"allowed are {limit:.1e}")
     yield (f"All {p.size:,} outputs agree with the NumPy reference in double precision: largest difference "
            f"{error:.1e}.")
-    yield from _speed(model, interpreter, x)
+    for n in (1, len(x)):
+        ours, other = (_best(functools.partial(call, x[:n])) for call in (model, interpreter))
+        yield (f"Speed, {n:3} image{'s' if n > 1 else ' '} a call: {ours / n * 1e6:7.1f} us an image, NumPy "
+               f"{other / n * 1e6:7.1f} us: {other / ours:,.0f} times as fast.")
     yield ""
     yield "Next, with a model of your own (cnncc info says whether all of its ops are supported):"
     yield "  cnncc info model.onnx"
@@ -77,19 +76,6 @@ def demo(threads: int | None = None) -> Iterator[str]:
     yield "  cnncc verify model.onnx                    # right?"
     yield "  cnncc bench model.onnx                     # fast? against what is installed"
     yield '  python -c "import cnncc; help(cnncc.compile)"'
-
-
-def _pictures(images: Array, chosen: list[int]) -> Iterator[str]:
-    for row in range(images.shape[1]):
-        yield "   ".join("".join(SHADES[int(v) * (len(SHADES) - 1) // 16] * 2 for v in images[i][row])
-                         for i in chosen).rstrip()
-
-
-def _speed(model: CompiledModel, interpreter: Callable[..., Any], x: Array) -> Iterator[str]:
-    for n in (1, len(x)):
-        ours, other = _best(lambda n=n: model(x[:n])), _best(lambda n=n: interpreter(x[:n]))    # type: ignore[misc]
-        yield (f"Speed, {n:3} image{'s' if n > 1 else ' '} a call: {ours / n * 1e6:7.1f} us an image, NumPy "
-               f"{other / n * 1e6:7.1f} us: {other / ours:,.0f} times as fast.")
 
 
 def _best(call: Callable[[], Any], seconds: float = 0.3) -> float:

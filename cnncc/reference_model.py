@@ -11,7 +11,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph
-from cnncc.ir.plan import Value
 from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Signature
 
@@ -26,22 +25,13 @@ class Reference:
     """
 
     def __init__(self, graph: Graph, dtype: DTypeLike = np.float32) -> None:
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        self.graph, self.dtype = graph, np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
             raise InputError(f"dtype: expected float32 or float64, got {self.dtype}")
-        self.graph = graph
         plain = Signature.of(graph)
-        outputs = tuple(replace(v, dtype=self.dtype.name) if v.dtype.startswith("float") else v
-                        for v in plain.outputs)
-        self.signature = Signature(plain.inputs, outputs)
-
-    @property
-    def inputs(self) -> tuple[Value, ...]:
-        return self.signature.inputs
-
-    @property
-    def outputs(self) -> tuple[Value, ...]:
-        return self.signature.outputs
+        self.inputs, self.outputs = plain.inputs, tuple(
+            replace(v, dtype=self.dtype.name) if v.dtype.startswith("float") else v for v in plain.outputs)
+        self.signature = Signature(self.inputs, self.outputs)
 
     def __call__(self, /, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:
         """The output for inputs by position or name; a tuple where there are several."""

@@ -143,35 +143,30 @@ def clear() -> int:
     return removed
 
 
-def file_hash(*paths: str | os.PathLike[str]) -> str:
-    """The SHA-256, in hex, of a model's file; of several (external data) one over all, in this order.
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """The SHA-256, in hex, of a file, remembered while path, size, inode and times stay the same.
 
-    Remembered while path, size, inode and times stay the same. Raises ModelError if one can't be read.
+    Raises ModelError if it can't be read.
     """
     folder = directory()
     known = _read_index(folder) if folder else {}
-    digests, changed = [], False
-    for path in paths:
-        try:
-            name, stamp = os.path.realpath(path), _stamp(path)
-            row = known.get(name)
-            if row and row[0] == stamp:
-                digests.append(row[1])
-                continue
-            with open(path, "rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-            # Its times tell a later change only if the last one is a while ago.
-            if _stamp(path) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED:
-                known.pop(name, None)  # to the end: the oldest are dropped first
-                known[name] = (stamp, digests[-1])
-                changed = True
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ModelError(f"{os.fspath(path)}: cannot be read: {reason}") from error
-    if folder and changed:
+    try:
+        name, stamp = os.path.realpath(path), _stamp(path)
+        if name in known and known[name][0] == stamp:
+            return known[name][1]
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        # Its times tell a later change only if the last one is a while ago.
+        settled = _stamp(path) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"{os.fspath(path)}: cannot be read: {reason}") from error
+    if folder and settled:
+        known.pop(name, None)  # to the end: the oldest are dropped first
+        rows = [*known.items(), (name, (stamp, digest))][-_INDEX_FILES:]
         with suppress(OSError, ArtifactError), artifact.replacing(folder / _INDEX) as index:
-            index.write(json.dumps(dict(list(known.items())[-_INDEX_FILES:])).encode())
-    return digests[0] if len(digests) == 1 else key(*digests)
+            index.write(json.dumps(dict(rows)).encode())
+    return digest
 
 
 def _stamp(path: str | os.PathLike[str]) -> list[int]:
