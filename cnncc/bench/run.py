@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from cnncc.bench.engines import environment, installed
-from cnncc.bench.worker import pack
 from cnncc.compiler import optimize, plan, read
-from cnncc.feeds import random_feeds
+from cnncc.feeds import random_feeds, write_results
 from cnncc.ir.errors import InputError
 from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Signature
@@ -76,12 +76,16 @@ def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int 
     if batch != 1 and fixed != {batch}:
         raise InputError(f"--batch {batch}: the model's batch is fixed to {', '.join(map(str, fixed))}")
     feeds = random_feeds(Signature.of(graph).inputs, batch)
-    first = {"path": path, "inputs": pack(feeds), "expected": pack(evaluate(graph, feeds, np.float32))}
+    expected = evaluate(graph, feeds, np.float32)
     found = Bench(path, batch, sum(s.flops for s in ours.steps) * (batch if ours.symbol else 1))
     for i, t in enumerate(threads):
         def part(what: str, fraction: float, i: int = i) -> None:
             report(what, (i + fraction) / len(threads))
         with ExitStack() as stack:
+            folder = stack.enter_context(TemporaryDirectory())
+            first = {"path": path, "inputs": f"{folder}/inputs.npz", "expected": f"{folder}/expected.npz"}
+            write_results(first["inputs"], feeds)
+            write_results(first["expected"], expected)
             engines = [stack.enter_context(_Engine(name, t)) for name in dict.fromkeys(["cnncc", *against])]
             _measure(engines, first, seconds, part)
         found.peak[t] = max((e.peak for e in engines), default=0.0)

@@ -1,14 +1,12 @@
 """One engine in a process of its own: `python -m cnncc.bench.worker ENGINE THREADS`.
 
-A message is a line of JSON. It is told {"path", "inputs", "expected"} (arrays as base64 of .npz), then
-{"seconds", "calls"} for each round; it answers {"error", "load", "first"}, then {"times", "foreign", "peak"},
-or {"failed": why}. It ends when its stdin does.
+A message is a line of JSON. It is told the files {"path", "inputs", "expected"}, then {"seconds", "calls"}
+for each round; it answers {"error", "load", "first"}, then {"times", "foreign", "peak"}, or {"failed": why};
+times are in seconds. It ends when its stdin does.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import signal
@@ -21,18 +19,9 @@ import numpy as np
 from cnncc.bench.engines import ENGINES, Array, Call
 
 
-def pack(arrays: dict[str, Array]) -> str:
-    """Arrays as text."""
-    data = io.BytesIO()
-    np.savez(data, *arrays.values())
-    return json.dumps([list(arrays), base64.b64encode(data.getvalue()).decode()])
-
-
-def unpack(text: str) -> dict[str, Array]:
-    """What `pack` was given."""
-    names, data = json.loads(text)
-    with np.load(io.BytesIO(base64.b64decode(data)), allow_pickle=False) as archive:
-        return dict(zip(names, (archive[f"arr_{i}"] for i in range(len(names))), strict=True))
+def _arrays(path: str) -> dict[str, Array]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def busy() -> float:
@@ -69,7 +58,7 @@ def serve(engine: str, threads: int) -> None:
         try:
             if call is None:
                 from cnncc.verify import error_of
-                feeds, expected = unpack(message["inputs"]), unpack(message["expected"])
+                feeds, expected = _arrays(message["inputs"]), _arrays(message["expected"])
                 begin = time.perf_counter()
                 call = ENGINES[engine](message["path"], threads, feeds)
                 loaded = time.perf_counter()

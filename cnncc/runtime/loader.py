@@ -1,8 +1,4 @@
-"""Object bytes into this process: LLVM's linker loads a model's objects, and once the thread pool.
-
-In an artifact the objects of a model are one sequence of bytes (little-endian): their number (u32), their
-lengths (u64 each), then themselves.
-"""
+"""Object bytes into this process: LLVM's linker loads a model's objects, and once the thread pool."""
 
 from __future__ import annotations
 
@@ -43,7 +39,6 @@ def load_code(objects: Sequence[bytes], pool: bytes | None = None) -> Code:
     """Link `objects`, which together define the entry, and the thread pool unless the process has one.
 
     The objects must have been checked against a hash: LLVM may crash on damaged ones. Any thread may call.
-
     Raises ArtifactError where they don't fit together, with the linker's reason.
     """
     with _lock:
@@ -58,7 +53,6 @@ def load_code(objects: Sequence[bytes], pool: bytes | None = None) -> Code:
 def _jit() -> Any:
     """LLVM's linker of this process; JITLink takes half the time of the default RuntimeDyld."""
     import llvmlite.binding as llvm
-
     llvm.initialize_native_target()
     return llvm.create_lljit_compiler(use_jit_link=True, suppress_errors=True)
 
@@ -66,7 +60,6 @@ def _jit() -> Any:
 def _link(objects: Sequence[bytes], exports: Sequence[str]) -> Any:
     """The library made of these objects, which lives as long as the result; it maps exports to addresses."""
     import llvmlite.binding as llvm
-
     builder = llvm.JITLibraryBuilder().add_current_process()
     for data in objects:
         builder.add_object_img(data)
@@ -79,7 +72,7 @@ def _link(objects: Sequence[bytes], exports: Sequence[str]) -> Any:
 
 
 def join(objects: Sequence[bytes]) -> bytes:
-    """The objects as one sequence of bytes, for an artifact."""
+    """The objects in one, for an artifact: their number (u32) and lengths (u64, little-endian) go first."""
     return struct.pack(f"<I{len(objects)}Q", len(objects), *map(len, objects)) + b"".join(objects)
 
 
@@ -87,13 +80,10 @@ def split(data: bytes) -> list[bytes]:
     """The objects that `join` was given. Raises ArtifactError if the lengths don't add up."""
     try:
         (count,) = struct.unpack_from("<I", data)
-        start = 4 + 8 * count
-        if start > len(data):
-            raise ValueError(f"{count:,} objects in {len(data):,} bytes")
-        sizes = struct.unpack_from(f"<{count}Q", data, 4)
-        if start + sum(sizes) != len(data):
-            raise ValueError(f"{len(data):,} bytes, expected {start + sum(sizes):,}")
+        sizes = struct.unpack_from(f"<{min(count, len(data))}Q", data, 4)
+        ends = list(itertools.accumulate(sizes, initial=4 + 8 * count))
+        if ends[-1] != len(data):
+            raise ValueError(f"{len(data):,} bytes, expected {ends[-1]:,}")
     except (struct.error, ValueError) as error:
         raise ArtifactError(f"damaged object code: {error}") from None
-    ends = list(itertools.accumulate(sizes, initial=start))
     return [data[a:b] for a, b in itertools.pairwise(ends)]
