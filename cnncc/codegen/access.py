@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cnncc.codegen.emitter import Int, Value
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Load
+from cnncc.ir.expr import Index, Load
 from cnncc.ir.kernel import Tensor
 from cnncc.ir.types import BYTES
 
@@ -50,7 +50,7 @@ class Access:
     bytes: int = 4
     parts: list[list[tuple[int, int, int]]] = field(default_factory=list)
     dims: tuple[str, ...] = ()
-    _offsets: dict[tuple[int, ...], int] = field(default_factory=dict)
+    _offsets: dict[tuple[int, ...], tuple[int, list[tuple[Index, int, int]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bytes = BYTES[self.tensor.type.dtype]
@@ -80,20 +80,23 @@ class Access:
         """The constant part of the byte offset."""
         key = tuple([pos[d].const for d in self.dims])
         known = self._offsets.get(key)
-        if known is not None:
-            return known
-        total = 0
-        for index, parts in zip(self.load.index, self.parts, strict=True):
-            at = index.const + sum(c * pos[d].const for d, c in index.terms)
-            if len(parts) > 1:
-                loose = sum(abs(c) * t.most for d, c in index.terms for t in pos[d].terms
-                            if (c * t.multiple) % parts[-2][0])
-                if at % parts[-2][0] + loose >= parts[-2][0]:
-                    raise InternalError(f"{self.load}: a tile crosses a block of {self.tensor}")
-            for divisor, modulus, stride in parts:
-                total += (at % modulus if modulus else at) // divisor * stride
-        self._offsets[key] = total = total * self.bytes
-        return total
+        if known is None:
+            total, blocked = 0, []
+            for index, parts in zip(self.load.index, self.parts, strict=True):
+                at = index.const + sum(c * pos[d].const for d, c in index.terms)
+                if len(parts) > 1:
+                    blocked.append((index, parts[-2][0], at % parts[-2][0]))
+                for divisor, modulus, stride in parts:
+                    total += (at % modulus if modulus else at) // divisor * stride
+            self._offsets[key] = known = total * self.bytes, blocked
+        for index, block, within in known[1]:
+            for d, c in index.terms:
+                for t in pos[d].terms:
+                    if (c * t.multiple) % block:
+                        within += abs(c) * t.most
+            if within >= block:
+                raise InternalError(f"{self.load}: a tile crosses a block of {self.tensor}")
+        return known[0]
 
     def padded(self, dim: str, lanes: int) -> bool:
         """Whether whole vectors over `dim` lie inside of the memory, padding included."""

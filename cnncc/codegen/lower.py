@@ -432,7 +432,7 @@ class _StageLowering:
                 acc = self.turn(run, loop, pos, ptrs, acc, lambda p, q, c: self.reduce(i + 1, p, q, c))
             return acc
         isolate: list[int] = []
-        if loop.dim in self.reduced and not any(x.kind == "for" for x in self.loops[i:]):
+        if loop.dim in self.reduced and not self.turns(i, pos):
             isolate = self.overlapping[loop.dim]
         for j, p in enumerate(self.steps(i, pos)):
             own = ptrs
@@ -440,6 +440,16 @@ class _StageLowering:
                 own = {**ptrs, **{a: self.e.opaque(ptrs[a]) for a in isolate}}
             acc = self.reduce(i + 1, p, own, acc)
         return acc
+
+    def turns(self, i: int, pos: Positions) -> bool:
+        """Whether the rest of the register tile has a loop that turns, so that its body is a block of its own."""
+        for j, loop in enumerate(self.loops[i:], i):
+            if loop.kind == "for":
+                runs = self.runs(j, loop, pos)
+                if any(r.count != 1 for r in runs):
+                    return True
+                pos = self.placed(pos, loop.dim, 0, runs[0])
+        return False
 
     def accumulate(self, pos: Positions, ptrs: Pointers, acc: list[Value]) -> list[Value]:
         simd = self.simd
