@@ -1,4 +1,4 @@
-"""Neighbouring dimensions that every operand walks together become one: 14 x 14 pixels of a 1x1 layer are 196."""
+"""Neighbouring dimensions that every operand walks together become one: 14 x 14 pixels are 196."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def collapse(kernel: Kernel) -> Kernel:
 
 
 def _axis(tensor: Tensor, x: Load, a: str, b: str) -> int | None:
-    """The axis that `a` indexes where `b` follows at once in memory; -1 where the load has neither; None: no."""
+    """The axis that `a` indexes, `b` the next in memory; -1: the load has neither; None: no merging."""
     used = {d for i in x.index for d in i.dims}
     if not used & {a, b}:
         return -1
@@ -40,12 +40,13 @@ def _axis(tensor: Tensor, x: Load, a: str, b: str) -> int | None:
 
 
 def _together(kernel: Kernel, stage: Stage, a: str, b: str) -> bool:
+    """Whether `a` and `b`, in this order, can be one dimension."""
     extents, tensors = stage.extents, kernel.tensors
     if isinstance(extents[a], str) or isinstance(extents[b], str):
         return False
-    reduced = set(stage.first.reduced)
-    if (a in reduced) != (b in reduced) or ((a in stage.formulas[-1].out_dims) != (b in stage.formulas[-1].out_dims)):
-        return False
+    for dims in (stage.first.reduced, stage.formulas[-1].out_dims):
+        if (a in dims) != (b in dims):
+            return False
     for x in (stage.out, *stage.loads):
         t = tensors[x.tensor]
         axis = _axis(t, x, a, b)
@@ -73,4 +74,5 @@ def _merge(kernel: Kernel, stage: Stage, a: str, b: str) -> Kernel:
         shape = (*t.type.shape[:axis], size, *t.type.shape[axis + 2:])
         order = tuple((x - (x > axis), block) for x, block in t.layout.order if x != axis + 1)
         return replace(t, type=TensorType(t.type.dtype, shape), layout=Layout(order))
-    return Kernel(tuple(tensor(t) for t in kernel.operands), (Stage(tuple(formula(f) for f in stage.formulas)),))
+    merged = Stage(tuple(formula(f) for f in stage.formulas))
+    return Kernel(tuple(tensor(t) for t in kernel.operands), (merged,))

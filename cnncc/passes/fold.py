@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -81,12 +80,11 @@ def fold_constants(graph: Graph, target: Target) -> Graph:
         inputs = [b.name_of(i) for i in n.inputs]
         known = [b.nodes[i].op == "const" for i in inputs]
         if n.op in OPS and inputs and all(known) and product([int(e) for e in n.type.shape]) <= FOLD_LIMIT:
-            part = Graph(n.name, {**{i: b.nodes[i] for i in inputs}, n.name: replace(n, inputs=tuple(inputs))}, (),
-                         ((n.name, n.name),), {i: b.constants[i] for i in inputs})
+            nodes = {i: b.nodes[i] for i in inputs} | {n.name: replace(n, inputs=tuple(inputs))}
+            part = Graph(n.name, nodes, (), ((n.name, n.name),), {i: b.constants[i] for i in inputs})
             b.renamed[n.name] = b.const(n.name, evaluate(part, {})[n.name])
-        elif n.op == "add" and known[1] and not b.constants[inputs[1]].any() and n.type == b.type(inputs[0]):
-            b.renamed[n.name] = inputs[0]
-        elif n.op == "reshape" and n.type == b.type(inputs[0]):
+        elif inputs and n.type == b.type(inputs[0]) and (
+                n.op == "reshape" or (n.op == "add" and known[1] and not b.constants[inputs[1]].any())):
             b.renamed[n.name] = inputs[0]
         else:
             b.copy(n)
@@ -94,21 +92,21 @@ def fold_constants(graph: Graph, target: Target) -> Graph:
 
 
 def merge_views(graph: Graph, target: Target) -> Graph:
-    """A reshape before a fully connected layer becomes a reshape of its weights; of two reshapes one stays."""
+    """A reshape before a fully connected layer becomes one of its weights; of two reshapes one stays."""
     b = Rebuild(graph)
     for n in graph:
         view = graph[n.inputs[0]] if n.inputs else None
         if view is None or view.op != "reshape":
             b.copy(n)
             continue
-        source = graph[view.inputs[0]]
+        x, origin = view.inputs[0], view.origin + n.origin
+        shape = graph[x].type.shape
         if n.op == "reshape":
-            b.renamed[n.name] = b.op("reshape", [b.name_of(source.name)], n.name, view.origin + n.origin, **n.attr)
-        elif n.op == "linear" and graph[n.inputs[1]].op == "const" and source.type.shape[0] == view.type.shape[0]:
+            b.renamed[n.name] = b.op("reshape", [b.name_of(x)], n.name, origin, **n.attr)
+        elif n.op == "linear" and graph[n.inputs[1]].op == "const" and shape[0] == view.type.shape[0]:
             w = graph.constants[n.inputs[1]]
-            shape = (w.shape[0], *(int(e) for e in source.type.shape[1:]))
-            weights = b.const(n.inputs[1] + ".view", w.reshape(shape))
-            b.renamed[n.name] = b.op("linear", [b.name_of(source.name), weights], n.name, view.origin + n.origin)
+            weights = b.const(n.inputs[1] + ".view", w.reshape(w.shape[0], *(int(e) for e in shape[1:])))
+            b.renamed[n.name] = b.op("linear", [b.name_of(x), weights], n.name, origin)
         else:
             b.copy(n)
     return b.finish()
@@ -129,6 +127,3 @@ def share_equal(graph: Graph, target: Target) -> Graph:
         else:
             b.renamed[n.name] = first
     return b.finish()
-
-
-FOLDING: Sequence[object] = (fold_batchnorm, expand, fold_constants, merge_views, share_equal)

@@ -1,7 +1,7 @@
 """From here a node holds a kernel: every op becomes its formula, then formulas join.
 
-An elementwise consumer, or a pool whose windows don't overlap, becomes the epilogue of the one kernel that feeds it:
-its dimensions are replaced by what the producer's result is indexed with.
+An elementwise consumer, or a pool whose windows don't overlap, becomes the epilogue of the one kernel that
+feeds it: its dimensions are replaced by what the producer's result is indexed with.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cnncc.ir.expr import Expr, Index, Load, rewrite
+from cnncc.ir.expr import Index, Load, rewrite
 from cnncc.ir.formula import Formula, drop_units
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
@@ -18,9 +18,12 @@ from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.target import Target
 from cnncc.ir.types import Extent, TensorType
 
+PRODUCER = "producer"       # the tensor by which a consumer reads its producer's result until they are one
+SPARE = ("u", "v", *(f"u{i}" for i in range(1, 100)))
+
 
 def form(graph: Graph, target: Target) -> Graph:
-    """Each op becomes a kernel of one stage with its formula (views stay what they are)."""
+    """Each op becomes a kernel of one stage with its formula; views stay what they are."""
     nodes: dict[str, Node] = {}
     for n in graph:
         if n.op not in OPS or OPS[n.op].bound is None:
@@ -51,7 +54,7 @@ def fuse(graph: Graph, target: Target) -> Graph:
                      and set(users[i]) == {name}]
         producers.sort(key=lambda p: (-_work(p), -position[p.name]))
         for p in producers:
-            joined = join(p, n)
+            joined = _join(p, n)
             if joined is not None:
                 nodes[name] = n = joined
                 del nodes[p.name]
@@ -63,27 +66,21 @@ def _work(n: Node) -> int:
     return n.kernel.flops() if n.kernel else 0
 
 
-def join(p: Node, n: Node) -> Node | None:
+def _join(p: Node, n: Node) -> Node | None:
     """The kernel of `n` with that of its operand `p` in front, as one; None where they don't fit."""
     assert p.kernel is not None and n.kernel is not None
     if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or len(n.kernel.stages[0].formulas) != 1:
         return None
-    names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p.name}
     operands = _Operands(p)
-    consumer = n.kernel.stages[0].first.renamed(
-        {t.name: operands.take(i, t) for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i != p.name}
-        | {t: PRODUCER for t in names})
-    formulas = _chain(p.kernel.stages[0].formulas, consumer)
+    names = {t.name: PRODUCER if i == p.name else operands.take(i, t)
+             for t, i in zip(n.kernel.operands, n.inputs, strict=False)}
+    formulas = _chain(p.kernel.stages[0].formulas, n.kernel.stages[0].first.renamed(names))
     if formulas is None:
         return None
     kernel = Kernel((*operands.tensors, n.kernel.output), (Stage(formulas),))
     does = f"{p.attr['does']}+{n.attr['does']}"
     return replace(n, inputs=tuple(operands.inputs), attrs=(("does", does),), kernel=kernel,
                    origin=tuple(dict.fromkeys((*p.origin, *n.origin))))
-
-
-PRODUCER = "producer"
-SPARE = ("u", "v", *(f"u{i}" for i in range(1, 100)))
 
 
 class _Operands:
@@ -118,7 +115,7 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
         mapping = {i.dims[0]: o for i, o in zip(read.index, last.out.index, strict=True) if i.terms}
         consumer = consumer.substitute(mapping, last.sizes)
         return _append(chain, consumer)
-    if last.fold != "=" and len(chain) > 1 or chain[0].fold == "=":
+    if (last.fold != "=" and len(chain) > 1) or chain[0].fold == "=":
         return None
     windows = _windows(read, last, consumer)
     if windows is None:
@@ -152,7 +149,7 @@ def _fresh(f: Formula, taken: set[str]) -> Formula:
 def _windows(read: Load, last: Formula, consumer: Formula) -> dict[str, Index] | None:
     """Producer dimension -> consumer index, where the consumer visits each element at most once."""
     mapping: dict[str, Index] = {}
-    sizes = {d: e for d, e in consumer.extents}
+    sizes = consumer.sizes
     kept = set(consumer.out_dims)
     for index, out in zip(read.index, last.out.index, strict=True):
         if not index.terms and not out.terms:
@@ -169,8 +166,10 @@ def _windows(read: Load, last: Formula, consumer: Formula) -> dict[str, Index] |
             low, high = index.bounds(numbers)
             if low < 0 or high >= int(extent) or len(steps) > 2 or any(c < 1 for _, c in steps):
                 return None
-            if len(steps) == 2 and (steps[0][1] < steps[1][1] * numbers[steps[1][0]] or steps[0][0] not in kept):
-                return None
+            if len(steps) == 2:
+                (window, stride), (tap, step) = steps
+                if stride < step * numbers[tap] or window not in kept:
+                    return None
         if any(d not in kept for d in index.dims) and len(steps) != 2:
             return None                                 # the whole axis is folded: not a tile of registers
         mapping[out.single] = index
@@ -179,19 +178,15 @@ def _windows(read: Load, last: Formula, consumer: Formula) -> dict[str, Index] |
 
 def _append(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]:
     """`consumer` reads the chain's result from registers; a last formula without a fold is inlined."""
-    last = chain[-1]
-    if last.fold == "=":
-        def inline(x: Load) -> Expr:
-            return last.expr if x.tensor == PRODUCER else x
-        return (*chain[:-1], _sorted(replace(consumer, expr=rewrite(consumer.expr, inline)), chain))
-    tile = Load(ACC, tuple(Index.of(d) for d in last.out_dims))
-    def register(x: Load) -> Expr:
-        return tile if x.tensor == PRODUCER else x
-    return (*chain[:-1], replace(last, out=tile), _sorted(replace(consumer, expr=rewrite(consumer.expr, register)), chain))
+    last, tile = chain[-1], Load(ACC, tuple(Index.of(d) for d in chain[-1].out_dims))
+    read = last.expr if last.fold == "=" else tile
+    consumer = replace(consumer, expr=rewrite(consumer.expr, lambda x: read if x.tensor == PRODUCER else x))
+    kept = () if last.fold == "=" else (replace(last, out=tile),)
+    return (*chain[:-1], *kept, _sorted(consumer, chain))
 
 
 def _sorted(f: Formula, chain: Sequence[Formula]) -> Formula:
     """The extents of everything that the formula uses, in the chain's order."""
     used = {d for x in (f.out, *f.loads) for i in x.index for d in i.dims}
-    return replace(f, extents=tuple((d, e) for d, e in {**dict(chain[0].extents), **f.sizes}.items() if d in used))
-
+    sizes = chain[0].sizes | f.sizes
+    return replace(f, extents=tuple((d, e) for d, e in sizes.items() if d in used))

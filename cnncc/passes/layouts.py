@@ -1,4 +1,4 @@
-"""Memory order of every value: channels in blocks of a vector between kernels, plain where the user looks on."""
+"""Memory order of every value: channels in blocks of a vector between kernels, plain at the user's side."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ CHANNEL = 1
 
 
 def choose_layouts(graph: Graph, target: Target) -> Graph:
-    """Blocked channels wherever all kernels that touch a value can index them so; no reorder between neighbours.
+    """Blocked channels wherever all kernels that touch a value can index them so; no reorder between them.
 
-    Only where the user's own memory is plain and a kernel can't write it by whole vectors is a copy put in.
+    A copy is put in only where the user's memory is plain and a kernel can't write it by whole vectors.
     """
-    graph = _copy_outputs(graph, target)
+    graph = _copy_outputs(graph)
     blocked = _blocked(graph, target)
     layouts = {n.name: Layout.blocked(n.type.rank, CHANNEL, _lanes(n.type, target)) if n.name in blocked
                else _plain(n.type) for n in graph}
     nodes: dict[str, Node] = {}
     for n in graph:
         if n.kernel is not None:
-            tensors = tuple(replace(t, layout=layouts[i]) for t, i in
-                            zip(n.kernel.operands, (*n.inputs, n.name), strict=True))
+            tensors = tuple(replace(t, layout=layouts[i])
+                            for t, i in zip(n.kernel.operands, (*n.inputs, n.name), strict=True))
             scratch = tuple(replace(t, layout=_scratch_layout(n.kernel, t, target)) for t in n.kernel.scratch)
             kernel = replace(n.kernel, operands=tensors, scratch=scratch)
             constants = {t.name for t, i in zip(tensors, n.inputs, strict=False) if graph[i].op == "const"}
@@ -42,13 +42,12 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
 
 def _scratch_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
     lanes = _lanes(t.type, target)
-    reads = [(x, f) for s in kernel.stages for f in s.formulas for x in (f.out, *f.loads) if x.tensor == t.name]
-    if t.type.rank > CHANNEL and t.type.shape[CHANNEL] != 1 and all(_fits(x, f, lanes) for x, f in reads):
+    if t.type.rank > CHANNEL and t.type.shape[CHANNEL] != 1 and _fits(kernel, t, lanes):
         return Layout.blocked(t.type.rank, CHANNEL, lanes)
     return Layout.plain(t.type.rank)
 
 
-def squeeze(n: Node, graph: Graph) -> bool:
+def _squeezes(n: Node, graph: Graph) -> bool:
     """Whether a reshape only drops or adds extents of 1 behind the channels: any layout stays what it is."""
     source = graph[n.inputs[0]].type
     def core(t: TensorType) -> tuple[object, ...]:
@@ -61,12 +60,12 @@ def _lanes(t: TensorType, target: Target) -> int:
 
 
 def _plain(t: TensorType) -> Layout:
-    """Row-major; extents of 1 come early, so that the last axis is the one that memory is contiguous along."""
+    """Row-major; extents of 1 come early: the last axis is the one that is contiguous in memory."""
     return Layout(tuple((a, 0) for a in sorted(range(t.rank), key=lambda a: (a != 0, t.shape[a] != 1, a))))
 
 
 def _constant_layout(kernel: Kernel, t: Tensor, lanes: int) -> Layout:
-    """Small constants along the vector are read by whole vectors; weights get their order from the schedule."""
+    """Constants along the vector alone are padded to whole vectors; the schedule pass orders weights."""
     shape = t.type.shape
     for axis, extent in enumerate(shape):
         if extent != 1 and all(e == 1 for a, e in enumerate(shape) if a != axis):
@@ -86,14 +85,13 @@ def _blocked(graph: Graph, target: Target) -> set[str]:
     """The values with blocked channels: a fixed point, because views tie values together."""
     shown = {*graph.inputs, *(v for _, v in graph.outputs)}
     result = {n.name for n in graph if n.op in ("kernel", "reshape") and n.name not in shown
-              and n.type.rank > CHANNEL and n.type.shape[CHANNEL] != 1 and isinstance(n.type.shape[CHANNEL], int)}
+              and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int) and c != 1}
     for n in graph:
         if n.kernel is None:
             continue
         for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
             lanes = _lanes(t.type, target)
-            if value in result and not all(_fits(x, f, lanes) for s in n.kernel.stages for f in s.formulas
-                                           for x in (f.out, *f.loads) if x.tensor == t.name):
+            if value in result and not _fits(n.kernel, t, lanes):
                 result.discard(value)
     changed = True
     while changed:
@@ -102,25 +100,29 @@ def _blocked(graph: Graph, target: Target) -> set[str]:
             if n.op != "reshape":
                 continue
             pair = {n.name, n.inputs[0]}
-            if pair & result and (not pair <= result or not squeeze(n, graph)):
+            if pair & result and (not pair <= result or not _squeezes(n, graph)):
                 result -= pair
                 changed = True
     return result
 
 
-def _fits(x: Load, f: Formula, lanes: int) -> bool:
-    """Whether the channel index splits into whole blocks and places within one."""
-    index: Index = x.index[CHANNEL]
-    if index.single or not index.terms:
-        return True
-    inner = [d for d, c in index.terms if c == 1]
-    return index.const == 0 and len(inner) == 1 and all(c % lanes == 0 for d, c in index.terms if d != inner[0])
+def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
+    """Whether all indices of a tensor's channels split into whole blocks and places within one."""
+    channels = {x.index[CHANNEL] for s in kernel.stages for f in s.formulas for x in (f.out, *f.loads)
+                if x.tensor == t.name}
+    for index in channels:
+        if index.single or not index.terms:
+            continue
+        outer = [c for _, c in index.terms if c != 1]
+        if index.const or len(outer) != len(index.terms) - 1 or any(c % lanes for c in outer):
+            return False
+    return True
 
 
-def _copy_outputs(graph: Graph, target: Target) -> Graph:
+def _copy_outputs(graph: Graph) -> Graph:
     """An output of images computed by a kernel is written blocked and then copied to plain memory.
 
-    So is what no kernel can write at once: an input, a constant, a value that is an output already, views of them.
+    So is what no kernel can write at once: inputs, constants, values that are outputs already, views of them.
     """
     nodes = dict(graph.nodes)
     outputs: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""The memory plan: offsets of all values from their liveness, the order of steps, the packed weights' places."""
+"""The memory plan: offsets of all values from their liveness, the order of steps, the places of weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cnncc.ir.signature import value as value_record
 from cnncc.ir.tasks import task_count
 from cnncc.ir.types import BYTES, Extent
 
-ALIGN = 64
+ALIGN = 64                  # bytes: a cache line
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
             if key not in packings:
                 size = t.layout.elements(t.type.shape) * BYTES[t.type.dtype]
                 packings[key] = Packing(value, t.type.shape, t.layout, used, size)
-                used += -(-size // ALIGN) * ALIGN
+                used += _aligned(size)
             own.append(Place("weights", packings[key].offset))
         tasks, symbol = task_count(n.kernel)
         steps.append(Step(symbol_of(n.kernel), tuple(own), tasks, symbol is not None, scratch_bytes(n.kernel),
@@ -66,9 +66,13 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
     return plan, tuple(packings.values())
 
 
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGN) * ALIGN
+
+
 def _bytes(n: Node) -> int:
     assert n.kernel is not None
-    return -(-n.kernel.output.nbytes // ALIGN) * ALIGN
+    return _aligned(n.kernel.output.nbytes)
 
 
 def _work_bytes(graph: Graph, places: dict[str, Place]) -> int:
@@ -77,7 +81,7 @@ def _work_bytes(graph: Graph, places: dict[str, Place]) -> int:
 
 
 def _places(graph: Graph) -> dict[str, Place]:
-    """An address for every value: first fit by liveness, the largest buffers first; views share their source's."""
+    """An address for every value: first fit by liveness, the largest first; views share their source's."""
     source = {n.name: n.inputs[0] for n in graph if n.op == "reshape"}
     def root(value: str) -> str:
         while value in source:
@@ -96,7 +100,8 @@ def _places(graph: Graph) -> dict[str, Place]:
     for n in sorted(buffers, key=lambda n: -_bytes(n)):
         begin, end, size = order[n.name], ends.get(n.name, order[n.name]), _bytes(n)
         at = 0
-        for _, _, low, high in sorted((p for p in placed if p[0] <= end and begin <= p[1]), key=lambda p: p[2]):
+        alive = [p[2:] for p in placed if p[0] <= end and begin <= p[1]]
+        for low, high in sorted(alive):
             if at + size <= low:
                 break
             at = max(at, high)
