@@ -125,10 +125,8 @@ def compile(model: str, output: str | None, threads: int | None, target: str, no
     kernels = len({s.symbol for s in made.plan.steps})
     nbytes = os.path.getsize(output) if output else None
     written = f"; {nbytes / 1e3:,.1f} KB in {output}" if nbytes else ""
-    tell({"model": made.name, "inputs": made.inputs, "outputs": made.outputs, "seconds": seconds,
-          "target": made.meta["target"], "steps": made.plan.steps, "kernels": kernels,
-          "weights": made.plan.weights, "work": made.plan.work, "folded": made.meta.get("folded", {}),
-          "output": output, "bytes": nbytes},
+    tell({**made.plan.record(), **made.meta, "kernels": kernels, "seconds": seconds, "output": output,
+          "bytes": nbytes},
          f"{made.summary()}\n{kernels} different kernels, ready in {seconds:.2f} s{written}")
 
 

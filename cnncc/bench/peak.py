@@ -16,9 +16,9 @@ TURNS = 100_000
 """Turns of the loop in one call: below a millisecond, so that some calls are undisturbed."""
 
 
-def peak(threads: int = 1, seconds: float = 0.1, target: Target | None = None) -> float:
+def peak(threads: int = 1, seconds: float = 0.1) -> float:
     """GFLOP/s of `threads` cores together: the sum of each thread's best call within `seconds`."""
-    target = target or target_for()
+    target = target_for()
     accumulators = 24 if target.registers >= 32 else 12
     code = _load(target, accumulators)
     best = [0.0] * threads

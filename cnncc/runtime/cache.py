@@ -74,6 +74,10 @@ def directory() -> Path | None:
     return path
 
 
+def _path(key: str) -> Path | None:
+    return folder / f"{key}.cnncc" if (folder := directory()) else None
+
+
 def key(*parts: str | bytes) -> str:
     """The SHA-256, in hex, that names what is compiled from `parts` (their order and borders count)."""
     digest = hashlib.sha256()
@@ -86,9 +90,8 @@ def key(*parts: str | bytes) -> str:
 
 def load(key: str) -> artifact.Artifact | None:
     """The stored artifact, marked as used; None if there is none. A damaged one is removed."""
-    if (folder := directory()) is None:
+    if (path := _path(key)) is None:
         return None
-    path = folder / f"{key}.cnncc"
     try:
         found = artifact.read(path)
     except ArtifactError as error:
@@ -104,22 +107,21 @@ def load(key: str) -> artifact.Artifact | None:
 def store(key: str, meta: Mapping[str, Any], object_bytes: bytes,
           weights: Iterable[bytes | memoryview] = ()) -> Path | None:
     """Store an artifact, remove the least recently used ones beyond the limit; None if it can't be stored."""
-    if (folder := directory()) is None:
+    if (path := _path(key)) is None:
         return None
-    path = folder / f"{key}.cnncc"
     try:
         artifact.write(path, meta, object_bytes, weights)
         nbytes = path.stat().st_size
     except (OSError, ArtifactError) as error:
-        # Without the name of the temporary file, which would make each warning another one.
-        _warn_once(f"not stored in the compile cache: {folder}: {getattr(error, 'strerror', None) or error}")
+        reason = getattr(error, "strerror", None) or error  # without the name of the temporary file
+        _warn_once(f"not stored in the compile cache: {path.parent}: {reason}")
         return None
     if nbytes > limit():
         _remove(path)
         _warn_once(f"not stored in the compile cache: {nbytes:,} bytes exceed its limit of {limit():,}")
         return None
     _touch(path)
-    _trim(folder, path)
+    _trim(path)
     return path
 
 
@@ -187,11 +189,12 @@ def _read_index(folder: Path) -> dict[str, tuple[list[int], str]]:
             and isinstance(row[1], str) and re.fullmatch("[0-9a-f]{64}", row[1])}
 
 
-def _trim(folder: Path, keep: Path) -> None:
+def _trim(keep: Path) -> None:
+    """Remove the least recently used artifacts beyond the limit, but not `keep`, and what lost its writer."""
     import filelock
     try:
-        with filelock.FileLock(folder / "lock", timeout=10):
-            _remove_stale(folder, _STALE)
+        with filelock.FileLock(keep.parent / "lock", timeout=10):
+            _remove_stale(keep.parent, _STALE)
             held = entries()
             excess = sum(entry.nbytes for entry in held) - limit()
             for entry in reversed(held):
