@@ -22,7 +22,7 @@ from cnncc.ir.formula import IDENTITY, Formula, multiply_add
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.ops import NAMES, OPS
-from cnncc.ir.types import NUMPY, TensorType, product
+from cnncc.ir.types import NUMPY, product
 
 Array = NDArray[Any]
 Ranges = dict[str, range]
@@ -31,9 +31,9 @@ BLOCK = 1 << 23
 """Elements of a temporary array beyond which the work is done in parts."""
 
 
-def _sigmoid(x: Array, out: Array | None = None) -> Array:
+def _sigmoid(x: Array) -> Array:
     e = np.exp(-np.abs(x))
-    result: Array = np.divide(np.where(x >= 0, 1, e), 1 + e, out=out)
+    result: Array = np.where(x >= 0, 1, e) / (1 + e)
     return result
 
 
@@ -65,9 +65,8 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
         raise InternalError(f"formula {formula}: the left side leaves its shape {list(shape)}")
     if out is not None or formula.fold in ("max=", "min="):
         _view(result, formula.out, ranges)[...] = _identity(formula.fold, dtype)
-    formula, arrays = _padded(formula, arrays, ranges)
     with np.errstate(all="ignore"):
-        _Fold(formula, arrays, result, dtype).run(ranges)
+        _Fold(*_padded(formula, arrays, ranges), result, dtype).run(ranges)
     return result
 
 
@@ -105,24 +104,20 @@ def _view(array: Array, x: Load, ranges: Ranges) -> Array:
 
 
 def _padded(f: Formula, arrays: dict[str, Array], ranges: Ranges) -> tuple[Formula, dict[str, Array]]:
-    """The same sum of products with zeros around an operand instead of indices that leave it.
+    """The same product of two operands with zeros around them instead of indices that leave them.
 
-    Not where a zero times the other factor isn't zero, nor in anything that isn't a product of two loads.
+    Not where a zero times the other factor isn't zero.
     """
     new: list[Load] = []
     for x, other in itertools.permutations(multiply_add(f) or (), 2):
-        if not isinstance(x, Load) or not isinstance(other, Load):
+        if not isinstance(x, Load) or not isinstance(other, Load) or x.tensor == other.tensor:
             return f, arrays
-        array = arrays[x.tensor]
         pads = [(max(0, -low), max(0, high + 1 - e))
-                for (low, high), e in zip(_bounds(x, ranges), array.shape, strict=True)]
+                for (low, high), e in zip(_bounds(x, ranges), arrays[x.tensor].shape, strict=True)]
         if any(map(any, pads)):
-            if x.tensor == other.tensor or not np.isfinite(arrays[other.tensor]).all():
+            if not np.isfinite(arrays[other.tensor]).all():
                 return f, arrays
-            inner = array
-            array = np.zeros([a + e + b for e, (a, b) in zip(inner.shape, pads, strict=True)], inner.dtype)
-            array[tuple(slice(a, a + e) for e, (a, _) in zip(inner.shape, pads, strict=True))] = inner
-            arrays = arrays | {x.tensor: array}
+            arrays = arrays | {x.tensor: np.pad(arrays[x.tensor], pads)}
             x = Load(x.tensor, tuple(i + Index((), a) for i, (a, _) in zip(x.index, pads, strict=True)))
         new.append(x)
     return (replace(f, expr=Call("mul", tuple(new))) if new else f), arrays
@@ -141,14 +136,12 @@ class _Fold:
         cropped = self.crop(ranges)
         if cropped is None:
             return
-        loop = self.loop(cropped)
-        if loop is None:
+        if (loop := self.loop(cropped)) is None:
             self.whole(cropped)
             return
         dim, step = loop
-        r = cropped[dim]
-        for i in range(0, len(r), step):
-            self.run({**cropped, dim: r[i:i + step]})
+        for i in range(0, len(cropped[dim]), step):
+            self.run({**cropped, dim: cropped[dim][i:i + step]})
 
     def crop(self, ranges: Ranges) -> Ranges | None:
         """Without the taps whose loads are outside as far as one dimension tells; None: nothing is left."""
@@ -168,23 +161,18 @@ class _Fold:
 
     def loop(self, ranges: Ranges) -> tuple[str, int] | None:
         """The dimension to split and the step: for valid loads, distinct results, windows, bounded memory."""
-        f = self.formula
-        reduced = set(f.reduced)
+        f, factors = self.formula, multiply_add(self.formula)
         for x in f.loads:
             shape = self.arrays[x.tensor].shape
             for i, (low, high), size in zip(x.index, _bounds(x, ranges), shape, strict=True):
-                if low < 0 or high >= size:
-                    return self.shortest(i.dims, ranges, reduced), 1
+                long = [d for d in i.dims if len(ranges[d]) > 1]
+                # a window is a loop over its taps; in a product it becomes a matrix
+                window = factors is None and len(long) > 1 and not set(long) <= set(f.out_dims)
+                if low < 0 or high >= size or window:
+                    return self.shortest(long, ranges), 1
         if self.overlaps(ranges):
             shared = [d for i in f.out.index if len(i.terms) > 1 for d in i.dims]
-            return self.shortest(shared or f.out_dims, ranges, reduced), 1
-        factors = multiply_add(f)
-        if factors is None:             # a window is a loop over its taps; in a product it becomes a matrix
-            for x in f.loads:
-                for i in x.index:
-                    long = [d for d in i.dims if len(ranges[d]) > 1]
-                    if len(long) > 1 and not reduced.isdisjoint(long):
-                        return self.shortest(long, ranges, reduced), 1
+            return self.shortest(shared or f.out_dims, ranges), 1
         for e in factors or (f.expr,):
             dims = [d for d in ranges if any(d in i.dims for x in loads(e) for i in x.index)]
             size = product([len(ranges[d]) for d in dims])
@@ -193,54 +181,46 @@ class _Fold:
                 return dim, max(1, len(ranges[dim]) * BLOCK // size)
         return None
 
-    def shortest(self, dims: Iterable[str], ranges: Ranges, first: Collection[str]) -> str:
-        return min((d for d in dims if len(ranges[d]) > 1), key=lambda d: (d not in first, len(ranges[d])))
+    def shortest(self, dims: Iterable[str], ranges: Ranges) -> str:
+        """The one to split first: of the fold's dimensions where there are such."""
+        return min((d for d in dims if len(ranges[d]) > 1),
+                   key=lambda d: (d in self.formula.out_dims, len(ranges[d])))
 
     def overlaps(self, ranges: Ranges) -> bool:
         """Whether two points of the space may write the same element."""
-        reach = 0
-        strides = [(abs(sum(i.coefficient(d) * s for i, s in zip(self.formula.out.index, self.out.strides,
-                                                                 strict=True))), len(ranges[d]) - 1)
-                   for d in self.formula.out_dims if len(ranges[d]) > 1]
-        for stride, count in sorted(strides):
+        out, reach = _view(self.out, self.formula.out, ranges), 0
+        for stride, n in sorted((abs(s), n) for s, n in zip(out.strides, out.shape, strict=True) if n > 1):
             if stride <= reach:
                 return True
-            reach += stride * count
+            reach += stride * (n - 1)
         return False
 
     def whole(self, ranges: Ranges) -> None:
         """Fold a part whose loads are all valid."""
-        f = self.formula
-        out = _view(self.out, f.out, ranges)
+        f, out = self.formula, _view(self.out, self.formula.out, ranges)
         if f.fold == "=":
-            self.value(f.expr, ranges, out)
+            out[...] = self.value(f.expr, ranges)
             return
         kept = {axis for axis, d in enumerate(ranges) if d in f.out_dims}
-        factors = multiply_add(f)
-        if factors is None:
-            value = self.value(f.expr, ranges)
-        else:
-            value = _product(self.value(factors[0], ranges), self.value(factors[1], ranges), kept)
-        combine = COMBINE[f.fold]
-        axes = [axis for axis in range(value.ndim) if axis not in kept]
-        long = tuple(axis for axis in axes if value.shape[axis] > 1)
-        if long:
-            value = combine.reduce(value, axis=long, keepdims=True)
+        value, *factors = (self.value(e, ranges) for e in multiply_add(f) or (f.expr,))
+        if factors:
+            value = _product(value, factors[0], kept)
+        axes = tuple(axis for axis, n in enumerate(value.shape) if axis not in kept and n > 1)
+        if axes:
+            value = COMBINE[f.fold].reduce(value, axis=axes, keepdims=True)
         used = {d for x in f.loads for i in x.index for d in i.dims}
-        times = product([len(r) for d, r in ranges.items() if d not in used and d in f.reduced])
+        times = product([len(ranges[d]) for d in f.reduced if d not in used])
         if f.fold == "+=" and times > 1:
             value = value * self.dtype.type(times)
-        combine(out, value, out=out)
+        COMBINE[f.fold](out, value, out=out)
 
-    def value(self, e: Expr, ranges: Ranges, out: Array | None = None) -> Array:
-        """A scalar expression over the space, stored to `out` where that is given."""
-        if isinstance(e, Load | Const):
-            x = _view(self.arrays[e.tensor], e, ranges) if isinstance(e, Load) \
-                else np.full((1,) * len(ranges), e.value, self.dtype)
-            if out is not None:
-                out[...] = x
-            return x
-        return SCALAR[e.fn](*(self.value(a, ranges) for a in e.args), out=out)
+    def value(self, e: Expr, ranges: Ranges) -> Array:
+        """A scalar expression over the space."""
+        if isinstance(e, Load):
+            return _view(self.arrays[e.tensor], e, ranges)
+        if isinstance(e, Const):
+            return np.full((1,) * len(ranges), e.value, self.dtype)
+        return SCALAR[e.fn](*(self.value(a, ranges) for a in e.args))
 
 
 def _product(a: Array, b: Array, kept: Collection[int]) -> Array:
@@ -266,18 +246,13 @@ def _product(a: Array, b: Array, kept: Collection[int]) -> Array:
 
 def _matrix(x: Array, batch: list[int], rows: list[int], columns: list[int]) -> Array:
     """The array as one matrix per batch element, a copy where it must be one, in the cheaper order."""
-    def runs(axes: list[int]) -> float:
+    def step(axes: list[int]) -> float:
         return min((abs(x.strides[axis]) / x.shape[axis] for axis in axes), default=np.inf)
-    if runs(rows) < runs(columns):
-        return _flat(x, batch, columns, rows).swapaxes(1, 2)
-    return _flat(x, batch, rows, columns)
-
-
-def _flat(x: Array, *groups: list[int]) -> Array:
-    """The axes of each group as one axis; axes in no group have length 1."""
-    order = [axis for group in groups for axis in group]
-    others = [axis for axis in range(x.ndim) if axis not in order]
-    lengths = [product([x.shape[axis] for axis in group]) for group in groups]
+    if step(rows) < step(columns):
+        return _matrix(x, batch, columns, rows).swapaxes(1, 2)
+    order = [*batch, *rows, *columns]
+    others = [axis for axis in range(x.ndim) if axis not in order]      # of length 1
+    lengths = [product([x.shape[axis] for axis in group]) for group in (batch, rows, columns)]
     return x.transpose([*order, *others]).reshape(lengths)
 
 
@@ -287,21 +262,17 @@ def _flat(x: Array, *groups: list[int]) -> Array:
 def run_kernel(kernel: Kernel, inputs: Collection[Array], sizes: Mapping[str, int],
                dtype: DTypeLike = np.float32) -> Array:
     """The value of a kernel's output: stages in order, each of them completely."""
-    values: dict[str, Array] = {}
-    for t, array in zip(kernel.operands, inputs, strict=False):
-        values[t.name] = array.reshape(t.type.static(**sizes))
-    for stage in kernel.stages:
-        for f in stage.formulas:
-            name = f.out.tensor
-            tensor = kernel.tensors.get(name)
-            if tensor is None:                      # the accumulator: as large as its indices reach
-                shape = tuple(high + 1 for _, high in _bounds(f.out, _ranges(f, sizes)))
-                values[name] = apply(f, values, shape, sizes, dtype)
-            else:                                   # several formulas may each write their part
-                own = values.get(name)
-                if own is not None and any(x.tensor == name for x in f.loads):
-                    own = own.copy()
-                values[name] = apply(f, values, tensor.type.static(**sizes), sizes, dtype, own)
+    values = {t.name: array.reshape(t.type.static(**sizes))
+              for t, array in zip(kernel.operands, inputs, strict=False)}
+    for f in (f for stage in kernel.stages for f in stage.formulas):
+        name, own = f.out.tensor, None
+        if name in kernel.tensors:              # several formulas may each write their part
+            shape, own = kernel.tensors[name].type.static(**sizes), values.get(name)
+            if own is not None and any(x.tensor == name for x in f.loads):
+                own = own.copy()
+        else:                                   # the accumulator: as large as its indices reach
+            shape = tuple(high + 1 for _, high in _bounds(f.out, _ranges(f, sizes)))
+        values[name] = apply(f, values, shape, sizes, dtype, own)
     return values[kernel.output.name]
 
 
@@ -321,22 +292,17 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], dtype: DTypeLike = np.fl
     for n in graph:
         if not uses[n.name]:            # an input that nothing reads
             continue
+        own = NUMPY[n.type.dtype]
+        own = np.dtype(dtype) if own.kind == "f" else own
         if n.op in ("input", "const"):
-            source = inputs[n.name] if n.op == "input" else graph.constants[n.name]
-            value = np.asarray(source, _dtype(n.type, dtype))
+            values[n.name] = np.asarray(inputs[n.name] if n.op == "input" else graph.constants[n.name], own)
         else:
-            value = _node(graph, n, [values[i] for i in n.inputs], sizes, _dtype(n.type, dtype))
-        values[n.name] = value
+            values[n.name] = _node(graph, n, [values[i] for i in n.inputs], sizes, own)
         for i in n.inputs:
             uses[i] -= 1
             if not uses[i]:
                 del values[i]
     return {name: np.array(values[value]) for name, value in graph.outputs}
-
-
-def _dtype(type: TensorType, floats: DTypeLike) -> np.dtype[Any]:
-    own = NUMPY[type.dtype]
-    return np.dtype(floats) if own.kind == "f" else own
 
 
 def _node(graph: Graph, n: Node, operands: list[Array], sizes: Mapping[str, int],
