@@ -72,13 +72,11 @@ class Signature:
     def select(self, names: Sequence[str] | None) -> list[int]:
         """The positions of these outputs, of all for None. Raises InputError for an unknown name."""
         known = [v.name for v in self.outputs]
-        if names is None:
-            return list(range(len(known)))
-        for name in names:
+        for name in names or ():
             if name not in known:
                 raise InputError(f"unknown output {name!r}{_hint(name, known)}: "
                                  f"the model gives {_list(self.outputs)}")
-        return [known.index(name) for name in names]
+        return [known.index(name) for name in (known if names is None else names)]
 
     def _bind(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> tuple[list[Array], int]:
         known = [v.name for v in self.inputs]
@@ -86,58 +84,51 @@ class Signature:
         if len(args) > len(known):
             raise InputError(f"{len(args)} arrays were given: {takes}")
         given = dict(zip(known, args, strict=False))
-        for name, x in feeds.items():
+        for name in feeds:
             if name not in known:
                 raise InputError(f"unknown input {name!r}{_hint(name, known)}: {takes}")
             if name in given:
                 raise InputError(f"input {name!r} was given twice, by position and by name")
-            given[name] = x
-        missing = [name for name in known if name not in given]
-        if missing:
+        given |= feeds
+        if missing := [name for name in known if name not in given]:
             raise InputError(f"missing input {', '.join(map(repr, missing))}: {takes}")
-        arrays: list[Array] = []
+        arrays = [_array(v, given[v.name]) for v in self.inputs]
         sizes: dict[str, tuple[int, str]] = {}
-        for v in self.inputs:
-            x = _array(v, given[v.name])
-            if len(x.shape) != len(v.shape) or any(isinstance(e, int) and e != a
-                                                   for e, a in zip(v.shape, x.shape, strict=True)):
-                raise InputError(f"input {v.name!r}: expected shape {_shape(v.shape)}, got {_shape(x.shape)}")
-            for e, a in zip(v.shape, x.shape, strict=True):
-                if isinstance(e, str):
-                    size, first = sizes.setdefault(e, (a, v.name))
-                    if a < 1:
-                        raise InputError(f"input {v.name!r}: expected shape {_shape(v.shape)} with {e} of at "
-                                         f"least 1, got {_shape(x.shape)}")
-                    if a != size:
-                        raise InputError(f"input {v.name!r}: expected {e} = {size} as in input {first!r}, "
-                                         f"got shape {_shape(x.shape)}")
-            arrays.append(x)
+        for v, x in zip(self.inputs, arrays, strict=True):
+            pairs = list(zip(v.shape, x.shape, strict=False))
+            empty = next((f" with {e} of at least 1" for e, a in pairs if isinstance(e, str) and a < 1), "")
+            if empty or len(v.shape) != x.ndim or any(isinstance(e, int) and e != a for e, a in pairs):
+                raise InputError(f"input {v.name!r}: expected shape {_shape(v.shape)}{empty}, "
+                                 f"got {_shape(x.shape)}")
+            for e, a in pairs:
+                if isinstance(e, str) and a != (first := sizes.setdefault(e, (a, v.name)))[0]:
+                    raise InputError(f"input {v.name!r}: expected {e} = {first[0]} as in input {first[1]!r}, "
+                                     f"got shape {_shape(x.shape)}")
         return arrays, next((n for n, _ in sizes.values()), 1)
 
 
 def _array(v: Value, x: Any) -> Array:
-    dtype = DTYPES[v.dtype]
+    """What the caller gave as an array of its input's dtype; only Python's own numbers are converted."""
+    dtype, expected = DTYPES[v.dtype], f"input {v.name!r}: expected"
     try:
-        if isinstance(x, int | float | list | tuple):
-            result = np.asarray(x)
-            if result.dtype.kind not in "biuf":
-                raise TypeError("its elements are not numbers")
-            with np.errstate(all="ignore"):
-                converted = result.astype(dtype)
-            if dtype.kind in "biu" and not np.array_equal(converted, result):
-                raise TypeError("its numbers don't fit")
-            return converted
+        own = isinstance(x, int | float | list | tuple)
         foreign = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
         result = np.from_dlpack(x) if foreign else np.asarray(x)
+        if own and result.dtype.kind not in "biuf":
+            raise TypeError("its elements are not numbers")
+        with np.errstate(all="ignore"):
+            converted = result.astype(dtype) if own else result
+        if own and dtype.kind in "biu" and not np.array_equal(converted, result):
+            raise TypeError("its numbers don't fit")
     except Exception as error:      # whatever the foreign object raises
-        raise InputError(f"input {v.name!r}: expected an array of {v.dtype}, got {type(x).__name__}, "
+        raise InputError(f"{expected} an array of {v.dtype}, got {type(x).__name__}, "
                          f"which can't be read as one: {error}") from error
-    if result.dtype == object:
-        raise InputError(f"input {v.name!r}: expected an array of {v.dtype}, got {type(x).__name__}")
-    if result.dtype != dtype:
-        raise InputError(f"input {v.name!r}: expected {v.dtype}, got {result.dtype}, which isn't converted "
-                         f"silently: pass numpy.asarray(array, {v.dtype!r})")
-    return result
+    if converted.dtype == object:
+        raise InputError(f"{expected} an array of {v.dtype}, got {type(x).__name__}")
+    if converted.dtype != dtype:
+        raise InputError(f"{expected} {v.dtype}, got {converted.dtype}, which isn't converted silently: "
+                         f"pass numpy.asarray(array, {v.dtype!r})")
+    return converted
 
 
 def _shape(shape: Sequence[Extent]) -> str:
