@@ -60,9 +60,3 @@ PEERS = ("onnxruntime", "openvino")
 def installed(engine: str) -> bool:
     """Whether the package of an engine can be imported here; it isn't."""
     return engine not in PEERS or importlib.util.find_spec(engine) is not None
-
-
-def environment(engine: str, threads: int) -> dict[str, str]:
-    """Variables that its process must start with: NumPy's libraries read their number of threads once."""
-    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-    return dict.fromkeys(names, str(threads)) if engine == "numpy" else {}

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cnncc.bench.engines import environment, installed
+from cnncc.bench.engines import installed
 from cnncc.compiler import optimize, plan, read
 from cnncc.feeds import random_feeds, write_results
 from cnncc.ir.errors import InputError
@@ -28,6 +28,8 @@ from cnncc.runtime import profiler
 
 ROUNDS, CALLS, MOST = 4, 3, 3
 """Rounds that are wanted, least calls in one, and how many times the rounds are tried for quiet ones."""
+LIBRARIES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+"""Variables from which NumPy's libraries take their number of threads, once, when they start."""
 WRONG = 1e-3
 """An error against the NumPy reference in float32 beyond this is no rounding: the engine is called wrong."""
 
@@ -136,7 +138,7 @@ class _Engine:
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "cnncc.bench.worker", name, str(threads)], text=True,
             process_group=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths, **environment(name, threads)})
+            env={**os.environ, "PYTHONPATH": paths, **dict.fromkeys(LIBRARIES, str(threads))})
 
     def __enter__(self) -> _Engine:
         return self
