@@ -47,9 +47,9 @@ class Access:
     load: Load
     tensor: Tensor
     shape: tuple[int | str, ...]
-    bytes: int = 4
-    parts: list[list[tuple[int, int, int]]] = field(default_factory=list)
-    dims: tuple[str, ...] = ()
+    bytes: int = field(init=False)
+    parts: list[list[tuple[int, int, int]]] = field(init=False)
+    dims: tuple[str, ...] = field(init=False)
     _offsets: dict[tuple[int, ...], tuple[int, list[tuple[Index, int, int]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Access:
         self.dims = tuple(dict.fromkeys(d for i in self.load.index for d in i.dims))
 
     def stride(self, dim: str, multiple: int, most: int) -> int:
-        """Bytes per unit of a variable that is added to `dim`. Raises InternalError where it would cross a block."""
+        """Bytes per unit of a variable added to `dim`. Raises InternalError where it would cross a block."""
         total = 0
         for index, parts in zip(self.load.index, self.parts, strict=True):
             c = index.coefficient(dim)

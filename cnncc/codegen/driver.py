@@ -1,7 +1,7 @@
 """The native entry of a network: `i64 run(ptr frame)` calls all kernels of a plan in order.
 
-Straight-line code: per step it fills a kernel's argument slots and hands the kernel to the thread pool, or calls it
-where it runs alone. Denormals are flushed while it runs; the caller's floating-point state comes back.
+Straight-line code: per step it fills a kernel's argument slots and hands the kernel to the thread pool, or
+calls it where it runs alone. Denormals are flushed meanwhile; the caller's floating-point state comes back.
 """
 
 from __future__ import annotations

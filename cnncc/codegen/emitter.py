@@ -1,7 +1,7 @@
 """The one module that knows LLVM's syntax: typed values, loops with carried values, loads and stores as text.
 
-Python integers stand for i64 constants and fold; everything else is a `Value`. No optimisation pipeline runs over
-the text, so it is written as it shall run: loop-carried values are phis, offsets constants.
+Python integers stand for i64 constants and fold; everything else is a `Value`. No optimization pipeline runs
+over the text, so it is written as it shall run: loop-carried values are phis, offsets constants.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-LLVM = {"f32": "float", "f64": "double", "i32": "i32", "i64": "i64", "i8": "i8", "u8": "i8", "bool": "i1", "ptr": "ptr"}
+LLVM = {"f32": "float", "f64": "double", "i32": "i32", "i64": "i64", "i8": "i8", "u8": "i8", "bool": "i1",
+        "ptr": "ptr"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,14 @@ I64, PTR, BOOL = Type("i64"), Type("ptr"), Type("bool")
 
 @dataclass(frozen=True, slots=True)
 class Value:
+    """An LLVM value: the text that names it, without its type."""
+
     text: str
     type: Type
+
+    @property
+    def typed(self) -> str:
+        return f"{self.type} {self.text}"
 
 
 Int: TypeAlias = int | Value
@@ -88,7 +95,8 @@ class Emitter:
         self.declared[f"declare {text}"] = None
 
     @contextmanager
-    def function(self, name: str, result: str, params: Sequence[tuple[Type, str]], attributes: str = "") -> Iterator[list[Value]]:
+    def function(self, name: str, result: str, params: Sequence[tuple[Type, str]],
+                 attributes: str = "") -> Iterator[list[Value]]:
         """A function; its parameters as values. The caller emits the `ret`."""
         listed = ", ".join(f"{t} %{n}" for t, n in params)
         self.lines.append(f"define {result} @{name}({listed}) {attributes} {{")
@@ -104,36 +112,36 @@ class Emitter:
     def text(self, x: Int) -> str:
         return str(x) if isinstance(x, int) else x.text
 
-    def _fold(self, op: str, a: Int, b: Int) -> Value:
+    def _binary(self, op: str, a: Int, b: Int) -> Value:
         return self.emit(f"{op} i64 {self.text(a)}, {self.text(b)}", I64)
 
     def add(self, a: Int, b: Int) -> Int:
         if isinstance(a, int) and isinstance(b, int):
             return a + b
-        return a if b == 0 else b if a == 0 else self._fold("add nsw", a, b)
+        return a if b == 0 else b if a == 0 else self._binary("add nsw", a, b)
 
     def sub(self, a: Int, b: Int) -> Int:
         if isinstance(a, int) and isinstance(b, int):
             return a - b
-        return a if b == 0 else self._fold("sub nsw", a, b)
+        return a if b == 0 else self._binary("sub nsw", a, b)
 
     def mul(self, a: Int, b: Int) -> Int:
         if isinstance(a, int) and isinstance(b, int):
             return a * b
         if a == 0 or b == 0:
             return 0
-        return a if b == 1 else b if a == 1 else self._fold("mul nsw", a, b)
+        return a if b == 1 else b if a == 1 else self._binary("mul nsw", a, b)
 
     def div(self, a: Int, b: Int) -> Int:
         """Division of numbers that aren't negative, towards zero."""
         if isinstance(a, int) and isinstance(b, int):
             return a // b
-        return a if b == 1 else self._fold("udiv", a, b)
+        return a if b == 1 else self._binary("udiv", a, b)
 
     def rem(self, a: Int, b: Int) -> Int:
         if isinstance(a, int) and isinstance(b, int):
             return a % b
-        return 0 if b == 1 else self._fold("urem", a, b)
+        return 0 if b == 1 else self._binary("urem", a, b)
 
     def compare(self, predicate: str, a: Int, b: Int) -> Value:
         return self.emit(f"icmp {predicate} i64 {self.text(a)}, {self.text(b)}", BOOL)
@@ -153,7 +161,8 @@ class Emitter:
     # ---- control
 
     @contextmanager
-    def loop(self, low: Int, high: Int, step: int, carry: Sequence[Value] = (), maybe_empty: bool = False) -> Iterator[Loop]:
+    def loop(self, low: Int, high: Int, step: int, carry: Sequence[Value] = (),
+             maybe_empty: bool = False) -> Iterator[Loop]:
         """Counts from `low` while below `high`; after it `loop.values` are the final carried values."""
         before, head, done = self.block, self.name("loop"), self.name("done")
         if maybe_empty:
@@ -169,12 +178,13 @@ class Emitter:
         frame = Loop(index, values)
         yield frame
         following = self.add(index, step)
-        again = self.compare("slt", following, high)
+        more = self.compare("slt", following, high)
         latch = self.block
-        self.line(f"br i1 {again.text}, label %{head}, label %{done}")
-        self.lines[place] = f"  {index.text} = phi i64 [{self.text(low)}, %{before}], [{self.text(following)}, %{latch}]"
-        for i, (v, first, last) in enumerate(zip(values, carry, frame.next, strict=True)):
-            self.lines[place + 1 + i] = f"  {v.text} = phi {v.type} [{first.text}, %{before}], [{last.text}, %{latch}]"
+        self.line(f"br i1 {more.text}, label %{head}, label %{done}")
+        phis = [(index, self.text(low), self.text(following))]
+        phis += [(v, a.text, b.text) for v, a, b in zip(values, carry, frame.next, strict=True)]
+        for i, (v, first, again) in enumerate(phis, place):
+            self.lines[i] = f"  {v.text} = phi {v.type} [{first}, %{before}], [{again}, %{latch}]"
         self.label(done)
         frame.values = list(frame.next)
         if maybe_empty:
@@ -194,85 +204,88 @@ class Emitter:
     # ---- memory
 
     def offset(self, pointer: Value, nbytes: Int) -> Value:
-        return pointer if nbytes == 0 else self.emit(f"getelementptr i8, ptr {pointer.text}, i64 {self.text(nbytes)}", PTR)
+        if nbytes == 0:
+            return pointer
+        return self.emit(f"getelementptr i8, {pointer.typed}, i64 {self.text(nbytes)}", PTR)
 
     def load(self, pointer: Value, nbytes: Int, type: Type, align: int) -> Value:
         p = self.offset(pointer, nbytes)
-        return self.emit(f"load {type}, ptr {p.text}, align {align}", type)
+        return self.emit(f"load {type}, {p.typed}, align {align}", type)
 
     def store(self, value: Value, pointer: Value, nbytes: Int, align: int) -> None:
         p = self.offset(pointer, nbytes)
-        self.line(f"store {value.type} {value.text}, ptr {p.text}, align {align}")
+        self.line(f"store {value.typed}, {p.typed}, align {align}")
 
     def mask(self, type: Type, active: Collection[int]) -> Value:
         bits = ", ".join("i1 true" if i in active else "i1 false" for i in range(type.lanes))
         return Value(f"<{bits}>", type.of("bool"))
 
-    def masked_load(self, pointer: Value, nbytes: Int, type: Type, active: Collection[int], align: int) -> Value:
+    def masked_load(self, pointer: Value, nbytes: Int, type: Type, active: Collection[int],
+                    align: int) -> Value:
         """The `active` lanes of memory, zero in the others, which are not touched."""
-        p, m, f = self.offset(pointer, nbytes), self.mask(type, active), f"@llvm.masked.load.{type.mangled}.p0"
+        p, m = self.offset(pointer, nbytes), self.mask(type, active)
+        f = f"@llvm.masked.load.{type.mangled}.p0"
         self.declare(f"{type} {f}(ptr, i32, {m.type}, {type})")
-        return self.emit(f"call {type} {f}(ptr {p.text}, i32 {align}, {m.type} {m.text}, {type} zeroinitializer)", type)
+        return self.emit(f"call {type} {f}({p.typed}, i32 {align}, {m.typed}, {type} zeroinitializer)", type)
 
-    def masked_store(self, value: Value, pointer: Value, nbytes: Int, active: Collection[int], align: int) -> None:
-        p, m, f = self.offset(pointer, nbytes), self.mask(value.type, active), f"@llvm.masked.store.{value.type.mangled}.p0"
+    def masked_store(self, value: Value, pointer: Value, nbytes: Int, active: Collection[int],
+                     align: int) -> None:
+        p, m = self.offset(pointer, nbytes), self.mask(value.type, active)
+        f = f"@llvm.masked.store.{value.type.mangled}.p0"
         self.declare(f"void {f}({value.type}, ptr, i32, {m.type})")
-        self.line(f"call void {f}({value.type} {value.text}, ptr {p.text}, i32 {align}, {m.type} {m.text})")
+        self.line(f"call void {f}({value.typed}, {p.typed}, i32 {align}, {m.typed})")
 
     def opaque(self, pointer: Value) -> Value:
-        """The same pointer, of which LLVM knows nothing: keeps it from merging loads into long live ranges."""
+        """The same pointer, about which LLVM knows nothing: so it can't merge loads into long live ranges."""
         return self.emit(f'call ptr asm "", "=r,0"(ptr {pointer.text})', PTR)
 
-    def prefetch(self, pointer: Value, nbytes: Int, locality: int = 3) -> None:
+    def prefetch(self, pointer: Value, nbytes: Int) -> None:
         self.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         p = self.offset(pointer, nbytes)
-        self.line(f"call void @llvm.prefetch.p0(ptr {p.text}, i32 0, i32 {locality}, i32 1)")
+        self.line(f"call void @llvm.prefetch.p0({p.typed}, i32 0, i32 3, i32 1)")
 
     # ---- floating point and vectors
 
     def constant(self, value: float, type: Type) -> Value:
-        if not type.floating:
-            body = str(int(value))
-        elif type.dtype == "f32":
-            body = f"0x{struct.unpack('<Q', struct.pack('<d', struct.unpack('<f', struct.pack('<f', value))[0]))[0]:016X}"
-        else:
-            body = f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+        if type.dtype == "f32":
+            value = struct.unpack("<f", struct.pack("<f", value))[0]
+        body = f"0x{struct.pack('>d', value).hex().upper()}" if type.floating else str(int(value))
         return Value(f"splat ({LLVM[type.dtype]} {body})" if type.lanes else body, type)
 
     def splat(self, scalar: Value, type: Type) -> Value:
         if not type.lanes:
             return scalar
-        one = self.emit(f"insertelement {type} poison, {scalar.type} {scalar.text}, i64 0", type)
+        one = self.emit(f"insertelement {type} poison, {scalar.typed}, i64 0", type)
         zeros = f"<{type.lanes} x i32> zeroinitializer"
-        return self.emit(f"shufflevector {type} {one.text}, {type} poison, {zeros}", type)
+        return self.emit(f"shufflevector {one.typed}, {type} poison, {zeros}", type)
 
     def insert(self, vector: Value, scalar: Value, lane: int) -> Value:
-        return self.emit(f"insertelement {vector.type} {vector.text}, {scalar.type} {scalar.text}, i64 {lane}", vector.type)
+        return self.emit(f"insertelement {vector.typed}, {scalar.typed}, i64 {lane}", vector.type)
 
     def extract(self, vector: Value, lane: int) -> Value:
-        return self.emit(f"extractelement {vector.type} {vector.text}, i64 {lane}", Type(vector.type.dtype))
+        return self.emit(f"extractelement {vector.typed}, i64 {lane}", Type(vector.type.dtype))
 
     def shuffle(self, vector: Value, lanes: Sequence[int]) -> Value:
         t = Type(vector.type.dtype, len(lanes))
-        order = ", ".join(f"i32 {i}" for i in lanes)
-        return self.emit(f"shufflevector {vector.type} {vector.text}, {vector.type} poison, <{len(lanes)} x i32> <{order}>", t)
+        order = f"<{t.lanes} x i32> <{', '.join(f'i32 {i}' for i in lanes)}>"
+        return self.emit(f"shufflevector {vector.typed}, {vector.type} poison, {order}", t)
 
     def arith(self, op: str, a: Value, b: Value) -> Value:
-        return self.emit(f"{op} {a.type} {a.text}, {b.text}", a.type)
+        return self.emit(f"{op} {a.typed}, {b.text}", a.type)
 
     def fcompare(self, predicate: str, a: Value, b: Value) -> Value:
-        return self.emit(f"fcmp {predicate} {a.type} {a.text}, {b.text}", a.type.of("bool"))
+        return self.emit(f"fcmp {predicate} {a.typed}, {b.text}", a.type.of("bool"))
 
     def select(self, condition: Value, a: Value, b: Value) -> Value:
-        return self.emit(f"select {condition.type} {condition.text}, {a.type} {a.text}, {a.type} {b.text}", a.type)
+        return self.emit(f"select {condition.typed}, {a.typed}, {b.typed}", a.type)
 
     def intrinsic(self, name: str, *args: Value) -> Value:
         t = args[0].type
         self.declare(f"{t} @llvm.{name}.{t.mangled}({', '.join(str(a.type) for a in args)})")
-        return self.emit(f"call {t} @llvm.{name}.{t.mangled}({', '.join(f'{a.type} {a.text}' for a in args)})", t)
+        return self.emit(f"call {t} @llvm.{name}.{t.mangled}({', '.join(a.typed for a in args)})", t)
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         return self.intrinsic("fmuladd", a, b, c)
 
     def cast(self, op: str, a: Value, type: Type) -> Value:
-        return self.emit(f"{op} {a.type} {a.text} to {type}", type)
+        return self.emit(f"{op} {a.typed} to {type}", type)

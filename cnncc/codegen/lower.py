@@ -1,11 +1,13 @@
 """Lowering: one walk over the schedule of each stage. It never asks for an op's name or a layer's shape.
 
-A kernel becomes `void name(ptr args, i64 begin, i64 end, i64 thread)`. `args` points to eight-byte slots: the batch,
-the base of the scratch memory of all threads, then the operands in order. Tasks are the tiles of the par loops.
+A kernel becomes `void name(ptr args, i64 begin, i64 end, i64 thread)`. `args` points to eight-byte slots: the
+batch, the base of the scratch memory of all threads, then the operands in order. Tasks are the tiles of the
+par loops.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -69,7 +71,8 @@ class _KernelLowering:
                 at += -(-t.layout.elements(self.shapes[t.name]) * BYTES[t.type.dtype] // ALIGN) * ALIGN
         self.origins: dict[str, list[Int]] = {}
         self.last = kernel.stages[-1]
-        self.stages = [_StageLowering(self, s, kernel.loops.loops if s is self.last else ()) for s in kernel.stages]
+        self.stages = [_StageLowering(self, s, kernel.loops.loops if s is self.last else ())
+                       for s in kernel.stages]
 
     def extent(self, e: Extent) -> Int:
         return self.batch if isinstance(e, str) else e
@@ -138,7 +141,8 @@ class _KernelLowering:
         pos = {d: Pos(0, 0, (), self.extent(x)) for d, x in stage.extents.items()}
         self.origins[name] = []
         for axis, (index, size) in enumerate(zip(stage.out.index, full, strict=True)):
-            reads = {(x.index[axis], id(at)): at for other, at in consumers for x in other.loads if x.tensor == name}
+            reads = {(x.index[axis], id(at)): at for other, at in consumers
+                     for x in other.loads if x.tensor == name}
             intervals = [self._interval(i, at) for (i, _), at in reads.items()]
             low, span = self._union(intervals, size)
             self.origins[name].append(low)
@@ -209,16 +213,16 @@ class _StageLowering:
         self.ahead = stage.schedule.prefetch
         self.begin = len(shared)
         tensors = kernel.kernel.tensors
-        self.accesses = [Access(x, tensors[x.tensor], kernel.shapes[x.tensor]) for x in (*stage.loads, stage.out)]
+        self.accesses = [Access(x, tensors[x.tensor], kernel.shapes[x.tensor])
+                         for x in (*stage.loads, stage.out)]
         self.number = {a.load: i for i, a in enumerate(self.accesses[:-1])}
         self.store_at = len(self.accesses) - 1
         self.extents = stage.extents
         outer: set[str] = set() if stage is kernel.last else placed(kernel.kernel, stage)
         shapes = {t.name: t.type.shape for t in tensors.values()}
-        self.validity: Validity = decide([x for x in stage.first.loads if x.tensor != ACC], shapes, self.extents,
-                                         self.loops, outer)
-        reduced = set(self.first.reduced) if self.first.fold != "=" else set()
-        self.reduced = reduced
+        loads = [x for x in self.first.loads if x.tensor != ACC]
+        self.validity: Validity = decide(loads, shapes, self.extents, self.loops, outer)
+        self.reduced = reduced = set(self.first.reduced) if self.first.fold != "=" else set()
         counted = [i for i, x in enumerate(self.loops) if x.kind in ("par", "for") and x.dim not in reduced]
         self.tile_at = max([self.begin, *(i + 1 for i in counted)])
         early = [x for x in self.loops[:self.tile_at] if x.dim in reduced]
@@ -294,7 +298,7 @@ class _StageLowering:
             start = run.start if isinstance(run.start, int) else 0
             if isinstance(run.count, int) and isinstance(run.start, int):
                 most = start + (run.count - 1) * run.size
-                multiple = _gcd(start, run.size)
+                multiple = math.gcd(start, run.size)
             else:
                 most, multiple = 1 << 30, 1 if not isinstance(run.start, int) else run.size
             new = Pos(old.const, old.rep + run.rep, (*old.terms, Term(value, multiple, most)), run.size)
@@ -407,8 +411,9 @@ class _StageLowering:
         for k, v in values.items():
             self.store(v, places[k], ptrs)
 
-    def epilogue(self, f: Formula, values: Mapping[Key, Value], places: Mapping[Key, Positions], ptrs: Pointers,
-                 wide: Type) -> tuple[dict[Key, Value], dict[Key, Positions]]:
+    def epilogue(self, f: Formula, values: Mapping[Key, Value], places: Mapping[Key, Positions],
+                 ptrs: Pointers, wide: Type) -> tuple[dict[Key, Value], dict[Key, Positions]]:
+        """A formula on the tile's values; those that it folds together share the first one's place."""
         dims = set(f.out_dims)
         result: dict[Key, Value] = {}
         at: dict[Key, Positions] = {}
@@ -442,7 +447,7 @@ class _StageLowering:
         return acc
 
     def turns(self, i: int, pos: Positions) -> bool:
-        """Whether the rest of the register tile has a loop that turns, so that its body is a block of its own."""
+        """Whether the rest of the register tile has a loop that turns: its body is a block of its own."""
         for j, loop in enumerate(self.loops[i:], i):
             if loop.kind == "for":
                 runs = self.runs(j, loop, pos)
@@ -456,7 +461,7 @@ class _StageLowering:
         active = self.valid(pos)
         if not active:
             return acc
-        j = self.order[self.key({**pos, **{d: p for d, p in pos.items() if d in self.reduced}})]
+        j = self.order[self.key(pos)]
         wide = acc[j].type
         factors = multiply_add(self.first)
         across_lanes = simd is not None and simd.dim in self.reduced
@@ -468,7 +473,8 @@ class _StageLowering:
         else:
             v = self.value(self.first.expr, pos, ptrs, wide, None, active)
             if simd and len(active) < (self.lanes if across_lanes else self.active(pos)):
-                v = self.e.select(self.e.mask(wide, active), v, self.e.constant(IDENTITY[self.first.fold], wide))
+                identity = self.e.constant(IDENTITY[self.first.fold], wide)
+                v = self.e.select(self.e.mask(wide, active), v, identity)
             new = apply(self.e, COMBINE[self.first.fold], [acc[j], v])
         return [*acc[:j], new, *acc[j + 1:]]
 
@@ -520,7 +526,8 @@ class _StageLowering:
             if not vector or self.simd is None:
                 known = self.e.splat(self.e.load(ptrs[i], at, scalar, a.bytes), wide)
             elif (stride := a.stride(self.simd.dim, 1, span - 1)) == a.bytes:
-                whole = len(lanes) == wide.lanes or (len(lanes) == span and a.padded(self.simd.dim, wide.lanes))
+                whole = len(lanes) == wide.lanes or \
+                    (len(lanes) == span and a.padded(self.simd.dim, wide.lanes))
                 known = self.e.load(ptrs[i], at, wide, a.bytes) if whole else \
                     self.e.masked_load(ptrs[i], at, wide, lanes, a.bytes)
                 if a.tensor.name in self.ahead:
@@ -551,9 +558,3 @@ class _StageLowering:
             self.e.store(self.e.select(mask, v, self.e.constant(0, v.type)), p, at, a.bytes)
         else:
             self.e.masked_store(v, p, at, range(active), a.bytes)
-
-
-def _gcd(a: int, b: int) -> int:
-    while b:
-        a, b = b, a % b
-    return a

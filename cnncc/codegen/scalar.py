@@ -9,7 +9,7 @@ ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 
 
 def apply(e: Emitter, fn: str, args: list[Value], constant: bool = False) -> Value:
-    """`fn` of ir.expr.FUNCTIONS; `constant` says that the second operand of max or min is a number."""
+    """A function of ir.expr.FUNCTIONS; `constant`: max or min against a number. Raises InternalError."""
     a = args[0]
     if fn in ARITHMETIC:
         return e.arith(ARITHMETIC[fn], a, args[1])
@@ -17,15 +17,19 @@ def apply(e: Emitter, fn: str, args: list[Value], constant: bool = False) -> Val
         case "max" | "min":
             return _extreme(e, fn, a, args[1], constant)
         case "neg":
-            return e.emit(f"fneg {a.type} {a.text}", a.type)
+            return _negated(e, a)
         case "exp":
             return exp(e, a)
         case "sqrt" | "abs":
             return e.intrinsic("sqrt" if fn == "sqrt" else "fabs", a)
         case "sigmoid":
             one = e.constant(1, a.type)
-            return e.arith("fdiv", one, e.arith("fadd", one, exp(e, e.emit(f"fneg {a.type} {a.text}", a.type))))
+            return e.arith("fdiv", one, e.arith("fadd", one, exp(e, _negated(e, a))))
     raise InternalError(f"no code for the function {fn}")
+
+
+def _negated(e: Emitter, a: Value) -> Value:
+    return e.emit(f"fneg {a.typed}", a.type)
 
 
 def _extreme(e: Emitter, fn: str, a: Value, b: Value, constant: bool) -> Value:
@@ -36,7 +40,7 @@ def _extreme(e: Emitter, fn: str, a: Value, b: Value, constant: bool) -> Value:
 
 
 def exp(e: Emitter, x: Value) -> Value:
-    """exp in f32 within 2 ulp: Cody-Waite reduction and a polynomial (Cephes expf); 0 and inf beyond the range."""
+    """exp in f32 within 2 ulp: Cody-Waite reduction, polynomial (Cephes expf); 0 and inf out of range."""
     t = x.type
     def c(v: float) -> Value:
         return e.constant(v, t)
@@ -64,7 +68,7 @@ def exp(e: Emitter, x: Value) -> Value:
 
 
 def across(e: Emitter, fn: str, v: Value) -> Value:
-    """All lanes combined, halves first: always in the same order."""
+    """All lanes (a power of two) combined, halves first: always in the same order."""
     n = v.type.lanes
     while n > 1:
         n //= 2

@@ -1,7 +1,8 @@
 """Taps that fall outside of an operand are skipped, not computed: where each test of validity is decided.
 
-A constraint says 0 <= index < size. Where loops count over only one of its dimensions and all others are unrolled, those
-loops are split into runs of tiles with equal sets of valid taps. Otherwise the innermost counted loop is clamped.
+A constraint says 0 <= index < size. Where loops count over only one of its dimensions and all others are
+unrolled, those loops are split into runs of tiles with equal sets of valid taps. Otherwise the innermost
+counted loop is clamped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from cnncc.ir.types import Extent
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
+    """0 <= index < size."""
+
     index: Index
     size: int
 
@@ -43,8 +46,8 @@ def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extent
 
     Raises InternalError where the schedule leaves no loop that can decide.
     """
-    constraints = {Constraint(i, int(size)) for x in loads for i, size in zip(x.index, shapes[x.tensor], strict=True)
-                   if outside(i, size, extents)}
+    constraints = {Constraint(i, int(size)) for x in loads
+                   for i, size in zip(x.index, shapes[x.tensor], strict=True) if outside(i, size, extents)}
     static: list[Constraint] = []
     split: dict[int, list[Constraint]] = {}
     clamp: dict[int, list[Constraint]] = {}
@@ -58,10 +61,12 @@ def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extent
                 split.setdefault(i, []).append(c)
             continue
         last = counted[-1] if counted else -1
-        inside = [x.dim for x in loops[last + 1:] if x.dim in c.index.dims]
-        if last < 0 or loops[last].kind != "for" or loops[last].step != 1 or c.index.coefficient(loops[last].dim) < 1 \
-                or any(d != loops[last].dim for d in inside):
-            raise InternalError(f"the schedule decides {c.index} < {c.size} nowhere: {', '.join(map(str, loops))}")
+        loop = loops[last] if counted else None
+        inside = {x.dim for x in loops[last + 1:] if x.dim in c.index.dims}
+        if loop is None or loop.kind != "for" or loop.step != 1 or c.index.coefficient(loop.dim) < 1 \
+                or inside - {loop.dim}:
+            listed = ", ".join(map(str, loops))
+            raise InternalError(f"the schedule decides {c.index} < {c.size} nowhere: {listed}")
         clamp.setdefault(last, []).append(c)
     return Validity(tuple(static), split, clamp)
 
@@ -70,7 +75,8 @@ def _extent(e: Extent) -> int:
     return e if isinstance(e, int) else 1 << 62
 
 
-def signature(constraints: Sequence[Constraint], dim: str, start: int, size: int, extents: Mapping[str, Extent]) -> tuple[bool, ...]:
+def signature(constraints: Sequence[Constraint], dim: str, start: int, size: int,
+              extents: Mapping[str, Extent]) -> tuple[bool, ...]:
     """For a tile of `dim` the validity of all taps, every other dimension running over its extent."""
     result: list[bool] = []
     for c in constraints:
