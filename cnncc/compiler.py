@@ -49,7 +49,7 @@ def read(source: Source, opening: Opening | None = None) -> Graph:
 
 
 def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
-    """(name of the pass, the graph after it), the graph as read first; CNNCC_DUMP=folder writes each to a file.
+    """(name of the pass, the graph after it), first the graph as read; CNNCC_DUMP=folder writes all to files.
 
     Raises InternalError naming the pass.
     """
@@ -70,15 +70,13 @@ def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
 
 
 def optimize(graph: Graph, target: Target) -> Graph:
-    """The graph after all passes."""
-    for _, graph in stages(graph, target):
-        pass
-    return graph
+    """The graph after all passes. Raises as `stages`."""
+    return functools.reduce(lambda _, step: step[1], stages(graph, target), graph)
 
 
 @dataclass(frozen=True)
 class Code:
-    """What a scheduled graph needs to run: the plan, LLVM text by symbol (kernels, driver, pool), the weights."""
+    """What a scheduled graph needs to run: the plan, the kernels by symbol, the order of the weights."""
 
     plan: Plan
     kernels: dict[str, Kernel]
@@ -111,8 +109,10 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
             jobs: int | None = None, progress: Callable[[str, float], None] | None = None) -> CompiledModel:
     """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
 
-    `threads` only sets how many the model uses when it runs. `progress` is told (what is done, fraction).
-    Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled.
+    `threads` only sets how many the model uses when it runs. `target` is native, x86-64-v3 or x86-64-v4. `jobs`
+    is the number of compile processes (None: one per CPU). `progress` is told (what is done, fraction).
+    Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
+    for a bad argument.
     """
     from cnncc.runtime import cache as store
     from cnncc.runtime import env
@@ -175,7 +175,7 @@ def folded(graph: Graph, plan: Plan) -> dict[str, str]:
 
 
 def _expected(source: Source) -> float:
-    """Seconds that compiling may take, guessed from the size: whether worker processes should start at once."""
+    """Seconds that compiling may take, guessed from the size: whether to start worker processes at once."""
     try:
         size = os.path.getsize(source) if isinstance(source, str | os.PathLike) else len(source) \
             if isinstance(source, bytes) else 0
@@ -185,7 +185,7 @@ def _expected(source: Source) -> float:
 
 
 def _cache_key(source: Source, target: Target) -> str | None:
-    """The key of a model's file with everything that decides the code; None without a cache or such a file."""
+    """The key of a model's bytes and all else that decides the code; None without a cache or such bytes."""
     from cnncc.runtime import cache
     if cache.directory() is None:
         return None
@@ -216,7 +216,8 @@ def code_hash() -> str:
     """A hash of this package's own compiler, so that a changed pass never meets an old cache entry."""
     from cnncc.runtime import cache
     root = Path(__file__).parent
-    paths = sorted(p for folder in ("ir", "passes", "codegen", "frontend") for p in (root / folder).glob("*.py"))
+    folders = ("ir", "passes", "codegen", "frontend")
+    paths = sorted(p for folder in folders for p in (root / folder).glob("*.py"))
     return cache.key(*(f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths))
 
 

@@ -40,8 +40,8 @@ class Target:
 
 
 LEVELS = {
-    "x86-64-v4": "+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,+avx2,+avx,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,"
-                 "+movbe,+sse4.2",
+    "x86-64-v4": "+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,+avx2,+avx,+fma,+f16c,+bmi,+bmi2,+lzcnt,"
+                 "+popcnt,+movbe,+sse4.2",
     "x86-64-v3": "+avx2,+avx,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe,+sse4.2",
 }
 TRIPLE = "x86_64-unknown-linux-gnu"
