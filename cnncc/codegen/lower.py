@@ -7,29 +7,21 @@ par loops.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from cnncc.codegen.access import Access, Pos, Positions, Term
-from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Type, Value
-from cnncc.codegen.scalar import across, apply
-from cnncc.codegen.validity import Constraint, Validity, decide, signature
+from cnncc.codegen.access import Pos, Positions, Term
+from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Value
+from cnncc.codegen.stage import Pointers, Run, StageLowering
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Call, Const, Expr, Index, Load
-from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add
-from cnncc.ir.kernel import ACC, Kernel, Stage
-from cnncc.ir.regions import ALIGN, placed, scratch_bytes, scratch_shapes
-from cnncc.ir.schedule import Loop, tiles
+from cnncc.ir.expr import Index
+from cnncc.ir.kernel import Kernel, Stage
+from cnncc.ir.regions import ALIGN, scratch_bytes, scratch_shapes
 from cnncc.ir.target import Target
-from cnncc.ir.tasks import unit_of
 from cnncc.ir.types import BYTES, Extent
 
 ATTRIBUTES = 'nounwind "min-legal-vector-width"="512" "prefer-vector-width"="512" "frame-pointer"="none"'
 SLOT_BATCH, SLOT_SCRATCH, SLOT_OPERANDS = 0, 1, 2
-
-Pointers = Mapping[int, Value]
-Key = tuple[int, ...]
 
 
 def lower(kernel: Kernel, name: str, target: Target) -> str:
@@ -42,21 +34,11 @@ def lower(kernel: Kernel, name: str, target: Target) -> str:
     return e.module()
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """`count` tiles of `size`, the first at `start`; `rep` is the start for tests of validity."""
-
-    start: Int
-    size: int
-    count: Int
-    rep: int = 0
-
-
 class _KernelLowering:
     """The parts that stages share: pointers, tasks, shared loops, regions."""
 
     def __init__(self, e: Emitter, kernel: Kernel, target: Target, args: Value, thread: Value) -> None:
-        self.e, self.kernel, self.target = e, kernel, target
+        self.e, self.kernel = e, kernel
         self.batch = e.load(args, 8 * SLOT_BATCH, I64, 8)
         self.bases: dict[str, Value] = {}
         for i, t in enumerate(kernel.operands):
@@ -71,8 +53,7 @@ class _KernelLowering:
                 at += -(-t.layout.elements(self.shapes[t.name]) * BYTES[t.type.dtype] // ALIGN) * ALIGN
         self.origins: dict[str, list[Int]] = {}
         self.last = kernel.stages[-1]
-        self.stages = [_StageLowering(self, s, kernel.loops.loops if s is self.last else ())
-                       for s in kernel.stages]
+        self.stages = [StageLowering(e, kernel, s, target, self.shapes) for s in kernel.stages]
 
     def extent(self, e: Extent) -> Int:
         return self.batch if isinstance(e, str) else e
@@ -132,7 +113,7 @@ class _KernelLowering:
             regions[stage.out.tensor] = region
             consumers.append((stage, region))
         for stage, lowering in zip(self.kernel.stages, self.stages, strict=True):
-            lowering.run(pos if stage is self.last else regions[stage.out.tensor])
+            lowering.run(pos if stage is self.last else regions[stage.out.tensor], self.bases, self.origins)
 
     def region(self, stage: Stage, consumers: Sequence[tuple[Stage, Positions]]) -> Positions:
         """What later stages read of a stage's result inside the shared loops, by interval arithmetic."""
@@ -202,359 +183,3 @@ class _Interval:
         if isinstance(size, str) or self.single:
             return True                     # a plain dimension runs within its extent
         return self.least >= 0 and isinstance(self.length, int) and self.most + self.length <= size
-
-
-class _StageLowering:
-    """One stage: loops, the register tile, its epilogue and stores."""
-
-    def __init__(self, kernel: _KernelLowering, stage: Stage, shared: Sequence[Loop]) -> None:
-        self.k, self.e, self.stage, self.first = kernel, kernel.e, stage, stage.first
-        self.loops = (*shared, *(x for x in stage.schedule.loops if x.kind != "prefetch"))
-        self.ahead = stage.schedule.prefetch
-        self.begin = len(shared)
-        tensors = kernel.kernel.tensors
-        self.accesses = [Access(x, tensors[x.tensor], kernel.shapes[x.tensor])
-                         for x in (*stage.loads, stage.out)]
-        self.number = {a.load: i for i, a in enumerate(self.accesses[:-1])}
-        self.store_at = len(self.accesses) - 1
-        self.extents = stage.extents
-        outer: set[str] = set() if stage is kernel.last else placed(kernel.kernel, stage)
-        shapes = {t.name: t.type.shape for t in tensors.values()}
-        loads = [x for x in self.first.loads if x.tensor != ACC]
-        self.validity: Validity = decide(loads, shapes, self.extents, self.loops, outer)
-        self.reduced = reduced = set(self.first.reduced) if self.first.fold != "=" else set()
-        counted = [i for i, x in enumerate(self.loops) if x.kind in ("par", "for") and x.dim not in reduced]
-        self.tile_at = max([self.begin, *(i + 1 for i in counted)])
-        early = [x for x in self.loops[:self.tile_at] if x.dim in reduced]
-        if early:
-            raise InternalError(f"a loop over the sum's {early[0].dim} is outside of a loop over the result")
-        for d, e in stage.extents.items():
-            own = [x for x in self.loops if x.dim == d]
-            if e != 1 and not (own and (own[-1].kind == "simd" or own[-1].step == 1)):
-                raise InternalError(f"the schedule doesn't walk {d}: {', '.join(map(str, self.loops))}")
-        self.simd = next((x for x in self.loops if x.kind == "simd"), None)
-        self.lanes = 0
-        if self.simd:
-            self.lanes = kernel.target.lanes * 4 // BYTES[self.accesses[-1].tensor.type.dtype]
-        self.tile_dims = tuple(d for d in self.extents if d not in reduced)
-        self.memo: dict[tuple[str, int, str, int, int, tuple[int, ...]], Value] = {}
-        self.pad = self.lanes if self.simd and self.accesses[-1].padded(self.simd.dim, self.lanes) else 0
-        unrolled = {x.dim for x in self.loops[self.tile_at:] if x.kind == "unroll"} - reduced
-        self.overlapping = {
-            d: [i for i, a in enumerate(self.accesses[:-1])
-                if a.shares_axis(d, unrolled) and not (self.simd and self.simd.dim in a.dims)]
-            for d in reduced}
-
-    # ---- loops
-
-    def runs(self, i: int, loop: Loop, pos: Positions) -> list[Run]:
-        """The tiles of a loop, equal ones together."""
-        span = pos[loop.dim].span
-        if i in self.validity.clamp:
-            low, high = self._clamped(self.validity.clamp[i], loop.dim, pos)
-            return [Run(low, 1, self.e.sub(high, low))]
-        if not isinstance(span, int):
-            if loop.step == 1 or loop.kind == "par":
-                return [Run(0, 1, span)]
-            whole = self.e.div(span, loop.step)
-            done = self.e.mul(whole, loop.step)
-            return [Run(0, loop.step, whole), Run(done, 1, self.e.sub(span, done))]
-        split = self.validity.split.get(i, [])
-        unit = unit_of(self.k.kernel, self.stage, loop)
-        base = pos[loop.dim].rep
-        result: list[Run] = []
-        last: object = None
-        for start, size in tiles(span, loop.step, unit):
-            sign = (size, signature(split, loop.dim, base + start, size, self.extents) if split else ())
-            if sign == last:
-                result[-1] = replace(result[-1], count=self.e.add(result[-1].count, 1))
-            else:
-                result.append(Run(start, size, 1, start))
-                last = sign
-        return result
-
-    def _clamped(self, constraints: Sequence[Constraint], dim: str, pos: Positions) -> tuple[Int, Int]:
-        """The part of a loop in which all its constraints hold: 0 <= rest + a * dim < size."""
-        e = self.e
-        low: Int = 0
-        high: Int = pos[dim].span
-        for c in constraints:
-            rest: Int = c.index.const
-            for d, k in c.index.terms:
-                rest = e.add(rest, k * pos[d].const)
-                for t in pos[d].terms:
-                    rest = e.add(rest, e.mul(t.value, k))
-            a = c.index.coefficient(dim)
-            low = e.greatest(low, e.div(e.greatest(e.sub(a - 1, rest), 0), a))
-            high = e.least(high, e.div(e.greatest(e.sub(c.size + a - 1, rest), 0), a))
-        return low, high
-
-    def placed(self, pos: Positions, dim: str, value: Int, run: Run) -> Positions:
-        """Positions within one tile of a run, which starts at `value` (relative to the loop)."""
-        old = pos[dim]
-        if isinstance(value, int):
-            new = Pos(old.const + value, old.rep + value, old.terms, run.size)
-        else:
-            start = run.start if isinstance(run.start, int) else 0
-            if isinstance(run.count, int) and isinstance(run.start, int):
-                most = start + (run.count - 1) * run.size
-                multiple = math.gcd(start, run.size)
-            else:
-                most, multiple = 1 << 30, 1 if not isinstance(run.start, int) else run.size
-            new = Pos(old.const, old.rep + run.rep, (*old.terms, Term(value, multiple, most)), run.size)
-        return {**pos, dim: new}
-
-    def turn(self, run: Run, loop: Loop, pos: Positions, ptrs: Pointers, carry: list[Value],
-             body: Callable[[Positions, Pointers, list[Value]], list[Value]]) -> list[Value]:
-        """One run of a counted loop around `body`."""
-        e = self.e
-        if run.count == 1:
-            start = run.start
-            if isinstance(start, int):
-                return body(self.placed(pos, loop.dim, start, run), ptrs, carry)
-            placed = self.placed(pos, loop.dim, start, run)
-            return body(placed, self.moved(ptrs, loop.dim, placed[loop.dim].terms[-1]), carry)
-        end = e.add(run.start, e.mul(run.count, run.size))
-        dynamic = not (isinstance(run.count, int) and isinstance(run.start, int))
-        with e.loop(run.start, end, run.size, carry, maybe_empty=dynamic) as turn:
-            placed = self.placed(pos, loop.dim, turn.index, run)
-            turn.next = body(placed, self.moved(ptrs, loop.dim, placed[loop.dim].terms[-1]), turn.values)
-        return turn.values
-
-    def moved(self, ptrs: Pointers, dim: str, term: Term) -> Pointers:
-        """The pointers, moved by a loop variable of `dim`."""
-        result = dict(ptrs)
-        for i in ptrs:
-            if dim in self.accesses[i].dims:
-                stride = self.accesses[i].stride(dim, term.multiple, term.most)
-                result[i] = self.e.offset(ptrs[i], self.e.mul(term.value, stride))
-        return result
-
-    # ---- the walk
-
-    def run(self, pos: Positions) -> None:
-        ptrs: dict[int, Value] = {}
-        for i, a in enumerate(self.accesses):
-            p = self.k.bases[a.tensor.name]
-            for axis, origin in enumerate(self.k.origins.get(a.tensor.name, [])):
-                stride = a.parts[axis][0][2] * a.bytes // a.parts[axis][0][0]
-                p = self.e.offset(p, self.e.sub(0, self.e.mul(origin, stride)))
-            ptrs[i] = p
-        moved: Pointers = ptrs
-        for d, at in pos.items():
-            for t in at.terms:
-                moved = self.moved(moved, d, t)
-        self.nest(self.begin, pos, moved)
-
-    def nest(self, i: int, pos: Positions, ptrs: Pointers) -> None:
-        """Loops outside of the register tile."""
-        if i == self.tile_at:
-            self.tile(pos, ptrs)
-            return
-        loop = self.loops[i]
-        def inner(p: Positions, q: Pointers, c: list[Value]) -> list[Value]:
-            self.nest(i + 1, p, q)
-            return c
-        for run in self.runs(i, loop, pos):
-            if loop.kind == "unroll":
-                if not isinstance(run.count, int):
-                    raise InternalError(f"the schedule unrolls {loop.dim}, whose extent isn't known")
-                for j in range(run.count):
-                    inner(self.placed(pos, loop.dim, run.rep + j * run.size, run), ptrs, [])
-            else:
-                self.turn(run, loop, pos, ptrs, [], inner)
-
-    def steps(self, i: int, pos: Positions) -> Iterator[Positions]:
-        """The positions that an unrolled or simd loop visits."""
-        loop = self.loops[i]
-        span = pos[loop.dim].span
-        if not isinstance(span, int):
-            raise InternalError(f"the schedule unrolls {loop.dim}, whose extent isn't known")
-        step = self.lanes if loop.kind == "simd" else loop.step
-        for start in range(0, span, step):
-            yield {**pos, loop.dim: pos[loop.dim].shift(start, min(step, span - start))}
-
-    def combinations(self, i: int, pos: Positions) -> list[Positions]:
-        """The elements (or vectors) of the register tile."""
-        if i == len(self.loops):
-            return [pos]
-        if self.loops[i].dim in self.reduced:
-            return self.combinations(i + 1, pos)
-        return [c for p in self.steps(i, pos) for c in self.combinations(i + 1, p)]
-
-    def active(self, pos: Positions) -> int:
-        """How many lanes of the vector at a position lie inside of the extent."""
-        span = pos[self.simd.dim].span if self.simd else 0
-        if not isinstance(span, int):
-            raise InternalError("a vector's extent isn't known")
-        return span
-
-    def key(self, pos: Positions) -> Key:
-        return tuple([pos[d].const for d in self.tile_dims])
-
-    def tile(self, pos: Positions, ptrs: Pointers) -> None:
-        """Fold into registers, then the epilogue, then the stores."""
-        places = {self.key(p): p for p in self.combinations(self.tile_at, pos)}
-        wide = Type(self.accesses[-1].tensor.type.dtype, self.lanes)
-        if self.first.fold == "=":
-            values = {k: self.value(self.first.expr, p, ptrs, wide, None) for k, p in places.items()}
-        else:
-            start = self.e.constant(IDENTITY[self.first.fold], wide)
-            self.order = {k: j for j, k in enumerate(places)}
-            folded = self.reduce(self.tile_at, pos, ptrs, [start] * len(places))
-            if self.simd and self.simd.dim in self.reduced:
-                folded = [across(self.e, COMBINE[self.first.fold], v) for v in folded]
-                wide = Type(wide.dtype)
-            values = dict(zip(places, folded, strict=True))
-        for f in self.stage.formulas[1:]:
-            values, places = self.epilogue(f, values, places, ptrs, wide)
-        for k, v in values.items():
-            self.store(v, places[k], ptrs)
-
-    def epilogue(self, f: Formula, values: Mapping[Key, Value], places: Mapping[Key, Positions],
-                 ptrs: Pointers, wide: Type) -> tuple[dict[Key, Value], dict[Key, Positions]]:
-        """A formula on the tile's values; those that it folds together share the first one's place."""
-        dims = set(f.out_dims)
-        result: dict[Key, Value] = {}
-        at: dict[Key, Positions] = {}
-        for k, acc in values.items():
-            pos = places[k]
-            v = self.value(f.expr, pos, ptrs, wide, acc)
-            to = tuple([pos[d].const if d in dims else 0 for d in self.tile_dims])
-            if to in result:
-                v = apply(self.e, COMBINE[f.fold], [result[to], v])
-            result[to] = v
-            at.setdefault(to, pos)
-        return result, at
-
-    def reduce(self, i: int, pos: Positions, ptrs: Pointers, acc: list[Value]) -> list[Value]:
-        """Loops of the register tile, the accumulators carried."""
-        if i == len(self.loops):
-            return self.accumulate(pos, ptrs, acc)
-        loop = self.loops[i]
-        if loop.kind == "for":
-            for run in self.runs(i, loop, pos):
-                acc = self.turn(run, loop, pos, ptrs, acc, lambda p, q, c: self.reduce(i + 1, p, q, c))
-            return acc
-        isolate: list[int] = []
-        if loop.dim in self.reduced and not self.turns(i, pos):
-            isolate = self.overlapping[loop.dim]
-        for j, p in enumerate(self.steps(i, pos)):
-            own = ptrs
-            if j and isolate:
-                own = {**ptrs, **{a: self.e.opaque(ptrs[a]) for a in isolate}}
-            acc = self.reduce(i + 1, p, own, acc)
-        return acc
-
-    def turns(self, i: int, pos: Positions) -> bool:
-        """Whether the rest of the register tile has a loop that turns: its body is a block of its own."""
-        for j, loop in enumerate(self.loops[i:], i):
-            if loop.kind == "for":
-                runs = self.runs(j, loop, pos)
-                if any(r.count != 1 for r in runs):
-                    return True
-                pos = self.placed(pos, loop.dim, 0, runs[0])
-        return False
-
-    def accumulate(self, pos: Positions, ptrs: Pointers, acc: list[Value]) -> list[Value]:
-        simd = self.simd
-        active = self.valid(pos)
-        if not active:
-            return acc
-        j = self.order[self.key(pos)]
-        wide = acc[j].type
-        factors = multiply_add(self.first)
-        across_lanes = simd is not None and simd.dim in self.reduced
-        if factors and not across_lanes:
-            a, b = (self.value(f, pos, ptrs, wide, None, active) for f in factors)
-            new = self.e.fma(a, b, acc[j])
-            if simd and len(active) < self.active(pos):
-                new = self.e.select(self.e.mask(wide, active), new, acc[j])
-        else:
-            v = self.value(self.first.expr, pos, ptrs, wide, None, active)
-            if simd and len(active) < (self.lanes if across_lanes else self.active(pos)):
-                identity = self.e.constant(IDENTITY[self.first.fold], wide)
-                v = self.e.select(self.e.mask(wide, active), v, identity)
-            new = apply(self.e, COMBINE[self.first.fold], [acc[j], v])
-        return [*acc[:j], new, *acc[j + 1:]]
-
-    def valid(self, pos: Positions) -> range | tuple[int, ...]:
-        """The lanes (0 alone without a vector) that are within the extent and whose taps are valid."""
-        simd = self.simd
-        lanes: range | tuple[int, ...] = range(self.active(pos) if simd else 1)
-        for c in self.validity.static:
-            at = c.index.const
-            for d, k in c.index.terms:
-                at += k * pos[d].rep
-            step = c.index.coefficient(simd.dim) if simd else 0
-            if not step:
-                if not 0 <= at < c.size:
-                    return ()
-            elif not (0 <= at + step * lanes[0] < c.size and 0 <= at + step * lanes[-1] < c.size):
-                lanes = tuple(i for i in lanes if 0 <= at + step * i < c.size)
-                if not lanes:
-                    return ()
-        return lanes
-
-    # ---- elements
-
-    def value(self, x: Expr, pos: Positions, ptrs: Pointers, wide: Type, acc: Value | None,
-              active: Sequence[int] = ()) -> Value:
-        """An expression on the `active` lanes, all within the extent where none are named."""
-        if isinstance(x, Const):
-            return self.e.constant(x.value, wide)
-        if isinstance(x, Load):
-            if x.tensor == ACC:
-                if acc is None:
-                    raise InternalError("a first formula can't read the accumulator")
-                return acc
-            return self.element(self.number[x], pos, ptrs, wide, active)
-        assert isinstance(x, Call)
-        args = [self.value(a, pos, ptrs, wide, acc, active) for a in x.args]
-        return apply(self.e, x.fn, args, constant=isinstance(x.args[-1], Const))
-
-    def element(self, i: int, pos: Positions, ptrs: Pointers, wide: Type, active: Sequence[int]) -> Value:
-        a = self.accesses[i]
-        at = a.offset(pos)
-        vector = wide.lanes and self.simd is not None and self.simd.dim in a.dims
-        span = self.active(pos) if vector else 0
-        lanes = active if vector and active else range(span)
-        memo = (self.e.block, i, ptrs[i].text, at, wide.lanes, tuple(lanes))
-        known = self.memo.get(memo)
-        if known is None:
-            scalar = Type(wide.dtype)
-            if not vector or self.simd is None:
-                known = self.e.splat(self.e.load(ptrs[i], at, scalar, a.bytes), wide)
-            elif (stride := a.stride(self.simd.dim, 1, span - 1)) == a.bytes:
-                whole = len(lanes) == wide.lanes or \
-                    (len(lanes) == span and a.padded(self.simd.dim, wide.lanes))
-                known = self.e.load(ptrs[i], at, wide, a.bytes) if whole else \
-                    self.e.masked_load(ptrs[i], at, wide, lanes, a.bytes)
-                if a.tensor.name in self.ahead:
-                    self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
-            else:
-                known = Value("zeroinitializer", wide)
-                for lane in lanes:
-                    one = self.e.load(ptrs[i], at + lane * stride, scalar, a.bytes)
-                    known = self.e.insert(known, one, lane)
-            self.memo[memo] = known
-        return known
-
-    def store(self, v: Value, pos: Positions, ptrs: Pointers) -> None:
-        a, p = self.accesses[self.store_at], ptrs[self.store_at]
-        at = a.offset(pos)
-        if not v.type.lanes or self.simd is None:
-            self.e.store(v, p, at, a.bytes)
-            return
-        active = self.active(pos)
-        stride = a.stride(self.simd.dim, 1, active - 1)
-        if stride != a.bytes:
-            for lane in range(active):
-                self.e.store(self.e.extract(v, lane), p, at + lane * stride, a.bytes)
-        elif active == v.type.lanes:
-            self.e.store(v, p, at, a.bytes)
-        elif self.pad:
-            mask = self.e.mask(v.type, range(active))   # lanes beyond an extent are zero
-            self.e.store(self.e.select(mask, v, self.e.constant(0, v.type)), p, at, a.bytes)
-        else:
-            self.e.masked_store(v, p, at, range(active), a.bytes)
