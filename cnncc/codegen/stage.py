@@ -40,7 +40,7 @@ class StageLowering:
 
     def __init__(self, e: Emitter, kernel: Kernel, stage: Stage, target: Target,
                  shapes: Mapping[str, tuple[Extent, ...]]) -> None:
-        """`shapes`: the tensors' extents in memory. Raises InternalError for loops that don't fit the stage."""
+        """`shapes`: the tensors' extents in memory. Raises InternalError for loops that don't fit."""
         self.e, self.kernel, self.stage, self.first = e, kernel, stage, stage.first
         last = stage is kernel.stages[-1]
         shared = kernel.loops.loops if last else ()
