@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     roof = 0.0
     for i in range(args.rounds):
         progress(f"round {i + 1} of {args.rounds}")
-        roof = max(roof, peak(1, 0.05, target))
+        roof = max(roof, peak(1, 0.05))
         for own, new in zip(times, alternate(runs, 1), strict=True):
             own += new
     progress("")

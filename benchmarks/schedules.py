@@ -116,7 +116,7 @@ def search(shape: Shape, target: Target, cheapest: int, others: int, rounds: int
         times[i] = min(times[i], *t)
     best = min(finals, key=lambda i: times[i])
     chosen, fastest = (runs[0].flops / times[i] / 1e9 for i in (0, best))
-    return Result(str(shape), chosen, fastest, times[best] / times[0], peak(1, 0.05, target), ranks[best],
+    return Result(str(shape), chosen, fastest, times[best] / times[0], peak(1, 0.05), ranks[best],
                   len(known), runs[0].schedule(), runs[best].schedule())
 
 
@@ -132,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=30, help="how many shapes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shape", action="append", metavar="C,K,SIZE,KERNEL,STRIDE,GROUPS",
+                        type=lambda text: Shape(*map(int, text.split(","))), help="not random ones, but this")
     parser.add_argument("--cheapest", type=int, default=12, help="candidates by the model's order")
     parser.add_argument("--others", type=int, default=12, help="random candidates besides")
     parser.add_argument("--rounds", type=int, default=4)
@@ -139,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     target = target_for()
     results: list[Result] = []
-    for shape in shapes(args.count, args.seed):
+    for shape in args.shape or shapes(args.count, args.seed):
         results.append(search(shape, target, args.cheapest, args.others, args.rounds, args.seed))
         progress("")
         if not args.json:
