@@ -110,7 +110,7 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
     """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
 
     `threads` only sets how many the model uses when it runs. `target` is native, x86-64-v3 or x86-64-v4.
-    `jobs` is the number of compile processes (None: one per CPU). `progress` is told (what is done, fraction).
+    `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument.
     """
