@@ -4,23 +4,18 @@ import logging
 import os
 
 LOGGER = logging.getLogger("cnncc")
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _handlers: list[logging.Handler] = []
 
 
 def setup(level: str | None = None) -> None:
-    """Send log lines of `level` and above (debug, info, warning, error) to stderr.
-
-    `level` defaults to the variable CNNCC_LOG, that to warning; another word is reported and means
-    warning. May be called again.
-    """
+    """Send log lines of `level` (None: CNNCC_LOG says, else warning) and above to stderr, from now on."""
     word = (os.environ.get("CNNCC_LOG") if level is None else level) or "warning"
+    known = word.lower() in ("debug", "info", "warning", "error")
     while _handlers:
         LOGGER.removeHandler(_handlers.pop())
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(levelname)s: %(message)s"))
-    _handlers.append(handler)
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(_LEVELS.get(word.lower(), logging.WARNING))
-    if word.lower() not in _LEVELS:
+    _handlers.append(logging.StreamHandler())
+    _handlers[0].setFormatter(logging.Formatter("%(name)s: %(levelname)s: %(message)s"))
+    LOGGER.addHandler(_handlers[0])
+    LOGGER.setLevel(word.upper() if known else logging.WARNING)
+    if not known:
         LOGGER.warning("CNNCC_LOG=%r: expected debug, info, warning or error", word)

@@ -28,9 +28,7 @@ from numpy.typing import NDArray
 from cnncc.ir.errors import ArtifactError
 
 MAGIC = b"CNNCC\0"
-FORMAT = 1
-"""Version of the container; what is inside the metadata has versions of its own."""
-
+FORMAT = 1      # of the container; what is inside the metadata has versions of its own
 WEIGHTS_ALIGNMENT = 4096
 MAX_META, MAX_OBJECT = 64 << 20, 1 << 30
 _HEAD = struct.Struct("<6sHQQQ32s32s")  # then the 32 bytes of the hash of these and of the metadata
@@ -62,13 +60,12 @@ def write(path: PathLike, meta: Mapping[str, Any], object_bytes: bytes,
     with replacing(path) as file:
         start = _weights_start(len(text), len(object_bytes))
         file.write((bytes(_HEADER_BYTES) + text + object_bytes).ljust(start, b"\0"))
-        length, digest = 0, hashlib.sha256()
+        digest = hashlib.sha256()
         for piece in weights:
-            length += memoryview(piece).nbytes
             digest.update(piece)
             file.write(piece)
-        object_digest = hashlib.sha256(object_bytes).digest()
-        head = _HEAD.pack(MAGIC, FORMAT, len(text), len(object_bytes), length, object_digest, digest.digest())
+        head = _HEAD.pack(MAGIC, FORMAT, len(text), len(object_bytes), file.tell() - start,
+                          hashlib.sha256(object_bytes).digest(), digest.digest())
         file.seek(0)
         file.write(head + hashlib.sha256(head + text).digest())
 
@@ -94,16 +91,14 @@ def read(path: PathLike, verify: bool = False) -> Artifact:
 
 
 def _read(file: BinaryIO, verify: bool) -> Artifact:
-    """The artifact in a file. Raises ArtifactError with the reason alone."""
     status = os.fstat(file.fileno())
     _require(stat.S_ISREG(status.st_mode), "not a regular file")
     header = file.read(_HEADER_BYTES)
     _require(header[:len(MAGIC)] == MAGIC, "not a .cnncc file" if header else "empty file")
     _require(len(header) == _HEADER_BYTES, f"truncated within the {_HEADER_BYTES} bytes of its header")
     _, version, meta_size, object_size, weights_size, code_digest, weights_digest = _HEAD.unpack_from(header)
-    age = "a newer" if version > FORMAT else "an older"
-    _require(version == FORMAT,
-             f"format {version}, from {age} cnncc; this one reads {FORMAT}: compile the model again")
+    _require(version == FORMAT, f"format {version}, from {'a newer' if version > FORMAT else 'an older'} "
+             f"cnncc; this one reads {FORMAT}: compile the model again")
     _require(meta_size <= MAX_META and object_size <= MAX_OBJECT, "damaged header: absurd lengths")
     start = _weights_start(meta_size, object_size)
     _require(status.st_size == start + weights_size,
@@ -120,11 +115,10 @@ def _read(file: BinaryIO, verify: bool) -> Artifact:
     _require(hashlib.sha256(code).digest() == code_digest, "damaged object code: the SHA-256 differs")
     weights = np.empty(0, np.uint8)
     if weights_size:
-        memory = mmap.mmap(file.fileno(), weights_size, access=mmap.ACCESS_READ, offset=start)
-        weights = np.frombuffer(memory, np.uint8)
-    if verify:
-        _require(hashlib.sha256(weights.data).digest() == weights_digest,
-                 "damaged weights: the SHA-256 differs")
+        weights = np.frombuffer(
+            mmap.mmap(file.fileno(), weights_size, access=mmap.ACCESS_READ, offset=start), np.uint8)
+    _require(not verify or hashlib.sha256(weights.data).digest() == weights_digest,
+             "damaged weights: the SHA-256 differs")
     return Artifact(meta, code, weights)
 
 

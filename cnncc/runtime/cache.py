@@ -22,11 +22,8 @@ from typing import Any
 from cnncc.ir.errors import ArtifactError, InputError, ModelError
 from cnncc.runtime import artifact
 
-DEFAULT_BYTES = 4 << 30
 _LOG = logging.getLogger("cnncc.cache")
-_INDEX = "files.json"
-_INDEX_FILES = 1000
-_INDEX_BYTES = 4 << 20
+_INDEX, _INDEX_FILES, _INDEX_BYTES = "files.json", 1000, 4 << 20
 _SETTLED = 2 * 10**9  # ns: a file changed more recently may change again within one tick of its clock
 _STALE = 3600  # s: a temporary file older than this lost its writer
 _warned: set[str] = set()
@@ -44,8 +41,8 @@ class Entry:
 
 def limit() -> int:
     """The bound on the cache in bytes. Raises InputError if CNNCC_CACHE_BYTES is not a whole number."""
-    text = os.environ.get("CNNCC_CACHE_BYTES", "").strip() or str(DEFAULT_BYTES)
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
+    text = os.environ.get("CNNCC_CACHE_BYTES", "").strip() or str(4 << 30)
+    if not re.fullmatch("[0-9]{1,19}", text):
         raise InputError(f"CNNCC_CACHE_BYTES={text!r}: expected a whole number of bytes, 0 for no cache")
     return int(text)
 
@@ -53,7 +50,7 @@ def limit() -> int:
 def directory() -> Path | None:
     """The cache's folder, created if need be; None if the cache is off or the folder cannot be trusted.
 
-    Raises InputError if CNNCC_CACHE_BYTES is not a whole number.
+    Raises as `limit`.
     """
     chosen = os.environ.get("CNNCC_CACHE_DIR")
     if os.environ.get("CNNCC_CACHE", "").strip() == "0" or chosen == "" or limit() == 0:
@@ -66,16 +63,10 @@ def directory() -> Path | None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
     except (OSError, ValueError) as error:
-        _warn_once(f"no compile cache: {error}")
-        return None
+        return _without(f"no compile cache: {error}")
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        _warn_once(f"no compile cache: others own {path} or may write to it")
-        return None
+        return _without(f"no compile cache: others own {path} or may write to it")
     return path
-
-
-def _path(key: str) -> Path | None:
-    return folder / f"{key}.cnncc" if (folder := directory()) else None
 
 
 def key(*parts: str | bytes) -> str:
@@ -90,8 +81,9 @@ def key(*parts: str | bytes) -> str:
 
 def load(key: str) -> artifact.Artifact | None:
     """The stored artifact, marked as used; None if there is none. A damaged one is removed."""
-    if (path := _path(key)) is None:
+    if (folder := directory()) is None:
         return None
+    path = folder / f"{key}.cnncc"
     try:
         found = artifact.read(path)
     except ArtifactError as error:
@@ -107,21 +99,30 @@ def load(key: str) -> artifact.Artifact | None:
 def store(key: str, meta: Mapping[str, Any], object_bytes: bytes,
           weights: Iterable[bytes | memoryview] = ()) -> Path | None:
     """Store an artifact, remove the least recently used ones beyond the limit; None if it can't be stored."""
-    if (path := _path(key)) is None:
+    if (folder := directory()) is None:
         return None
+    path = folder / f"{key}.cnncc"
     try:
         artifact.write(path, meta, object_bytes, weights)
         nbytes = path.stat().st_size
     except (OSError, ArtifactError) as error:
         reason = getattr(error, "strerror", None) or error  # without the name of the temporary file
-        _warn_once(f"not stored in the compile cache: {path.parent}: {reason}")
-        return None
+        return _without(f"not stored in the compile cache: {folder}: {reason}")
     if nbytes > limit():
         _remove(path)
-        _warn_once(f"not stored in the compile cache: {nbytes:,} bytes exceed its limit of {limit():,}")
-        return None
+        return _without(f"not stored in the compile cache: {nbytes:,} bytes exceed its limit of {limit():,}")
     _touch(path)
-    _trim(path)
+    import filelock
+    try:
+        with filelock.FileLock(folder / "lock", timeout=10):
+            _remove_stale(folder, _STALE)
+            held = entries()
+            excess = sum(entry.nbytes for entry in held) - limit()
+            for entry in reversed(held):
+                if excess > 0 and entry.path != path and _remove(entry.path):
+                    excess -= entry.nbytes
+    except (OSError, NotImplementedError) as error:  # no locks on this disk, or another process is at it
+        _LOG.info("compile cache not trimmed: %s", error)
     return path
 
 
@@ -139,10 +140,9 @@ def clear() -> int:
     """Remove everything from the cache; return how many artifacts that were."""
     if (folder := directory()) is None:
         return 0
-    removed = sum(_remove(entry.path) for entry in entries())
     _remove(folder / _INDEX)
     _remove_stale(folder, 0)
-    return removed
+    return sum(_remove(entry.path) for entry in entries())
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
@@ -150,12 +150,16 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
     Raises ModelError if it can't be read.
     """
-    folder = directory()
-    known = _read_index(folder) if folder else {}
+    known: dict[str, Any] = {}      # [stamp, digest] by path
+    if folder := directory():
+        with suppress(OSError, ValueError, RecursionError), open(folder / _INDEX, "rb") as file:
+            rows = json.loads(file.read(_INDEX_BYTES))
+            known = rows if isinstance(rows, dict) else {}
     try:
         name, stamp = os.path.realpath(path), _stamp(path)
-        if name in known and known[name][0] == stamp:
-            return known[name][1]
+        match known.pop(name, None):    # it goes to the end: the oldest are dropped first
+            case [old, str(digest)] if old == stamp and re.fullmatch("[0-9a-f]{64}", digest):
+                return digest
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         # Its times tell a later change only if the last one is a while ago.
@@ -164,10 +168,9 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"{os.fspath(path)}: cannot be read: {reason}") from error
     if folder and settled:
-        known.pop(name, None)  # to the end: the oldest are dropped first
-        rows = [*known.items(), (name, (stamp, digest))][-_INDEX_FILES:]
+        newest = [*known.items(), (name, (stamp, digest))][-_INDEX_FILES:]
         with suppress(OSError, ArtifactError), artifact.replacing(folder / _INDEX) as index:
-            index.write(json.dumps(dict(rows)).encode())
+            index.write(json.dumps(dict(newest)).encode())
     return digest
 
 
@@ -178,37 +181,12 @@ def _stamp(path: str | os.PathLike[str]) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _read_index(folder: Path) -> dict[str, tuple[list[int], str]]:
-    """The rows (stamp, digest) that make sense, by path."""
-    try:
-        with open(folder / _INDEX, "rb") as file:
-            rows = json.loads(file.read(_INDEX_BYTES)).items()
-    except (OSError, ValueError, RecursionError, AttributeError):
-        return {}
-    return {name: (row[0], row[1]) for name, row in rows if isinstance(row, list) and len(row) == 2
-            and isinstance(row[1], str) and re.fullmatch("[0-9a-f]{64}", row[1])}
-
-
-def _trim(keep: Path) -> None:
-    """Remove the least recently used artifacts beyond the limit, but not `keep`, and what lost its writer."""
-    import filelock
-    try:
-        with filelock.FileLock(keep.parent / "lock", timeout=10):
-            _remove_stale(keep.parent, _STALE)
-            held = entries()
-            excess = sum(entry.nbytes for entry in held) - limit()
-            for entry in reversed(held):
-                if excess > 0 and entry.path != keep and _remove(entry.path):
-                    excess -= entry.nbytes
-    except (OSError, NotImplementedError) as error:  # no locks on this disk, or another process trims
-        _LOG.info("compile cache not trimmed: %s", error)
-
-
 def _remove_stale(folder: Path, age: float) -> None:
+    """Remove what a killed process has left."""
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):
             if path.stat().st_mtime <= time.time() - age:
-                _remove(path)
+                path.unlink()
 
 
 def _remove(path: Path) -> bool:
@@ -224,7 +202,9 @@ def _touch(path: Path) -> None:
         os.utime(path, ns=(now, now))
 
 
-def _warn_once(reason: str) -> None:
+def _without(reason: str) -> Path | None:
+    """None, and a warning the first time."""
     if reason not in _warned:
         _warned.add(reason)
         _LOG.warning("%s", reason)
+    return None

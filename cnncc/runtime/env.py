@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,12 +18,11 @@ def thread_count(threads: int | None = None) -> int:
     Of a list such as OMP_NUM_THREADS=4,2 the first counts. Raises InputError, naming the argument or
     variable, for anything but a whole number from 1 to `MAX_THREADS`.
     """
-    given = {"threads": "" if threads is None else str(threads),
-             "CNNCC_NUM_THREADS": os.environ.get("CNNCC_NUM_THREADS", ""),
-             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "").split(",")[0]}
-    for name, text in given.items():
-        if text := text.strip():
-            if text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_THREADS:
+    for name, given in (("threads", "" if threads is None else str(threads)),
+                        ("CNNCC_NUM_THREADS", os.environ.get("CNNCC_NUM_THREADS", "")),
+                        ("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "").split(",")[0])):
+        if text := given.strip():
+            if re.fullmatch("[0-9]{1,9}", text) and 1 <= int(text) <= MAX_THREADS:
                 return int(text)
             raise InputError(f"{name}={text!r}: expected a whole number from 1 to {MAX_THREADS}")
     return available_cpus()
@@ -42,29 +42,23 @@ def cpu_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/
     with suppress(OSError, ValueError):
         for line in groups.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if not controllers:
-                base, files = root, ["cpu.max"]
-            elif "cpu" in controllers.split(","):
-                named = root / controllers
-                base = named if named.is_dir() else root / "cpu"
-                files = ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-            else:
-                continue
+            base, files = root, ["cpu.max"]
+            if controllers:
+                base = named if (named := root / controllers).is_dir() else root / "cpu"
+                files = ["cpu.cfs_quota_us", "cpu.cfs_period_us"] if "cpu" in controllers.split(",") else []
             folder = base / path.strip("/")
             # In a container the path may be the host's, and only the root of the mount exists.
             for place in (folder, *folder.parents):
                 with suppress(OSError, ValueError):     # absent, or "max"
-                    if place.is_relative_to(base):
-                        numbers = " ".join((place / name).read_text() for name in files)
-                        quota, period = map(int, numbers.split())
-                        if quota > 0 and period > 0:
-                            quotas.append(-(-quota // period))
+                    quota, period = map(int, " ".join((place / name).read_text() for name in files).split())
+                    if quota > 0 and period > 0 and place.is_relative_to(base):
+                        quotas.append(-(-quota // period))
     return min(quotas, default=None)
 
 
 def check_platform() -> None:
     """Raise CnnccError, naming the system, unless this is 64-bit Linux on x86-64."""
-    machine, bits = platform.machine().lower(), 64 if sys.maxsize > 2**32 else 32
-    if sys.platform != "linux" or machine not in ("x86_64", "amd64") or bits != 64:
-        raise CnnccError(f"cnncc runs on Linux on x86-64 only; this is {sys.platform} on "
-                         f"{machine or 'unknown hardware'} with a {bits}-bit Python")
+    bits = sys.maxsize.bit_length() + 1
+    system = f"{sys.platform} on {platform.machine().lower()} with a {bits}-bit Python"
+    if not re.fullmatch("linux on (x86_64|amd64) with a 64-bit Python", system):
+        raise CnnccError(f"cnncc runs on Linux on x86-64 only; this is {system}")

@@ -18,17 +18,13 @@ ABI = 1
 ENTRY = "cnncc_run"
 POOL = ("cnncc_pool_acquire", "cnncc_pool_run", "cnncc_pool_release")
 
-_lock = threading.Lock()
-_names = itertools.count()
+_lock, _names = threading.Lock(), itertools.count()
 _pool: list[Any] = []     # its library, once it is loaded
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Code:
-    """Loaded code: the addresses of the entry and of the pool's acquire, run and release (0: no pool).
-
-    The entry's address is valid as long as this object lives; the pool stays until the process ends.
-    """
+    """Addresses of the entry, valid while this lives, and of the pool's acquire, run, release (or 0)."""
 
     entry: int
     pool: tuple[int, int, int]
@@ -38,8 +34,7 @@ class Code:
 def load_code(objects: Sequence[bytes], pool: bytes | None = None) -> Code:
     """Link `objects`, which together define the entry, and the thread pool unless the process has one.
 
-    The objects must have been checked against a hash: LLVM may crash on damaged ones. Any thread may call.
-    Raises ArtifactError where they don't fit together, with the linker's reason.
+    LLVM may crash on damaged objects: check their hash. Raises ArtifactError where they don't fit together.
     """
     with _lock:
         if not _pool and pool is not None:
@@ -58,7 +53,7 @@ def _jit() -> Any:
 
 
 def _link(objects: Sequence[bytes], exports: Sequence[str]) -> Any:
-    """The library made of these objects, which lives as long as the result; it maps exports to addresses."""
+    """The library of these objects, which lives as long as the result: the addresses of its exports."""
     import llvmlite.binding as llvm
     builder = llvm.JITLibraryBuilder().add_current_process()
     for data in objects:
@@ -72,7 +67,7 @@ def _link(objects: Sequence[bytes], exports: Sequence[str]) -> Any:
 
 
 def join(objects: Sequence[bytes]) -> bytes:
-    """The objects in one, for an artifact: their number (u32) and lengths (u64, little-endian) go first."""
+    """The objects in one: their number (u32) and lengths (u64, little-endian) go first."""
     return struct.pack(f"<I{len(objects)}Q", len(objects), *map(len, objects)) + b"".join(objects)
 
 

@@ -26,13 +26,11 @@ _FIRST, _LAST = FRAME.index("first"), FRAME.index("last")
 class CompiledModel:
     """Native code, weights and the plan that they follow. Any number of threads may call one model.
 
-    Made by `cnncc.compile` and `cnncc.load`. The last of `objects` is the thread pool; `weights` is shared,
-    not copied, if it starts at a multiple of 64 bytes. `meta` goes into the saved file: `target` is a
-    Target's record, `folded` maps nodes that were computed when the model was compiled to the reason.
+    Made by `cnncc.compile` and `cnncc.load`. The last of `objects` is the thread pool. `meta` goes into the
+    saved file: `target` is a Target's record, `folded` maps nodes computed when compiling to the reason.
     `inputs` and `outputs` are Values (name, dtype, shape; a word in a shape is a size that a call chooses).
 
-    Raises InputError for a wrong number of `threads` (None: as the environment says), ArtifactError if the
-    objects don't load or the weights have the wrong size.
+    Raises InputError for a wrong number of `threads`, ArtifactError if objects or weights don't fit the plan.
     """
 
     def __init__(self, plan: Plan, objects: Sequence[bytes], weights: NDArray[np.uint8],
@@ -77,19 +75,13 @@ class CompiledModel:
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
-        """The outputs of these names, in their order (all for None), as ONNX Runtime's `run` gives them.
-
-        Raises InputError as a call does, and for an unknown name.
-        """
+        """The outputs of these names (None: all), as ONNX Runtime's `run` gives them. Raises as a call does."""
         chosen = self._signature.select(output_names or None)
         results = self._call((), feeds, None)
         return [results[i] for i in chosen]
 
     def profile(self, /, *args: Any, repeat: int | None = None, **feeds: Any) -> list[StepTime]:
-        """The time of every step for these inputs, to be shown by `format_profile`.
-
-        `repeat` is the number of rounds, None for half a second of them. Raises InputError as a call does.
-        """
+        """The time of every step, for `format_profile`, over `repeat` rounds or half a second of them."""
         if repeat is not None and repeat < 1:
             raise InputError(f"repeat={repeat}: expected at least 1")
         space, operands = self._take(), []
@@ -117,10 +109,7 @@ class CompiledModel:
         return {**self.meta, "abi": loader.ABI, "plan": self.plan.record()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to a `.cnncc` file, for `cnncc.load`; the number of threads is not part of it.
-
-        Raises OSError if the disk refuses, ArtifactError if `path` is something other than a file.
-        """
+        """Write a `.cnncc` file, for `cnncc.load`. Raises OSError, or ArtifactError if `path` is no file."""
         artifact.write(path, self.record(), loader.join(self._objects), [self._weights.data])
 
     def store(self, key: str) -> None:
@@ -128,8 +117,8 @@ class CompiledModel:
         cache.store(key, self.record(), loader.join(self._objects), [self._weights.data])
 
     def __repr__(self) -> str:
-        takes, gives = profiler.describe(self.inputs), profiler.describe(self.outputs)
-        return f"<CompiledModel {self.name!r}: {takes} -> {gives}>"
+        describe = profiler.describe
+        return f"<CompiledModel {self.name!r}: {describe(self.inputs)} -> {describe(self.outputs)}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a compiled model can't be pickled or copied: use save() and cnncc.load()")
@@ -151,14 +140,11 @@ class CompiledModel:
                 arrays[i] = np.array(x, order="C")
         if space.batch != n or space.threads != self._threads:
             self._fit(space, n)
-        if out is not None:
-            arrays += self._given(out, arrays, space.shapes)
-        else:
-            try:
-                arrays += map(np.empty, space.shapes, self._dtypes)
-            except (MemoryError, ValueError) as error:
-                reason = f"no memory for the results of a batch of {n:,}: {error}"
-                raise InputError(f"{self.name}: {reason}") from error
+        try:
+            arrays += (map(np.empty, space.shapes, self._dtypes) if out is None
+                       else self._given(out, arrays, space.shapes))
+        except (MemoryError, ValueError) as error:
+            raise InputError(f"{self.name}: no memory for the results of a batch of {n:,}: {error}") from error
         space.frame[self._operands] = list(map(_address, arrays))
         return arrays
 
@@ -174,7 +160,6 @@ class CompiledModel:
             raise InternalError(f"{self.name}: the native code returned {code}")
 
     def _given(self, out: Any, arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-        """The results' arrays as the caller gave them, checked."""
         given: list[Any] = [out] if isinstance(out, np.ndarray) else list(out)
         if len(given) != len(self.outputs):
             raise InputError(f"out: expected {len(self.outputs)} arrays, got {len(given)}")
@@ -184,18 +169,16 @@ class CompiledModel:
                 raise InputError(f"out: expected for {v.name!r} {v.dtype}{list(shape)}, got {got}")
             if not x.flags.carray:
                 raise InputError(f"out: the array for {v.name!r} must be contiguous, aligned and writable")
-            for other in (*arrays, *given[:i]):
-                if np.may_share_memory(x, other):       # exact: all of them are contiguous
-                    raise InputError(f"out: the array for {v.name!r} overlaps an input or another output")
+            if any(np.may_share_memory(x, other) for other in (*arrays, *given[:i])):   # exact: contiguous
+                raise InputError(f"out: the array for {v.name!r} overlaps an input or another output")
         return given
 
     def _fit(self, space: _Space, n: int) -> None:
         """Prepare for calls with this batch size: all but the operands. Raises InputError without memory."""
         plan, threads = self.plan, self._threads
         work = -(-plan.work * n // _PAGE) * _PAGE
-        need = work + plan.scratch * threads
         space.batch = 0
-        if need > space.memory.nbytes:
+        if (need := work + plan.scratch * threads) > space.memory.nbytes:
             space.memory = buffers.aligned(0)           # the old one goes first
             try:
                 space.memory = buffers.aligned(need)
@@ -227,10 +210,10 @@ class _Space:
 
 def open_artifact(path: str | os.PathLike[str], threads: int | None = None,
                   verify: bool = False) -> CompiledModel:
-    """The model in a `.cnncc` file, which is native code: trust it as you trust a shared library.
+    """The model in a `.cnncc` file, which is native code; with `verify` its weights are checked too.
 
-    With `verify` its weights are checked too. Raises ArtifactError, with the path, if the file is damaged,
-    from another version, or asks for instructions that this CPU lacks; InputError for `threads`.
+    Raises ArtifactError, with the path, if the file is damaged, from another version, or asks for
+    instructions that this CPU lacks; InputError for `threads`.
     """
     return from_artifact(artifact.read(path, verify), threads, os.fspath(path))
 
@@ -242,22 +225,17 @@ def from_artifact(found: artifact.Artifact, threads: int | None, where: str = "m
         if (abi := meta.pop("abi", None)) != loader.ABI:
             raise ArtifactError(f"its native interface has version {abi}, this cnncc has {loader.ABI}: "
                                 f"compile the model again")
-        _check_cpu(meta["target"]["features"])
+        features, here = meta["target"]["features"], host_features()
+        if missing := [f[1:] for f in features.split(",") if f.startswith("+") and f[1:] not in here]:
+            level = next((f"code for {name}" for name, text in LEVELS.items() if text == features), "code")
+            raise ArtifactError(f"holds {level}, but this CPU has no {', '.join(missing)}: "
+                                f"compile the model again, here or with a lower target")
         plan = restore(meta.pop("plan"))
         return CompiledModel(plan, loader.split(found.object), found.weights, meta, threads)
     except ArtifactError as error:
         raise ArtifactError(f"{where}: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{where}: incomplete metadata ({type(error).__name__}: {error})") from error
-
-
-def _check_cpu(features: str) -> None:
-    """Raise ArtifactError where this CPU lacks one of the `features`, such as "+avx2,+fma"."""
-    missing = [f[1:] for f in features.split(",") if f.startswith("+") and f[1:] not in host_features()]
-    if missing:
-        level = next((f"code for {name}" for name, text in LEVELS.items() if text == features), "code")
-        raise ArtifactError(f"holds {level}, but this CPU has no {', '.join(missing)}: "
-                            f"compile the model again, here or with a lower target")
 
 
 # Where an array object keeps the address of its elements: the first field after the object's header, part of

@@ -29,18 +29,13 @@ class StepTime:
     seconds: float
     share: float
 
-    def rate(self, amount: float) -> float:
-        """10^9 of `amount` (`flops`, `nbytes`) a second; 0 where the time is too short to tell."""
-        return amount / self.seconds / 1e9 if self.seconds >= RESOLUTION else 0.0
-
 
 def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
             repeat: int | None = None) -> list[StepTime]:
-    """Times every step in turn, round by round, so that each finds data and caches as in a whole run.
+    """Times every step in turn, `repeat` rounds, so that each finds data and caches as in a whole run.
 
     `run(first, last)` runs a range of steps in one native call; from each step's time that of an empty range
     is subtracted, the second of two, which finds our own code in the caches as the step's call does.
-    `repeat` is the number of rounds, None for about half a second of them.
     """
     clock = time.perf_counter
     run(0, len(steps))
@@ -48,15 +43,14 @@ def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
     least, most = (repeat, repeat) if repeat is not None else ROUNDS
     end = clock() + SECONDS
     while len(rows) < least or (len(rows) < most and clock() < end):
-        row = []
+        rows.append([])
         for i in range(len(steps)):
             run(i, i)
             before = clock()
             run(i, i)
             begin = clock()
             run(i, i + 1)
-            row.append(clock() - begin - (begin - before))
-        rows.append(row)
+            rows[-1].append(clock() - begin - (begin - before))
     seconds = [max(statistics.median(column), 0.0) for column in zip(*rows, strict=True)]
     total = sum(seconds) or 1.0
     return [StepTime(i, s.symbol, s.nodes, s.ops, s.tasks * (batch if s.batched else 1), s.flops * batch,
@@ -70,17 +64,16 @@ def format_profile(times: Sequence[StepTime], folded: Mapping[str, str] | None =
 
     `folded` names the nodes that were computed when the model was compiled, with the reason.
     """
-    whole = StepTime(-1, "", (), "", 0, sum(t.flops for t in times), sum(t.nbytes for t in times),
-                     sum(t.seconds for t in times), sum(t.share for t in times))
-    rows = []
-    for t in (*times, whole):
-        shown = f"{t.seconds * 1e6:.2f}" if t.seconds >= RESOLUTION else f"<{RESOLUTION * 1e6:.1f}"
-        rates = [t.rate(t.flops), *([100 * t.rate(t.flops) / peak] if peak else []), t.rate(t.nbytes)]
-        rows.append(["all" if t is whole else str(t.index), shown, f"{t.share:.1%}",
-                     *(f"{rate:.1f}" if rate else "" for rate in rates), str(t.tasks or ""), t.ops,
-                     ", ".join(t.nodes)])
-    percent = ["% peak"] if peak else []
-    head = ["step", "us", "share", "GFLOP/s", *percent, "GB/s", "tasks", "op", "nodes"]
+    def row(step: str, seconds: float, share: float, flops: int, nbytes: int, *rest: str) -> list[str]:
+        short = seconds < RESOLUTION
+        rates = [flops / 1e9, *([flops / 1e7 / peak] if peak else []), nbytes / 1e9]
+        return [step, f"<{RESOLUTION * 1e6:.1f}" if short else f"{seconds * 1e6:.2f}", f"{share:.1%}",
+                *("" if short or not rate else f"{rate / seconds:.1f}" for rate in rates), *rest]
+    rows = [row(str(t.index), t.seconds, t.share, t.flops, t.nbytes, str(t.tasks), t.ops, ", ".join(t.nodes))
+            for t in times]
+    rows.append(row("all", sum(t.seconds for t in times), sum(t.share for t in times),
+                    sum(t.flops for t in times), sum(t.nbytes for t in times), "", "", ""))
+    head = ["step", "us", "share", "GFLOP/s", *["% peak"] * bool(peak), "GB/s", "tasks", "op", "nodes"]
     return table(head, rows, ("op", "nodes")) + _folded(folded)
 
 
@@ -91,13 +84,11 @@ def format_summary(plan: Plan, folded: Mapping[str, str] | None = None) -> str:
     flops, nbytes = sum(s.flops for s in plan.steps), sum(s.nbytes for s in plan.steps)
     rows.append(["all", f"{flops / 1e6:.3f}", f"{nbytes / 1e3:.1f}", "", "", ""])
     per = f" per {plan.symbol}" if plan.symbol else ""
-    return "\n".join([
-        f"{plan.name}: {len(plan.steps)} kernel calls, {flops / 1e6:,.1f} MFLOP{per}",
-        f"takes {describe(plan.inputs)}",
-        f"gives {describe(plan.outputs)}",
-        f"needs weights {plan.weights / 1e3:,.1f} KB, workspace {plan.work / 1e3:,.1f} KB{per}, "
-        f"scratch {plan.scratch / 1e3:,.1f} KB per thread",
-        table(["step", "MFLOP", "KB", "tasks", "op", "nodes"], rows, ("op", "nodes"))]) + _folded(folded)
+    return (f"{plan.name}: {len(plan.steps)} kernel calls, {flops / 1e6:,.1f} MFLOP{per}\n"
+            f"takes {describe(plan.inputs)}\ngives {describe(plan.outputs)}\n"
+            f"needs weights {plan.weights / 1e3:,.1f} KB, workspace {plan.work / 1e3:,.1f} KB{per}, "
+            f"scratch {plan.scratch / 1e3:,.1f} KB per thread\n"
+            + table(["step", "MFLOP", "KB", "tasks", "op", "nodes"], rows, ("op", "nodes")) + _folded(folded))
 
 
 def describe(values: Sequence[Value]) -> str:
