@@ -1,6 +1,6 @@
 """Run as a program: every kernel of a part of the samples, its memory between pages that may not be touched.
 
-Each line says what runs next, so that after a crash the last one names the kernel. Arguments: target, part, parts.
+It prints what runs next: after a crash the last paragraph names the kernel. Arguments: target, part, parts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Graphs for tests of the compiler, an oracle that shares no code with it, and ways to run what it makes.
 
-The oracle evaluates a graph in float64, op by op, from definitions of its own: on integers it is exact. Beside each
-value it keeps how far any partial sum may have reached, so that a test knows when float32 is exact too.
+The oracle evaluates a graph in float64, op by op, from definitions of its own: on integers it is exact.
+Beside each value it keeps how far any partial sum may have reached, so that a test knows when float32 is
+exact too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cnncc.compiler import optimize, plan
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.reference import run_kernel
-from cnncc.ir.regions import scratch_bytes
+from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.target import LEVELS, Target, host_features, target_for
 from cnncc.ir.tasks import task_count
 from cnncc.ir.types import TensorType
@@ -57,22 +58,49 @@ class Net(Builder):
     def weights(self, *shape: int) -> str:
         return self.const("w", self.numbers(shape))
 
-    def conv(self, x: str, k: int, kernel: Sequence[int], strides: Sequence[int] = (), dilations: Sequence[int] = (),
-             begin: Sequence[int] = (), end: Sequence[int] = (), group: int = 1) -> str:
+    def conv(
+        self,
+        x: str,
+        k: int,
+        kernel: Sequence[int],
+        strides: Sequence[int] = (),
+        dilations: Sequence[int] = (),
+        begin: Sequence[int] = (),
+        end: Sequence[int] = (),
+        group: int = 1,
+    ) -> str:
         ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
         w = self.weights(k, int(self.type(x).shape[1]) // group, *kernel)
-        return self.op("conv", [x, w], "conv", strides=tuple(strides or ones), dilations=tuple(dilations or ones),
-                       begin=tuple(begin or zeros), end=tuple(end or begin or zeros), group=group)
+        return self.op(
+            "conv",
+            [x, w],
+            "conv",
+            strides=tuple(strides or ones),
+            dilations=tuple(dilations or ones),
+            begin=tuple(begin or zeros),
+            end=tuple(end or begin or zeros),
+            group=group,
+        )
 
-    def pool(self, x: str, op: str, kernel: Sequence[int], strides: Sequence[int] = (), dilations: Sequence[int] = (),
-             begin: Sequence[int] = (), end: Sequence[int] = ()) -> str:
+    def pool(
+        self,
+        x: str,
+        op: str,
+        kernel: Sequence[int],
+        strides: Sequence[int] = (),
+        dilations: Sequence[int] = (),
+        begin: Sequence[int] = (),
+        end: Sequence[int] = (),
+    ) -> str:
         ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
         return self.op(op, [x], op, strides=tuple(strides or ones), dilations=tuple(dilations or ones),
                        begin=tuple(begin or zeros), end=tuple(end or begin or zeros), kernel=tuple(kernel))
 
     def bias(self, x: str) -> str:
         rank, channels = self.type(x).rank, int(self.type(x).shape[1])
-        return self.op("add", [x, self.weights(*((channels, *[1] * (rank - 2)) if rank > 2 else (channels,)))], "bias")
+        return self.op(
+            "add", [x, self.weights(*((channels, *[1] * (rank - 2)) if rank > 2 else (channels,)))], "bias"
+        )
 
     def relu(self, x: str) -> str:
         return self.op("relu", [x], "relu")
@@ -111,7 +139,9 @@ class Oracle:
         self.sums: dict[str, Array] = {}
         for n in graph:
             if n.op in ("input", "const"):
-                self.values[n.name] = np.float64(inputs[n.name] if n.op == "input" else graph.constants[n.name])
+                self.values[n.name] = np.float64(
+                    inputs[n.name] if n.op == "input" else graph.constants[n.name]
+                )
             else:
                 with np.errstate(all="ignore"):
                     self._node(n, [self.values[i] for i in n.inputs])
@@ -132,7 +162,10 @@ class Oracle:
             fold = functools.partial(_conv, attrs=a) if n.op == "conv" else _linear
             self.values[n.name], self.sums[n.name] = fold(*v), fold(*map(np.abs, v))
         elif n.op == "sum_pool":
-            self.values[n.name], self.sums[n.name] = _pool(v[0], a, np.sum, 0), _pool(np.abs(v[0]), a, np.sum, 0)
+            self.values[n.name], self.sums[n.name] = (
+                _pool(v[0], a, np.sum, 0),
+                _pool(np.abs(v[0]), a, np.sum, 0),
+            )
         elif n.op in ("reduce_sum", "reduce_mean"):
             fold = np.sum if n.op == "reduce_sum" else np.mean
             self.values[n.name] = fold(v[0], axis=a["axes"], keepdims=a["keepdims"])
@@ -147,16 +180,27 @@ def _softmax(x: Array, a: Mapping[str, Any]) -> Array:
 
 
 OTHERS: dict[str, Callable[..., Array]] = {
-    "relu": lambda x, a: np.maximum(x, 0), "clip": lambda x, a: np.clip(x, a["low"], a["high"]),
-    "add": lambda x, w, a: x + w, "sub": lambda x, w, a: x - w, "mul": lambda x, w, a: x * w,
-    "div": lambda x, w, a: x / w, "exp": lambda x, a: np.exp(x), "scale": lambda x, a: x * a["factor"],
-    "max_pool": lambda x, a: _pool(x, a, np.max, -np.inf), "reshape": lambda x, a: x.reshape(len(x), -1).reshape(
-        [len(x) if isinstance(e, str) else e for e in a["shape"]]),
-    "reduce_max": lambda x, a: np.max(x, axis=a["axes"], keepdims=a["keepdims"]), "softmax": _softmax,
-    "batch_norm": lambda x, scale, shift, a: x * scale + shift}
+    "relu": lambda x, a: np.maximum(x, 0),
+    "clip": lambda x, a: np.clip(x, a["low"], a["high"]),
+    "add": lambda x, w, a: x + w,
+    "sub": lambda x, w, a: x - w,
+    "mul": lambda x, w, a: x * w,
+    "div": lambda x, w, a: x / w,
+    "exp": lambda x, a: np.exp(x),
+    "scale": lambda x, a: x * a["factor"],
+    "max_pool": lambda x, a: _pool(x, a, np.max, -np.inf),
+    "reshape": lambda x, a: x.reshape(len(x), -1).reshape(
+        [len(x) if isinstance(e, str) else e for e in a["shape"]]
+    ),
+    "reduce_max": lambda x, a: np.max(x, axis=a["axes"], keepdims=a["keepdims"]),
+    "softmax": _softmax,
+    "batch_norm": lambda x, scale, shift, a: x * scale + shift,
+}
 
 
-def _windows(x: Array, kernel: Sequence[int], a: Mapping[str, Any], fill: float) -> Iterator[tuple[Any, Array]]:
+def _windows(
+    x: Array, kernel: Sequence[int], a: Mapping[str, Any], fill: float
+) -> Iterator[tuple[Any, Array]]:
     """(tap, what it sees of the padded input) for every tap of a window."""
     x = np.pad(x, [(0, 0), (0, 0), *zip(a["begin"], a["end"], strict=True)], constant_values=fill)
     counts = [(e - (r - 1) * d - 1) // s + 1
@@ -172,7 +216,9 @@ def _conv(x: Array, w: Array, attrs: Mapping[str, Any]) -> Array:
     total: Any = 0
     for tap, seen in _windows(x, w.shape[2:], attrs, 0):
         n, c, *rest = seen.shape
-        part = w[(slice(None), slice(None), *tap)].reshape(g, len(w) // g, c // g) @ seen.reshape(n, g, c // g, -1)
+        part = w[(slice(None), slice(None), *tap)].reshape(g, len(w) // g, c // g) @ seen.reshape(
+            n, g, c // g, -1
+        )
         total = total + part.reshape(n, len(w), *rest)
     return np.asarray(total)
 
@@ -227,7 +273,9 @@ def check_exact(graph: Graph, *batches: int, seed: int = 1, reach: int = 3, thre
         poison(model, inputs)
         got = results(model, inputs)
         for name, expected in oracle.outputs.items():
-            np.testing.assert_array_equal(got[name], expected, f"{name} with batch {batch} of\n{graph}", strict=False)
+            np.testing.assert_array_equal(
+                got[name], expected, f"{name} with batch {batch} of\n{graph}", strict=False
+            )
             assert got[name].shape == expected.shape
 
 
@@ -251,13 +299,20 @@ def kernels_of(graph: Graph, target: Target | None = None) -> list[Node]:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Memory:
-    """Arrays of float32; with `flush` ("begin" or "end") each touches a page there that may not be accessed."""
+    """Arrays of float32; with `flush` ("begin" or "end") each touches a page there that is forbidden."""
 
     def __init__(self, flush: str = "") -> None:
         self.flush = flush
@@ -301,7 +356,9 @@ def function_of(kernel: Kernel, target: Target) -> Any:
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3)(library[name])
 
 
-def arguments(kernel: Kernel, batch: int = 1, seed: int = 0, reach: int = 3, real: bool = False) -> list[Array]:
+def arguments(
+    kernel: Kernel, batch: int = 1, seed: int = 0, reach: int = 3, real: bool = False
+) -> list[Array]:
     """Plain arrays for the operands."""
     rng = np.random.default_rng(seed)
     shapes = [t.type.static(**dict.fromkeys(t.type.symbols, batch)) for t in kernel.operands[:-1]]
@@ -322,7 +379,7 @@ def expected_memory(kernel: Kernel, arrays: Sequence[Array], batch: int = 1) -> 
 
 def run_memory(kernel: Kernel, arrays: Sequence[Array], target: Target, batch: int = 1, flush: str = "",
                tasks: Callable[[int], Sequence[tuple[int, int]]] | None = None, thread: int = 0) -> Array:
-    """The output's memory after a call. Output and scratch hold NaN before; `tasks` cuts the tasks into calls."""
+    """The output's memory after a call, which finds NaN there; `tasks` cuts the tasks into several calls."""
     f = function_of(kernel, target)
     memory = Memory(flush)
     try:
@@ -332,7 +389,7 @@ def run_memory(kernel: Kernel, arrays: Sequence[Array], target: Target, batch: i
             assert packed.size == size_of(t, batch)
             places.append(memory.array(packed.size))
             places[-1][:] = packed
-        own = scratch_bytes(kernel) // 4
+        own = scratch_offsets(kernel)[1] // 4
         scratch, out = memory.array(own * (thread + 1)), memory.array(size_of(kernel.output, batch))
         scratch[:] = np.nan
         out[:] = np.nan
@@ -344,7 +401,9 @@ def run_memory(kernel: Kernel, arrays: Sequence[Array], target: Target, batch: i
         count *= batch if symbol else 1
         for first, last in tasks(count) if tasks else [(0, count)]:
             f(buffers.address(slots), first, last, thread)
-        assert not np.isnan(scratch[:own * thread]).sum() - own * thread, "another thread's scratch was written"
+        assert not np.isnan(scratch[: own * thread]).sum() - own * thread, (
+            "another thread's scratch was written"
+        )
         for a, b in zip(places, before, strict=True):
             np.testing.assert_array_equal(a, b, "an operand was written")
         return out.copy()

@@ -24,43 +24,79 @@ def _convolutions() -> None:
     rng = np.random.default_rng(5)
     for i in range(24):
         r, s, d = int(rng.choice([1, 2, 3, 5])), int(rng.choice([1, 1, 2, 3])), int(rng.choice([1, 1, 2]))
-        c, k, g = [(int(rng.integers(1, 40)), int(rng.integers(1, 50)), 1), (n := int(rng.integers(1, 40)), n, n),
-                   (6 * int(rng.integers(1, 9)), 12, 6), (16, 32, 16)][i % 4 if i % 8 > 3 else 0]
+        c, k, g = [
+            (int(rng.integers(1, 40)), int(rng.integers(1, 50)), 1),
+            (n := int(rng.integers(1, 40)), n, n),
+            (6 * int(rng.integers(1, 9)), 12, 6),
+            (16, 32, 16),
+        ][i % 4 if i % 8 > 3 else 0]
         pads = [int(p) for p in rng.integers(0, r + 1, 4)]
         size = [int(e) for e in rng.integers((r - 1) * d + 1, 24, 2)]
         batch = ["N", 1, 2][i % 3]
-        name = f"conv {batch}x{c}x{size[0]}x{size[1]} {k} of {r}x{r}/{s} dilated {d} padded {pads} in {g} groups"
+        name = (
+            f"conv {batch}x{c}x{size[0]}x{size[1]} {k} of {r}x{r}/{s} dilated {d} padded {pads} in {g} groups"
+        )
 
-        def build(net: Net, c: int = c, k: int = k, g: int = g, r: int = r, s: int = s, d: int = d,
-                  pads: list[int] = pads, size: list[int] = size, batch: int | str = batch) -> tuple[str, ...]:
+        def build(
+            net: Net,
+            c: int = c,
+            k: int = k,
+            g: int = g,
+            r: int = r,
+            s: int = s,
+            d: int = d,
+            pads: list[int] = pads,
+            size: list[int] = size,
+            batch: int | str = batch,
+        ) -> tuple[str, ...]:
             y = net.conv(net.x(batch, c, *size), k, (r, r), (s, s), (d, d), pads[:2], pads[2:], g)
             return y, net.conv(net.relu(net.bias(y)), 17, (1, 1))
         sample(name, build)
 
 
 _convolutions()
-sample("conv in 1 dimension", lambda n: n.conv(n.relu(n.conv(n.x("N", 5, 61), 18, (5,), (2,), (), (2,))), 3, (3,)))
-sample("conv in 3 dimensions", lambda n: n.conv(n.relu(n.conv(n.x(2, 3, 5, 6, 7), 18, (3, 3, 3), begin=(1, 1, 1))), 20,
-                                               (2, 2, 2)))
+sample(
+    "conv in 1 dimension",
+    lambda n: n.conv(n.relu(n.conv(n.x("N", 5, 61), 18, (5,), (2,), (), (2,))), 3, (3,)),
+)
+sample(
+    "conv in 3 dimensions",
+    lambda n: n.conv(n.relu(n.conv(n.x(2, 3, 5, 6, 7), 18, (3, 3, 3), begin=(1, 1, 1))), 20, (2, 2, 2)),
+)
 sample("padding beyond the window", lambda n: n.conv(n.x(1, 17, 3, 4), 19, (2, 3), begin=(5, 4), end=(3, 6)))
 for op in ("max_pool", "sum_pool"):
     sample(f"{op} of an input", lambda n, op=op: n.pool(n.x("N", 21, 9, 10), op, (3, 3), (2, 2), (), (1, 1)))
-    sample(f"{op} of blocks", lambda n, op=op: n.pool(n.relu(n.conv(n.x("N", 3, 9, 10), 21, (1, 1))), op, (3, 2), (1, 2),
-                                                      (2, 1), (2, 0)))
-    sample(f"{op} joined to a convolution", lambda n, op=op: n.pool(n.relu(n.conv(n.x(1, 18, 13, 12), 40, (3, 3))), op,
-                                                                   (2, 2), (2, 2)))
-    sample(f"{op} over everything", lambda n, op=op: n.pool(n.conv(n.x("N", 5, 7, 7), 35, (1, 1)), op, (7, 7)))
+    sample(
+        f"{op} of blocks",
+        lambda n, op=op: n.pool(
+            n.relu(n.conv(n.x("N", 3, 9, 10), 21, (1, 1))), op, (3, 2), (1, 2), (2, 1), (2, 0)
+        ),
+    )
+    sample(
+        f"{op} joined to a convolution",
+        lambda n, op=op: n.pool(n.relu(n.conv(n.x(1, 18, 13, 12), 40, (3, 3))), op, (2, 2), (2, 2)),
+    )
+    sample(
+        f"{op} over everything", lambda n, op=op: n.pool(n.conv(n.x("N", 5, 7, 7), 35, (1, 1)), op, (7, 7))
+    )
 sample("linear", lambda n: n.linear(n.relu(n.bias(n.linear(n.x("N", 37), 50))), 3))
 sample("linear of images", lambda n: n.linear(n.flatten(n.conv(n.x(3, 4, 5, 6), 20, (3, 3))), 33))
 sample("linear to one number", lambda n: n.linear(n.x("N", 1000), 1))
 sample("wide linear", lambda n: n.linear(n.x(1, 130), 1000))
-sample("elementwise", lambda n: n.op("sub", [n.op("mul", [n.x("N", 7, 5), n.x(7, 5)], "m"), n.x("N", 7, 1)], "s"))
+sample(
+    "elementwise", lambda n: n.op("sub", [n.op("mul", [n.x("N", 7, 5), n.x(7, 5)], "m"), n.x("N", 7, 1)], "s")
+)
 sample("elementwise, one row", lambda n: n.relu(n.op("add", [n.x(37), n.weights(37)], "sum")))
 sample("elementwise, one number", lambda n: n.relu(n.x(1)))
 sample("broadcast both ways", lambda n: n.op("add", [n.x(1, 19, 1, 9), n.x(3, 1, 5, 1)], "sum"))
-sample("add across blocks", lambda n: n.op("add", [n.conv(n.x("N", 4, 5, 6), 22, (1, 1)), n.x("N", 22, 5, 6)], "sum"))
+sample(
+    "add across blocks",
+    lambda n: n.op("add", [n.conv(n.x("N", 4, 5, 6), 22, (1, 1)), n.x("N", 22, 5, 6)], "sum"),
+)
 sample("gate", lambda n: n.op("mul", [n.conv(n.x("N", 4, 5, 6), 22, (1, 1)), n.x("N", 22, 1, 1)], "gate"))
-sample("clip", lambda n: n.op("clip", [n.conv(n.x(1, 9, 9, 9), 9, (3, 3), group=9)], "clip", low=-1.0, high=6.0))
+sample(
+    "clip", lambda n: n.op("clip", [n.conv(n.x(1, 9, 9, 9), 9, (3, 3), group=9)], "clip", low=-1.0, high=6.0)
+)
 for axes in ((1,), (2,), (3,), (2, 3), (1, 2, 3), (1, 3)):
     sample(f"reduce {axes}", lambda n, axes=axes: tuple(
         n.op(f"reduce_{f}", [n.x("N", 19, 5, 6)], f, axes=axes, keepdims=k) for f in ("sum", "max")
@@ -70,10 +106,26 @@ sample("mean of images", lambda n: n.op("reduce_sum", [n.relu(n.conv(n.x("N", 5,
                                        axes=(2, 3), keepdims=False))
 sample("rows in stages", lambda n: n.op("sub", [x := n.x("N", 45), n.op("reduce_max", [x], "top", axes=(1,),
                                                                        keepdims=True)], "shifted"))
-sample("transpose of memory", lambda n: n.relu(n.op("reshape", [n.conv(n.x("N", 5, 8, 8), 24, (3, 3))], "view",
-                                                   shape=("N", 12, 72))))
-sample("strips", lambda n: n.pool(n.relu(n.conv(n.x(1, 3, 131, 150), 32, (3, 3), begin=(1, 1))), "max_pool", (3, 3), (2, 2),
-                                 begin=(1, 1)))
-sample("depthwise strips", lambda n: n.conv(n.relu(n.conv(n.relu(n.conv(n.x(1, 8, 130, 131), 40, (1, 1))), 40, (3, 3),
-                                                         begin=(1, 1), group=40)), 24, (1, 1)))
+sample(
+    "transpose of memory",
+    lambda n: n.relu(n.op("reshape", [n.conv(n.x("N", 5, 8, 8), 24, (3, 3))], "view", shape=("N", 12, 72))),
+)
+sample(
+    "strips",
+    lambda n: n.pool(
+        n.relu(n.conv(n.x(1, 3, 131, 150), 32, (3, 3), begin=(1, 1))),
+        "max_pool",
+        (3, 3),
+        (2, 2),
+        begin=(1, 1),
+    ),
+)
+sample(
+    "depthwise strips",
+    lambda n: n.conv(
+        n.relu(n.conv(n.relu(n.conv(n.x(1, 8, 130, 131), 40, (1, 1))), 40, (3, 3), begin=(1, 1), group=40)),
+        24,
+        (1, 1),
+    ),
+)
 sample("outputs of all kinds", lambda n: (x := n.x("N", 6, 3), n.flatten(x), y := n.relu(x), y, n.weights(3)))

@@ -21,7 +21,9 @@ FEW = settings(max_examples=30, deadline=None)
 def wide(inputs: dict[str, Array], spread: float, seed: int = 3) -> dict[str, Array]:
     """The same with magnitudes that vary by powers of ten."""
     rng = np.random.default_rng(seed)
-    return {k: (v * 10.0 ** rng.uniform(-spread, spread, v.shape)).astype(np.float32) for k, v in inputs.items()}
+    return {
+        k: (v * 10.0 ** rng.uniform(-spread, spread, v.shape)).astype(np.float32) for k, v in inputs.items()
+    }
 
 
 @FEW
@@ -30,7 +32,9 @@ def wide(inputs: dict[str, Array], spread: float, seed: int = 3) -> dict[str, Ar
 def test_convolutions(c: int, k: int, r: int, size: int, kind: str, spread: int) -> None:
     group = c if kind == "depthwise" else 1
     net = Net(real=True)
-    y = net.conv(net.x("N", c, size, size + 3), c if group > 1 else k, (r, r), begin=(r // 2,) * 2, group=group)
+    y = net.conv(
+        net.x("N", c, size, size + 3), c if group > 1 else k, (r, r), begin=(r // 2,) * 2, group=group
+    )
     graph = net.result(y)
     check_sums(graph, c // group * r * r, wide(feeds(graph, 2, real=True), spread))
 
@@ -55,7 +59,9 @@ def test_reduced_sums(shape: tuple[int, ...], axes: tuple[int, ...], spread: int
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_pooled_sums(rank: int) -> None:
     net = Net(real=True)
-    graph = net.result(net.pool(net.x("N", 19, *[9] * rank), "sum_pool", (3,) * rank, (2,) * rank, (), (1,) * rank))
+    graph = net.result(
+        net.pool(net.x("N", 19, *[9] * rank), "sum_pool", (3,) * rank, (2,) * rank, (), (1,) * rank)
+    )
     check_sums(graph, 3 ** rank, wide(feeds(graph, 2, real=True), 2))
 
 
@@ -106,14 +112,21 @@ def exp_of(x: Array) -> Array:
 
 
 def test_exp_over_the_whole_range() -> None:
-    x = np.concatenate([np.linspace(-104, 88.7228, 400_001), np.linspace(-1e-3, 1e-3, 10_001),
-                        np.float32(2.0) ** np.arange(-149, 7), -np.float32(2.0) ** np.arange(-149, 7),
-                        np.log(2) * np.arange(-126, 128) / 1, np.log(2) * (np.arange(-126, 128) - 0.5)]).astype(np.float32)
+    x = np.concatenate(
+        [
+            np.linspace(-104, 88.7228, 400_001),
+            np.linspace(-1e-3, 1e-3, 10_001),
+            np.float32(2.0) ** np.arange(-149, 7),
+            -(np.float32(2.0) ** np.arange(-149, 7)),
+            np.log(2) * np.arange(-126, 128) / 1,
+            np.log(2) * (np.arange(-126, 128) - 0.5),
+        ]
+    ).astype(np.float32)
     with np.errstate(over="ignore"):
         exact = np.exp(x.astype(np.float64))
     fits = exact <= np.finfo(np.float32).max
     got = exp_of(x)
-    assert ulps(got[fits], exact[fits]).max() <= 4, x[fits][np.argmax(ulps(got[fits], exact[fits]))]
+    assert ulps(got[fits], exact[fits]).max() <= 2, x[fits][np.argmax(ulps(got[fits], exact[fits]))]
     assert np.isposinf(got[exact > 2.0 ** 128]).all()
 
 
@@ -128,8 +141,18 @@ def softmax_of(x: Array, axis: int) -> Array:
     return np.asarray(results(compiled(graph), {"x0": x})["y0"])
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((3, 10), 1), ((2, 1000), 1), ((4, 1), 1), ((2, 21, 5, 6), 1), ((2, 7, 33), 2),
-                                             ((3, 5, 4), 1), ((1, 5000), 1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((3, 10), 1),
+        ((2, 1000), 1),
+        ((4, 1), 1),
+        ((2, 21, 5, 6), 1),
+        ((2, 7, 33), 2),
+        ((3, 5, 4), 1),
+        ((1, 5000), 1),
+    ],
+)
 @pytest.mark.parametrize("scale", [1, 30, 1e4])
 def test_softmax(shape: tuple[int, ...], axis: int, scale: float) -> None:
     x = (np.random.default_rng(0).standard_normal(shape) * scale).astype(np.float32)
@@ -139,7 +162,7 @@ def test_softmax(shape: tuple[int, ...], axis: int, scale: float) -> None:
     exact = e / e.sum(axis, keepdims=True)
     normal = exact > 2.0 ** -120
     assert ulps(got, exact)[normal].max(initial=0) <= 8 + shape[axis] / 8
-    np.testing.assert_allclose(got.sum(axis, dtype=np.float64), 1, rtol=shape[axis] * 2.0 ** -24 + 8 * 2.0 ** -24)
+    np.testing.assert_allclose(got.sum(axis, dtype=np.float64), 1, rtol=shape[axis] * 2.0**-24 + 8 * 2.0**-24)
     assert (got >= 0).all()
 
 
@@ -165,7 +188,9 @@ SPECIAL = [NAN, INF, -INF, 0.0, -0.0, 1.5, -1.5, 3e38, -3e38, 2e-38]
 
 def specials(shape: tuple[int, ...], seed: int = 0, often: float = 0.3) -> Array:
     rng = np.random.default_rng(seed)
-    return np.where(rng.random(shape) < often, rng.choice(SPECIAL, shape), rng.standard_normal(shape)).astype(np.float32)
+    return np.where(rng.random(shape) < often, rng.choice(SPECIAL, shape), rng.standard_normal(shape)).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 37), (2, 19, 5, 6)])
@@ -175,12 +200,18 @@ def test_pointwise_as_pytorch(shape: tuple[int, ...], first: str) -> None:
     net = Net()
     x = net.x("N", *shape[1:])
     x = x if first == "nothing" else net.op("scale", [x], "scale", factor=-1.0)
-    graph = net.result(net.relu(x), net.op("clip", [x], "clip", low=-1.0, high=1.0),
-                       net.op("clip", [x], "low", low=-1.0, high=INF), net.op("clip", [x], "high", low=-INF, high=1.0))
+    graph = net.result(
+        net.relu(x),
+        net.op("clip", [x], "clip", low=-1.0, high=1.0),
+        net.op("clip", [x], "low", low=-1.0, high=INF),
+        net.op("clip", [x], "high", low=-INF, high=1.0),
+    )
     a = specials(shape)
     got = results(compiled(graph), {"x0": a})
     t = torch.tensor(a if first == "nothing" else -a)
-    for name, expected in zip(got, (torch.relu(t), t.clamp(-1, 1), t.clamp(min=-1), t.clamp(max=1)), strict=True):
+    for name, expected in zip(
+        got, (torch.relu(t), t.clamp(-1, 1), t.clamp(min=-1), t.clamp(max=1)), strict=True
+    ):
         np.testing.assert_array_equal(got[name], expected.numpy())
 
 
@@ -204,8 +235,16 @@ def test_max_pools_as_pytorch(channels: int, r: int, s: int, p: int, before: boo
     net = Net()
     x = net.x("N", channels, 9, 10)
     if before:
-        x = net.op("conv", [x, net.const("w", np.ones((channels, 1, 1, 1), np.float32))], "conv", strides=(1, 1),
-                   dilations=(1, 1), begin=(0, 0), end=(0, 0), group=channels)
+        x = net.op(
+            "conv",
+            [x, net.const("w", np.ones((channels, 1, 1, 1), np.float32))],
+            "conv",
+            strides=(1, 1),
+            dilations=(1, 1),
+            begin=(0, 0),
+            end=(0, 0),
+            group=channels,
+        )
     graph = net.result(net.pool(x, "max_pool", (r, r), (s, s), begin=(p, p)))
     for a in (specials((2, channels, 9, 10), 1, 0.05), np.full((1, channels, 9, 10), -INF, np.float32)):
         expected = torch.nn.functional.max_pool2d(torch.tensor(a), r, s, p).numpy()
@@ -229,8 +268,12 @@ def test_convolutions_pass_nan_and_infinity_on(c: int, k: int, g: int) -> None:
     graph = net.result(net.conv(net.relu(y), k, (1, 1), group=k))
     a = np.random.default_rng(0).standard_normal((3, c, 9, 11)).astype(np.float32)
     a[0, c - 1, 4, 5], a[1, 0, 0, 0], a[2, c // 2, 8, 10] = NAN, INF, -INF
-    t = torch.nn.functional.conv2d(torch.tensor(a).double(), torch.tensor(net.constants["w"]).double(), None, 1, 1, 1, g)
-    expected = torch.nn.functional.conv2d(torch.relu(t), torch.tensor(net.constants["w.1"]).double(), None, 1, 0, 1, k)
+    t = torch.nn.functional.conv2d(
+        torch.tensor(a).double(), torch.tensor(net.constants["w"]).double(), None, 1, 1, 1, g
+    )
+    expected = torch.nn.functional.conv2d(
+        torch.relu(t), torch.tensor(net.constants["w.1"]).double(), None, 1, 0, 1, k
+    )
     got = results(compiled(graph), {"x0": a})["y0"]
     np.testing.assert_allclose(got, expected.numpy(), rtol=1e-3, atol=1e-3)
 

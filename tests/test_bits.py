@@ -1,4 +1,4 @@
-"""The same bits, whatever the number of threads, the batch, the place in it, the memory of the inputs, the cache."""
+"""The same bits, whatever the threads, the batch, the place in it, the memory of the inputs, the cache."""
 
 from __future__ import annotations
 
@@ -129,8 +129,11 @@ def test_two_compilations() -> None:
 
 def test_cache_hit_or_miss_or_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNNCC_CACHE_DIR", str(tmp_path / "cache"))
-    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), helper.make_node("Relu", ["c"], ["r"]),
-             helper.make_node("GlobalAveragePool", ["r"], ["y"])]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["y"]),
+    ]
     source = onnx_models.model(nodes, {"x": ["N", 7, 30, 30]}, ["y"], {"w": onnx_models.floats(50, 7, 3, 3)})
     data = source.SerializeToString()
     x = onnx_models.floats(3, 7, 30, 30, seed=1)

@@ -1,7 +1,7 @@
 """No kernel touches memory beside its operands, and each writes all of its result, padding included.
 
-Every operand lies against a page that may not be accessed: first its end, then its beginning. A kernel that crashes
-takes its process with it, which is another one than pytest's.
+Every operand lies against a page that may not be accessed: first its end, then its beginning. A kernel that
+crashes takes its process with it, which is another one than pytest's.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ PARTS = 8
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     paths = [str(TESTS.parent), str(TESTS)]
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=False,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
 
 
 @pytest.mark.parametrize("part", range(PARTS))

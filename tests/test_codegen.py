@@ -1,4 +1,4 @@
-"""What the code generator must keep to: no spills in inner loops, equal texts for equal kernels, texts that read back."""
+"""Generated code: no spills in inner loops, equal texts for equal kernels, texts that read back."""
 
 from __future__ import annotations
 
@@ -51,7 +51,11 @@ def shapes() -> list[tuple[int, int, int, int, int, int]]:
     result = []
     for i in range(24):
         c, k = (int(16 * rng.integers(1, 20)) for _ in range(2))
-        size, r, s = int(rng.choice([7, 14, 28, 56])), int(rng.choice([1, 3, 3, 5])), int(rng.choice([1, 1, 2]))
+        size, r, s = (
+            int(rng.choice([7, 14, 28, 56])),
+            int(rng.choice([1, 3, 3, 5])),
+            int(rng.choice([1, 1, 2])),
+        )
         result.append((c, c, size, max(r, 3), s, c) if i % 4 == 3 else (3, k, 56, 7, 2, 1) if i % 8 == 6 else
                       (c, k, size, r, s, 1))
     return result
@@ -64,7 +68,7 @@ def test_inner_loops_keep_their_registers(shape: tuple[int, ...], level: str) ->
     c, k, size, r, s, g = shape
     net = Net()
     x = net.x(1, c, size, size)
-    x = net.relu(x) if c >= 16 else x                   # in blocks, as between layers, or as the user gives images
+    x = net.relu(x) if c >= 16 else x  # in blocks, as between layers, or as the user gives images
     y = net.relu(net.bias(net.conv(x, k, (r, r), (s, s), begin=(r // 2,) * 2, group=g)))
     found = 0
     for n in kernels_of(net.result(net.op("reduce_sum", [y], "sum", axes=(2, 3), keepdims=False)), target):
@@ -76,8 +80,11 @@ def test_inner_loops_keep_their_registers(shape: tuple[int, ...], level: str) ->
 
 
 def test_spills_are_seen() -> None:
-    text = (".LBB0_1:\n vmovaps 64(%rsp), %zmm1\n vfmadd231ps %zmm1, %zmm2, %zmm3\n jb .LBB0_1\n movq 8(%rsp), %rax\n"
-            ".LBB0_2:\n vfmadd213ps 8(%rsp), %zmm1, %zmm2\n jmp .LBB0_3\n")
+    text = (
+        ".LBB0_1:\n vmovaps 64(%rsp), %zmm1\n vfmadd231ps %zmm1, %zmm2, %zmm3\n jb .LBB0_1\n"
+        " movq 8(%rsp), %rax\n"
+        ".LBB0_2:\n vfmadd213ps 8(%rsp), %zmm1, %zmm2\n jmp .LBB0_3\n"
+    )
     assert [spilled(b) for b in inner_loops(text)] == [1]
 
 
@@ -116,7 +123,11 @@ def test_objects_do_not_depend_on_the_order_of_sets() -> None:
                "    print(symbol, hashlib.sha256(k.object_of(text, target)).hexdigest())\n")
     outputs = set()
     for seed in ("0", "1", "77"):
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+        env = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+        }
         outputs.add(subprocess.run([sys.executable, "-c", program], env=env, check=True, capture_output=True,
                                    text=True, timeout=120).stdout)
     assert len(outputs) == 1 and outputs.pop().count("\n") > 4

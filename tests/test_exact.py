@@ -85,7 +85,9 @@ def test_convolutions(rank: int, data: st.DataObject) -> None:
     check(net.result(y), n)
 
 
-@pytest.mark.parametrize(("c", "k", "g"), [(16, 16, 1), (17, 33, 1), (3, 20, 1), (40, 40, 40), (24, 48, 24), (24, 36, 6)])
+@pytest.mark.parametrize(
+    ("c", "k", "g"), [(16, 16, 1), (17, 33, 1), (3, 20, 1), (40, 40, 40), (24, 48, 24), (24, 36, 6)]
+)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_a_batch_of_any_size(c: int, k: int, g: int, batch: int) -> None:
     net = Net()
@@ -113,13 +115,19 @@ def test_padding_beyond_the_window(begin: int, end: int) -> None:
 def test_agrees_with_pytorch() -> None:
     """The oracle itself, against somebody else's convolution."""
     torch = pytest.importorskip("torch")
-    for c, k, g, s, d, p in [(8, 12, 1, 1, 1, 1), (12, 12, 12, 2, 1, 2), (12, 18, 6, 3, 2, 0), (6, 4, 2, 1, 3, 4)]:
+    for c, k, g, s, d, p in [
+        (8, 12, 1, 1, 1, 1),
+        (12, 12, 12, 2, 1, 2),
+        (12, 18, 6, 3, 2, 0),
+        (6, 4, 2, 1, 3, 4),
+    ]:
         net = Net()
         y = net.conv(net.x(2, c, 15, 13), k, (3, 2), (s, s), (d, d), (p, p), (p, p), g)
         graph = net.result(y)
         inputs = feeds(graph)
-        expected = torch.nn.functional.conv2d(torch.tensor(inputs["x0"]).double(),
-                                              torch.tensor(net.constants["w"]).double(), None, s, p, d, g).numpy()
+        expected = torch.nn.functional.conv2d(
+            torch.tensor(inputs["x0"]).double(), torch.tensor(net.constants["w"]).double(), None, s, p, d, g
+        ).numpy()
         np.testing.assert_array_equal(Oracle(graph, inputs).outputs["y0"], expected)
         np.testing.assert_array_equal(results(compiled(graph), inputs)["y0"], expected)
 
@@ -192,7 +200,9 @@ def broadcast(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @SOME
 @given(shapes=broadcast(), op=st.sampled_from(["add", "sub", "mul"]), swap=st.booleans(), const=st.booleans())
-def test_broadcasting(shapes: tuple[tuple[int, ...], tuple[int, ...]], op: str, swap: bool, const: bool) -> None:
+def test_broadcasting(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]], op: str, swap: bool, const: bool
+) -> None:
     net = Net()
     a = net.x(*shapes[0])
     b = net.weights(*shapes[1]) if const else net.x(*shapes[1])
@@ -211,7 +221,9 @@ def test_both_operands_broadcast() -> None:
 def test_division_rounds_once() -> None:
     net = Net()
     a, b = net.x("N", 37), net.x("N", 37)
-    graph = net.result(net.op("div", [a, net.op("add", [net.op("mul", [b, b], "square"), net.weights(1)], "d")], "q"))
+    graph = net.result(
+        net.op("div", [a, net.op("add", [net.op("mul", [b, b], "square"), net.weights(1)], "d")], "q")
+    )
     graph.constants["w"][:] = 3
     inputs = feeds(graph, 3, reach=100)
     expected = inputs[a] / (inputs[b] * inputs[b] + np.float32(3))
@@ -222,14 +234,27 @@ def test_division_rounds_once() -> None:
 def test_relu_clip_and_scale(shape: tuple[int, ...]) -> None:
     net = Net()
     x = net.x(*shape)
-    ys = [net.relu(x), net.op("clip", [x], "clip", low=-2.0, high=2.0), net.op("scale", [x], "scale", factor=-0.25),
-          net.op("clip", [x], "clip", low=float("-inf"), high=1.0)]
+    ys = [
+        net.relu(x),
+        net.op("clip", [x], "clip", low=-2.0, high=2.0),
+        net.op("scale", [x], "scale", factor=-0.25),
+        net.op("clip", [x], "clip", low=float("-inf"), high=1.0),
+    ]
     check_exact(net.result(*ys))
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    (("N", 24, 5, 5), ("N", 600)), (("N", 600), ("N", 24, 5, 5)), (("N", 24, 5, 5), ("N", 12, 10, 5)),
-    (("N", 20, 1, 1), ("N", 20)), (("N", 20), ("N", 20, 1, 1)), (("N", 24, 6), ("N", 6, 24)), ((2, 24, 3), (4, 12, 3))])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("N", 24, 5, 5), ("N", 600)),
+        (("N", 600), ("N", 24, 5, 5)),
+        (("N", 24, 5, 5), ("N", 12, 10, 5)),
+        (("N", 20, 1, 1), ("N", 20)),
+        (("N", 20), ("N", 20, 1, 1)),
+        (("N", 24, 6), ("N", 6, 24)),
+        ((2, 24, 3), (4, 12, 3)),
+    ],
+)
 def test_views(old: tuple[Any, ...], new: tuple[Any, ...]) -> None:
     """A reshape between kernels, of an input, and of what is an output too."""
     net = Net()
@@ -243,8 +268,23 @@ def test_views(old: tuple[Any, ...], new: tuple[Any, ...]) -> None:
 # ---- what follows a convolution joins it
 
 
-EPILOGUES = ("bias", "relu", "clip", "residual", "same", "scaled", "channels", "max 2", "sum 2", "max 3/2", "sum 3/1",
-             "max 2/2 odd", "mean", "twice", "shifted")
+EPILOGUES = (
+    "bias",
+    "relu",
+    "clip",
+    "residual",
+    "same",
+    "scaled",
+    "channels",
+    "max 2",
+    "sum 2",
+    "max 3/2",
+    "sum 3/1",
+    "max 2/2 odd",
+    "mean",
+    "twice",
+    "shifted",
+)
 
 
 def epilogue(net: Net, y: str, word: str) -> str:
@@ -348,7 +388,9 @@ def test_an_input_with_many_readers() -> None:
     a = net.conv(x, 20, (3, 3), begin=(1, 1))
     b = net.conv(x, 20, (1, 1))
     c = net.op("add", [net.op("add", [a, b], "ab"), x], "abx")
-    check_exact(net.result(net.relu(c), net.pool(x, "max_pool", (2, 2)), net.op("mul", [x, x], "square")), 1, 3)
+    check_exact(
+        net.result(net.relu(c), net.pool(x, "max_pool", (2, 2)), net.op("mul", [x, x], "square")), 1, 3
+    )
 
 
 @pytest.mark.parametrize("op", ["add", "sub", "mul"])
@@ -361,8 +403,13 @@ def test_a_value_twice(op: str) -> None:
 
 def test_residual_blocks() -> None:
     net = Net(reach=1)
-    x = net.pool(net.relu(net.conv(net.x("N", 3, 15, 15), 24, (3, 3), (2, 2), begin=(1, 1))), "max_pool", (3, 3), (2, 2),
-                 begin=(1, 1))
+    x = net.pool(
+        net.relu(net.conv(net.x("N", 3, 15, 15), 24, (3, 3), (2, 2), begin=(1, 1))),
+        "max_pool",
+        (3, 3),
+        (2, 2),
+        begin=(1, 1),
+    )
     for i in range(3):
         y = net.bias(net.conv(net.relu(net.conv(x, 24, (1, 1))), 24, (3, 3), begin=(1, 1)))
         x = net.op("clip", [net.op("add", [y, x] if i % 2 else [x, y], "sum")], "clip", low=-3.0, high=4.0)
@@ -396,7 +443,9 @@ def test_batch_norm_folds() -> None:
     net = Net(reach=2)
     y = net.bias(net.conv(net.x("N", 5, 8, 8), 20, (3, 3)))
     y = net.relu(net.op("batch_norm", [y, net.weights(20, 1, 1), net.weights(20, 1, 1)], "bn"))
-    loose = net.op("batch_norm", [net.pool(y, "max_pool", (2, 2)), net.weights(20, 1, 1), net.weights(20, 1, 1)], "bn")
+    loose = net.op(
+        "batch_norm", [net.pool(y, "max_pool", (2, 2)), net.weights(20, 1, 1), net.weights(20, 1, 1)], "bn"
+    )
     graph = net.result(loose)
     check_exact(graph, 1, 2)
     assert "batch_norm" not in str(compiled(graph).plan)
@@ -422,7 +471,9 @@ def test_random_graphs(data: st.DataObject) -> None:
     """Any value may be read again, by any op that fits; any may be an output."""
     net = Net(seed=data.draw(st.integers(0, 99)), reach=1)
     n = data.draw(batches)
-    values = [net.x(n, data.draw(st.integers(1, 36)), data.draw(st.integers(3, 12)), data.draw(st.integers(3, 12)))]
+    values = [
+        net.x(n, data.draw(st.integers(1, 36)), data.draw(st.integers(3, 12)), data.draw(st.integers(3, 12)))
+    ]
     for _ in range(data.draw(st.integers(2, 8))):
         y = data.draw(st.sampled_from(values))
         c = int(net.type(y).shape[1])
@@ -434,7 +485,9 @@ def test_random_graphs(data: st.DataObject) -> None:
             y = net.conv(y, c, (3, 3), begin=(1, 1), group=c)
         elif word == "join":
             same = [v for v in values if net.type(v) == net.type(y)]
-            y = net.op(data.draw(st.sampled_from(["add", "sub"])), [y, data.draw(st.sampled_from(same))], "join")
+            y = net.op(
+                data.draw(st.sampled_from(["add", "sub"])), [y, data.draw(st.sampled_from(same))], "join"
+            )
         else:
             y = epilogue(net, y, word)
         if data.draw(st.booleans()) and word not in ("bias", "relu", "clip"):

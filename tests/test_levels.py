@@ -44,7 +44,9 @@ def test_functions(target: Target) -> None:
     poison(model, inputs)
     got = results(model, inputs)
     np.testing.assert_allclose(got["y0"], np.exp(np.float64(inputs["x0"])), rtol=4 * 2.0 ** -23)
-    np.testing.assert_allclose(got["y1"], Oracle(graph, inputs).outputs["y1"], rtol=20 * 2.0 ** -23, atol=2.0 ** -126)
+    np.testing.assert_allclose(
+        got["y1"], Oracle(graph, inputs).outputs["y1"], rtol=20 * 2.0**-23, atol=2.0**-126
+    )
 
 
 def test_specials(target: Target) -> None:
@@ -63,7 +65,9 @@ def test_instructions(target: Target) -> None:
     net = Net()
     y = net.relu(net.bias(net.conv(net.x("N", 24, 20, 20), 40, (3, 3), begin=(1, 1))))
     y = net.op("softmax", [net.linear(net.flatten(net.pool(y, "max_pool", (3, 3), (2, 2))), 20)], "p", axis=1)
-    text = "\n".join(assembly(t, machine(target)) for _, t in plan(optimize(net.result(y), target)).texts(target))
+    text = "\n".join(
+        assembly(t, machine(target)) for _, t in plan(optimize(net.result(y), target)).texts(target)
+    )
     assert "vfmadd" in text and "%ymm" in text
     wide = re.findall(r"%zmm\d+|%[xy]mm(?:1[6-9]|2\d|3[01])|%k[0-7]\b", text)
     assert bool(wide) == (target.lanes == 16)
@@ -78,7 +82,10 @@ def test_compile_takes_the_name_of_a_level(target: Target) -> None:
 
 def test_levels_this_cpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     import cnncc.ir.target as module
-    monkeypatch.setattr(module, "host_features", lambda: frozenset(f[1:] for f in LEVELS["x86-64-v3"].split(",")))
+
+    monkeypatch.setattr(
+        module, "host_features", lambda: frozenset(f[1:] for f in LEVELS["x86-64-v3"].split(","))
+    )
     module.target_for.cache_clear()
     try:
         assert module.target_for().level == "x86-64-v3"

@@ -81,7 +81,9 @@ def test_random_schedules(name: str) -> None:
         for _ in range(MOST // 2):
             base = found[int(rng.integers(0, len(found)))].kernel
             stage = base.stages[0]
-            other = replace(base, stages=(replace(stage, schedule=Schedule(changed(stage.schedule.loops, base, rng))),))
+            other = replace(
+                base, stages=(replace(stage, schedule=Schedule(changed(stage.schedule.loops, base, rng))),)
+            )
             try:
                 check(other, target)
             except InternalError:
