@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # the package be
 from cnncc.codegen.lower import lower
 from cnncc.codegen.worker import Machine, compile_text
 from cnncc.ir.kernel import Kernel
-from cnncc.ir.regions import scratch_bytes
+from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.tasks import task_count
@@ -43,7 +43,7 @@ class Alone:
         tasks, symbol = task_count(kernel)
         self.flops = kernel.flops() * (batch if symbol else 1)
         sizes = [t.nbytes * (batch if t.type.symbols else 1) for t in kernel.operands]
-        sizes.append(scratch_bytes(kernel))
+        sizes.append(scratch_offsets(kernel)[1])
         starts = np.cumsum([0, *(-(-size // ALIGN) * ALIGN for size in sizes)])
         memory = buffers.aligned(max(int(starts[-1]), buffers.HUGE_FROM))
         views = [memory[a:a + size] for a, size in zip(starts, sizes, strict=False)]

@@ -217,7 +217,7 @@ def code_hash() -> str:
     from cnncc.runtime import cache
     root = Path(__file__).parent
     folders = ("ir", "passes", "codegen", "frontend")
-    paths = sorted(p for folder in folders for p in (root / folder).glob("*.py"))
+    paths = [root / "compiler.py", *sorted(p for folder in folders for p in (root / folder).glob("*.py"))]
     return cache.key(*(f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths))
 
 

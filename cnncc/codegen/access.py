@@ -76,8 +76,11 @@ class Access:
             return 0
         raise InternalError(f"{self.load}: a loop step crosses a block of {self.tensor}")
 
-    def offset(self, pos: Positions) -> int:
-        """The constant part of the byte offset."""
+    def offset(self, pos: Positions, vector: str | None = None) -> int:
+        """The constant part of the byte offset of an element, or of a vector over the dimension `vector`.
+
+        Raises InternalError where the loops or the vector's lanes could cross a block.
+        """
         key = tuple([pos[d].const for d in self.dims])
         known = self._offsets.get(key)
         if known is None:
@@ -94,6 +97,9 @@ class Access:
                 for t in pos[d].terms:
                     if (c * t.multiple) % block:
                         within += abs(c) * t.most
+                span = pos[d].span
+                if d == vector and isinstance(span, int):
+                    within += abs(c) * (span - 1)
             if within >= block:
                 raise InternalError(f"{self.load}: a tile crosses a block of {self.tensor}")
         return known[0]

@@ -16,9 +16,9 @@ from cnncc.codegen.stage import Pointers, Run, StageLowering
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index
 from cnncc.ir.kernel import Kernel, Stage
-from cnncc.ir.regions import ALIGN, scratch_bytes, scratch_shapes
+from cnncc.ir.regions import scratch_offsets, scratch_shapes
 from cnncc.ir.target import Target
-from cnncc.ir.types import BYTES, Extent
+from cnncc.ir.types import Extent
 
 ATTRIBUTES = 'nounwind "min-legal-vector-width"="512" "prefer-vector-width"="512" "frame-pointer"="none"'
 SLOT_BATCH, SLOT_SCRATCH, SLOT_OPERANDS = 0, 1, 2
@@ -45,12 +45,10 @@ class _KernelLowering:
             self.bases[t.name] = e.load(args, 8 * (SLOT_OPERANDS + i), PTR, 8)
         self.shapes: dict[str, tuple[Extent, ...]] = {t.name: t.type.shape for t in kernel.operands}
         if kernel.scratch:
-            own = e.offset(e.load(args, 8 * SLOT_SCRATCH, PTR, 8), e.mul(thread, scratch_bytes(kernel)))
+            offsets, nbytes = scratch_offsets(kernel)
+            own = e.offset(e.load(args, 8 * SLOT_SCRATCH, PTR, 8), e.mul(thread, nbytes))
             self.shapes.update(scratch_shapes(kernel))
-            at = 0
-            for t in kernel.scratch:
-                self.bases[t.name] = e.offset(own, at)
-                at += -(-t.layout.elements(self.shapes[t.name]) * BYTES[t.type.dtype] // ALIGN) * ALIGN
+            self.bases.update((name, e.offset(own, at)) for name, at in offsets.items())
         self.origins: dict[str, list[Int]] = {}
         self.last = kernel.stages[-1]
         self.stages = [StageLowering(e, kernel, s, target, self.shapes) for s in kernel.stages]

@@ -351,7 +351,7 @@ class StageLowering:
 
     def element(self, i: int, pos: Positions, ptrs: Pointers, wide: Type, active: Sequence[int]) -> Value:
         a = self.accesses[i]
-        at = a.offset(pos)
+        at = a.offset(pos, self.simd.dim if self.simd else None)
         vector = wide.lanes and self.simd is not None and self.simd.dim in a.dims
         span = self.active(pos) if vector else 0
         lanes = active if vector and active else range(span)
@@ -378,7 +378,7 @@ class StageLowering:
 
     def store(self, v: Value, pos: Positions, ptrs: Pointers) -> None:
         a, p = self.accesses[self.store_at], ptrs[self.store_at]
-        at = a.offset(pos)
+        at = a.offset(pos, self.simd.dim if self.simd else None)
         if not v.type.lanes or self.simd is None:
             self.e.store(v, p, at, a.bytes)
             return

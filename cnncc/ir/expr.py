@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from cnncc.ir.errors import InternalError
 
-UNARY = ("neg", "exp", "log", "sqrt", "tanh", "sigmoid", "abs")
+UNARY = ("neg", "exp", "sqrt", "sigmoid", "abs")
 BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 FUNCTIONS = (*UNARY, *BINARY, "max", "min")
 OPERATORS: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}

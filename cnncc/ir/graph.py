@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from cnncc.ir.errors import InternalError, ModelError
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.ops import OPS
 from cnncc.ir.types import TensorType, name_of
-
-if TYPE_CHECKING:
-    import networkx
 
 Attr = Any          # int, float, str or a tuple of them
 
@@ -73,14 +70,6 @@ class Graph:
     def types(self, node: Node) -> tuple[TensorType, ...]:
         """The types of a node's operands."""
         return tuple(self.nodes[i].type for i in node.inputs)
-
-    def digraph(self) -> networkx.DiGraph[str]:
-        """The edges, derived from the nodes' inputs (which alone know order and repeats)."""
-        import networkx
-        g: networkx.DiGraph[str] = networkx.DiGraph()
-        g.add_nodes_from(self.nodes)
-        g.add_edges_from((i, n.name) for n in self for i in n.inputs)
-        return g
 
     def users(self) -> dict[str, list[str]]:
         """For each value the nodes that read it (once per operand), with `""` for each graph output."""

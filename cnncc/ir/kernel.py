@@ -58,7 +58,7 @@ class Stage:
         """All dimensions; an epilogue adds none."""
         return {d: e for f in self.formulas for d, e in f.extents}
 
-    def flops_per_step(self) -> int:
+    def instructions_per_step(self) -> int:
         """Vector instructions per element of the first formula, a multiply-add counted as one."""
         fused = self.first.fold == "=" or multiply_add(self.first)
         return size(self.first.expr) + (0 if fused else 1)

@@ -38,7 +38,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 SCALAR: dict[str, Callable[..., Array]] = {
-    "neg": np.negative, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh, "abs": np.absolute,
+    "neg": np.negative, "exp": np.exp, "sqrt": np.sqrt, "abs": np.absolute,
     "sigmoid": _sigmoid, "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide,
     "max": np.maximum, "min": np.minimum}
 COMBINE: dict[str, np.ufunc] = {"+=": np.add, "max=": np.maximum, "min=": np.minimum}

@@ -50,11 +50,11 @@ def placed(kernel: Kernel, stage: Stage) -> set[str]:
     return result[id(stage)]
 
 
-def scratch_bytes(kernel: Kernel) -> int:
-    """Scratch memory that one thread needs, in whole pages."""
+def scratch_offsets(kernel: Kernel) -> tuple[dict[str, int], int]:
+    """Where each scratch tensor starts in a thread's scratch memory, and how many bytes that has (whole pages)."""
     shapes = scratch_shapes(kernel)
-    total = 0
+    offsets, total = {}, 0
     for t in kernel.scratch:
-        size = t.layout.elements(shapes[t.name]) * BYTES[t.type.dtype]
-        total += -(-size // ALIGN) * ALIGN
-    return -(-total // PAGE) * PAGE
+        offsets[t.name] = total
+        total += -(-t.layout.elements(shapes[t.name]) * BYTES[t.type.dtype] // ALIGN) * ALIGN
+    return offsets, -(-total // PAGE) * PAGE

@@ -23,7 +23,6 @@ class Target:
     l3: int = 32 << 20
     fmas: float = 2.0
     loads: float = 1.8
-    stores: float = 1.0
     latency: float = 5.0
     l2_bytes: float = 40.0
     l3_bytes: float = 5.0

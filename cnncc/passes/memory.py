@@ -11,7 +11,7 @@ from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
 from cnncc.ir.plan import Place, Plan, Step
-from cnncc.ir.regions import scratch_bytes
+from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.signature import value as value_record
 from cnncc.ir.tasks import task_count
 from cnncc.ir.types import BYTES, Extent
@@ -56,7 +56,7 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
                 used += _aligned(size)
             own.append(Place("weights", packings[key].offset))
         tasks, symbol = task_count(n.kernel)
-        steps.append(Step(symbol_of(n.kernel), tuple(own), tasks, symbol is not None, scratch_bytes(n.kernel),
+        steps.append(Step(symbol_of(n.kernel), tuple(own), tasks, symbol is not None, scratch_offsets(n.kernel)[1],
                           n.origin, n.attr["does"], n.kernel.flops(), n.kernel.nbytes()))
     symbols = {s for n in graph for s in n.type.symbols}
     values = [[value_record(user, graph[v].type) for user, v in pairs]

@@ -210,7 +210,7 @@ class _Space:
         inner = self._levels(tile, rw) if tile else []
         outer = [x for d in rows for x in self._levels(d, 1)]
         chunk = []
-        if tile and tile != self.batch and not rows and _number(self.extents[tile]) > 8 * rw:
+        if tile and tile != self.batch and not rows and len(inner) == 1 and _number(self.extents[tile]) > 8 * rw:
             chunk = [Loop("for", tile, rw * max(1, min(8, _number(self.extents[tile]) // (16 * rw))))]
         yield ([*batch, *outer, *chunk, *wide, *inner], inside)
         if wide and (outer or inner):
@@ -326,7 +326,7 @@ class _Space:
             for blocks, high in _sizes(vectors, nb):
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
-                ops = acc * max(1, self.stage.flops_per_step())
+                ops = acc * max(1, self.stage.instructions_per_step())
                 streamed = self._streamed(steps, blocks, streams)
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0, streamed)
                 cycle += LOOP / _turns(acc) + STALL * streamed
@@ -415,12 +415,13 @@ class _Space:
         back: list[tuple[int, int]] = []
         vector = axis_of.get(str(self.simd))
         if vector is not None:
-            front.append((vector, self.lanes))
+            if all(c % self.lanes == 0 for d, c in x.index[vector].terms if d != self.simd):
+                front.append((vector, self.lanes))
             back.append((vector, 0))
         for loop in inside:
             a = axis_of.get(loop.dim)
             if a is not None and a != vector and loop.dim in self.reduced:
                 block = loop.step if loop.kind == "for" and loop.step > 1 else 0
                 front.append((a, block))
-        rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in front)]
+        rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in (*front, *back))]
         return Layout((*rest, *front, *back))
