@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx_models import floats, ints, model, single
 
 from cnncc.frontend.onnx import inspect, read
+from cnncc.frontend.onnx_file import load
 from cnncc.ir.errors import ModelError
 
 DIGITS = (Path(__file__).parent.parent / "cnncc" / "data" / "digits.onnx").read_bytes()
@@ -230,8 +231,7 @@ def test_tensors_that_lie() -> None:
 def test_integers_out_of_range() -> None:
     tensor = helper.make_tensor("k", TensorProto.INT8, [1], [3])
     tensor.int32_data[0] = 1000
-    source = model([helper.make_node("Cast", ["k"], ["f"], to=1), helper.make_node("Add", ["x", "f"], ["y"])],
-                   {"x": [1]}, ["y"])
+    source = model([helper.make_node("Add", ["x", "k"], ["y"])], {"x": [1]}, ["y"])
     source.graph.initializer.append(tensor)
     assert "'k'" in error(source)
 
@@ -315,7 +315,7 @@ def conv(*operands: np.ndarray, **attributes: Any) -> onnx.ModelProto:
         (pool(ceil_mode=2), "ceil_mode"), (pool("AveragePool", ceil_mode=1.0), "a float, not an int"),
         (single("MaxPool", [1, 2, 8]), "kernel_shape is missing"),
         (single("MaxPool", [2, 8], kernel_shape=[2]), "spatial"),
-        (single("GlobalMaxPool", [1, 2]), "spatial"),
+        (single("GlobalAveragePool", [1, 2]), "spatial"),
         (conv(strides=[0, 1]), "strides"), (conv(dilations=[0, 1]), "dilations"), (conv(group=0), "group"),
         (conv(group=-1), "group"), (conv(group=3), "group"), (conv(group=1 << 40), "group"),
         (conv(kernel_shape=[2, 2]), "kernel_shape"), (conv(floats(2, 2, 9, 9)), "larger"),
@@ -338,7 +338,6 @@ def conv(*operands: np.ndarray, **attributes: Any) -> onnx.ModelProto:
         (single("Gemm", [2, 3], floats(3, 5), floats(4)), "broadcast"),
         (single("Gemm", [2, 3], floats(3, 5), floats(1, 1, 5)), "broadcast"),
         (single("Gemm", [2, 3], floats(3, 5), opset=9), "missing"),
-        (single("MatMul", [2, 3], floats(4, 5)), "multiply"),
     ])
 def test_hostile_nodes(source: onnx.ModelProto, words: str) -> None:
     message = error(source)
@@ -373,12 +372,9 @@ def test_the_growth_of_memory_is_bounded() -> None:
 
 def test_elements_of_every_type() -> None:
     for array in (floats(2, 3), ints(1, -2), np.array([True, False]), np.arange(3, dtype=np.uint8),
-                  floats(5).astype(np.float16), np.float64(2.5)):
-        nodes = [helper.make_node("Cast", ["k"], ["f"], to=1)]
-        source = model(nodes, {"x": [1]}, ["f"], {"k": np.asarray(array)})
-        for typed in (False, True):
-            if typed:
-                kind = source.graph.initializer[0].data_type
-                tensor = helper.make_tensor("k", kind, np.shape(array), np.ravel(array))
-                source.graph.initializer[0].CopyFrom(tensor)
-            np.testing.assert_array_equal(read(source).constants["f"], np.asarray(array, np.float32))
+                  floats(5).astype(np.float16), np.float64(2.5), floats(0, 3)):
+        tensor = numpy_helper.from_array(np.asarray(array), "k")
+        for given in (tensor, helper.make_tensor("k", tensor.data_type, np.shape(array), np.ravel(array))):
+            value = load(single("Relu", [2])).array(given)
+            assert value.dtype == np.asarray(array).dtype and not value.flags.writeable
+            np.testing.assert_array_equal(value, array)

@@ -42,23 +42,12 @@ def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[FileIO, in
         raise ModelError(f"{what}: can't read the file: {reason}") from None
 
 
-def read_part(file: FileIO, offset: int, size: int, map_only: bool) -> Array:
-    """`size` bytes from `offset` on; `map_only` maps them instead, for a short look without most of them."""
-    if map_only and size:
-        return np.memmap(file, np.uint8, "r", offset, (size,))
-    data = np.fromfile(file, np.uint8, size, offset=offset)
-    if data.size < size:
-        raise OSError("the file ended while it was read")
-    return data
-
-
-def read_model(path: str | os.PathLike[str], map_only: bool = False) -> memoryview:
+def read_model(path: str) -> bytes:
     """The bytes of a model file."""
-    label = os.fsdecode(path)
-    with opened(path, label) as (file, size):
-        expect(size <= LIMIT, f"{label}: {size:,} bytes are more than an ONNX file can have (2 GiB); "
-                              "save the model with its weights as external data")
-        return read_part(file, 0, size, map_only).data.toreadonly()
+    with opened(path, path) as (file, size):
+        expect(size < LIMIT, f"{path}: {size:,} bytes are more than an ONNX file can have (2 GiB); "
+                             "save the model with its weights as external data")
+        return file.readall()
 
 
 def inside(folder: Path, location: str, what: str) -> Path:
@@ -79,8 +68,8 @@ def inside(folder: Path, location: str, what: str) -> Path:
 class External:
     """The files beside a model, read slice by slice; a slice is read once, and slices must not overlap."""
 
-    def __init__(self, folder: Path | None, map_only: bool, opening: Opening | None) -> None:
-        self.folder, self.map_only, self.opening = folder, map_only, opening
+    def __init__(self, folder: Path | None, opening: Opening | None) -> None:
+        self.folder, self.opening = folder, opening
         self.slices: dict[tuple[Path, int, int], Array] = {}
         self.taken: dict[Path, int] = {}
 
@@ -102,7 +91,8 @@ class External:
                                                f"which has {total:,} bytes")
                 self.taken[path] = self.taken.get(path, 0) + size
                 expect(self.taken[path] <= total, f"{what}: its data overlaps other tensors' in {name}")
-                self.slices[path, offset, size] = read_part(file, offset, size, self.map_only)
+                data = self.slices[path, offset, size] = np.fromfile(file, np.uint8, size, offset=offset)
+                expect(data.size == size, f"{what}: its data file {name} ended while it was read")
         return self.slices[path, offset, size]
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from cnncc.frontend.external import Opening, expect
 from cnncc.frontend.onnx_file import OnnxFile, Source, dtype_name, load
@@ -48,29 +45,26 @@ def read(source: Source, folder: str | os.PathLike[str] | None = None,
 
     External data is read from the file's folder, for bytes and ModelProto only where `folder` is given;
     `opening` is told of each file before it is read. An open first axis of the inputs becomes the extent "N".
-    Constants are views of the file's bytes.
 
-    Raises UnsupportedError, which lists every node that can't be compiled, and ModelError for a broken model.
+    Raises UnsupportedError, which lists the nodes that can't be compiled, and ModelError for a broken model.
     """
-    return _graph(load(source, folder, opening=opening))
+    return _graph(load(source, folder, opening))
 
 
 def inspect(source: Source, folder: str | os.PathLike[str] | None = None) -> ModelInfo:
-    """What is in a model, with all that can't be compiled; weights are read only where shapes depend on them.
-
-    Raises ModelError for a broken model.
-    """
-    file = load(source, folder, weights=False)
+    """What is in a model, with all that can't be compiled. Raises ModelError for a broken model."""
+    file = load(source, folder)
+    p, g = file.proto, file.proto.graph
     unsupported: tuple[tuple[str, str, str], ...] = ()
     outputs: dict[str, TensorType] = {}
     try:
         graph = _graph(file)
         outputs = {name: graph[value].type for name, value in graph.outputs}
     except UnsupportedError as error:
-        unsupported = error.rows or (("model", file.proto.graph.name, error.message),)
-    p, g = file.proto, file.proto.graph
+        unsupported = error.rows or (("model", g.name, error.message),)
     given = {t.name for t in g.initializer}
-    sizes = [(product(shape), dtype.itemsize) for dtype, shape, _ in map(file.describe, file.tensors())
+    tensors = [*g.initializer, *(a.t for n in g.node if n.op_type == "Constant" for a in n.attribute)]
+    sizes = [(product(shape), dtype.itemsize) for dtype, shape, _ in map(file.describe, tensors)
              if dtype is not None and dtype.kind == "f"]
     return ModelInfo(
         g.name, f"{p.producer_name} {p.producer_version}".strip(), p.ir_version, _opset(file),
@@ -105,14 +99,13 @@ def _declared(value: ValueInfoProto) -> TensorType:
 
 
 class _Importer:
-    """One pass over the nodes of a file, in order. What a refused node makes is a value of no known type."""
+    """One pass over the nodes of a file, in order. What depends on a refused node has no known type."""
 
     def __init__(self, file: OnnxFile) -> None:
         self.file, self.proto = file, file.proto.graph
         self.scope = Scope(file, Builder(self.proto.name or "model"), _opset(file))
         self.rows: list[tuple[str, str, str]] = []
         self.defined: set[str] = set()
-        self.claimed = {v.name: v for v in self.proto.value_info}
         self.symbols: dict[str, str] = {}   # the names of the batch in the file, each with its input
 
     def expect(self, ok: object, why: str) -> None:
@@ -122,19 +115,25 @@ class _Importer:
         self.rows.append((kind[:120], name[:200], str(reason)))
 
     def graph(self) -> Graph:
-        self._versions()
-        self._initializers()
+        self._check_version()
+        for tensor in self.proto.initializer:
+            self._define("initializer", tensor.name)
+            self.scope.constants[tensor.name] = tensor
+        for sparse in self.proto.sparse_initializer:
+            self._define("initializer", sparse.values.name)
+            self.refuse("initializer", sparse.values.name, "sparse tensors are not supported")
         for value in self.proto.input:
-            self._input(value)
+            if value.name not in self.scope.constants:
+                self._input(value)
         self._check_order()
         needed = {v.name for v in self.proto.output}
         live = []
-        for index in reversed(range(len(self.proto.node))):
-            if not needed.isdisjoint(self.proto.node[index].output):
-                live.append(index)
-                needed.update(self.proto.node[index].input)
-        for index in reversed(live):
-            self._node(self.proto.node[index], self._name(index), needed)
+        for index, node in reversed(list(enumerate(self.proto.node))):
+            if not needed.isdisjoint(node.output):
+                live.append((node, self._name(index)))
+                needed.update(node.input)
+        for node, name in reversed(live):
+            self._node(node, name, needed)
         outputs = self._outputs()
         if self.rows:
             many = f"{len(self.rows)} things" if len(self.rows) > 1 else "one thing"
@@ -142,7 +141,7 @@ class _Importer:
                                    "compiled yet", self.rows)
         return self.scope.builder.graph(outputs).live()
 
-    def _versions(self) -> None:
+    def _check_version(self) -> None:
         from onnx import defs
         newest, opset = defs.onnx_opset_version(), self.scope.opset
         self.expect(opset or all(n.domain not in DOMAINS for n in self.proto.node),
@@ -157,26 +156,14 @@ class _Importer:
         self.expect(name not in self.defined, f"two {kind}s are called {name[:200]!r}")
         self.defined.add(name)
 
-    def _initializers(self) -> None:
-        for tensor in self.proto.initializer:
-            self._define("initializer", tensor.name)
-            self.file.check(tensor)
-            self.scope.constants[tensor.name] = tensor
-        for sparse in self.proto.sparse_initializer:
-            self._define("initializer", sparse.values.name)
-            self.refuse("initializer", sparse.values.name, "sparse tensors are not supported")
-
     def _input(self, value: ValueInfoProto) -> None:
-        name, scope = value.name, self.scope
-        if name in scope.constants:
-            return
-        self._define("input", name)
+        self._define("input", value.name)
         try:
-            scope.values[name] = scope.builder.input(name, self._type(value))
+            self.scope.values[value.name] = self.scope.builder.input(value.name, self._type(value))
         except Refused as reason:
-            self.refuse("input", name, reason)
+            self.refuse("input", value.name, reason)
         except ModelError as error:
-            self.expect(False, f"input {name[:200]!r}: {error}")
+            self.expect(False, f"input {value.name[:200]!r}: {error}")
 
     def _type(self, value: ValueInfoProto) -> TensorType:
         """The type of an input. Raises Refused for what can't be compiled, ModelError for an absurd size."""
@@ -197,63 +184,43 @@ class _Importer:
             support(not others, f"its batch is {d.dim_param[:60]!r}, that of input "
                                 f"{self.symbols[name][:200]!r} is {name[:60]!r}: give both one name")
             shape.append(BATCH)
-        self.scope.check(TensorType("f32", tuple(shape)))
-        return TensorType("f32", tuple(shape))
+        return self.scope.checked(TensorType("f32", tuple(shape)))
 
     def _check_order(self) -> None:
         """Raises ModelError where two nodes define a value, or none does before it is read."""
-        makers: dict[str, int] = {}
+        made = {name for node in self.proto.node for name in node.output}
         for index, node in enumerate(self.proto.node):
-            for name in filter(None, node.output):
-                self.expect(name not in self.defined,
-                            f"{self._label(index)} defines the value {name[:200]!r} a second time")
-                self.defined.add(name)
-                makers[name] = index
-        for index, node in enumerate(self.proto.node):
+            what = f"{node.op_type[:60]} {self._name(index)!r}"
             for name in filter(None, node.input):
-                if name not in self.defined or makers.get(name, -1) >= index:
-                    why = f"which {self._label(makers[name])} makes: a cycle, or nodes out of order" \
-                        if name in makers else "which nothing defines"
-                    self.expect(False, f"{self._label(index)} reads {name[:200]!r}, {why}")
+                why = "a later node or itself makes: a cycle, or nodes out of order" if name in made \
+                    else "nothing defines"
+                self.expect(name in self.defined, f"{what} reads {name[:200]!r}, which {why}")
+            for name in filter(None, node.output):
+                self.expect(name not in self.defined, f"{what} defines {name[:200]!r} a second time")
+                self.defined.add(name)
 
     def _name(self, index: int) -> str:
         node = self.proto.node[index]
         return node.name[:200] or f"{node.op_type[:60]}_{index}"
-
-    def _label(self, index: int) -> str:
-        return f"{self.proto.node[index].op_type[:60]} {self._name(index)!r}"
-
-    def _has(self, name: str) -> bool:
-        return name in self.scope.values or name in self.scope.constants
 
     def _node(self, node: NodeProto, name: str, needed: set[str]) -> None:
         scope = self.scope
         try:
             support(node.domain in DOMAINS, f"ops of domain {node.domain[:60]!r} are not supported")
             support(node.op_type in ROWS, f"op not supported (opset {scope.opset})")
-            if all(self._has(i) for i in node.input if i):
-                call = Call(scope, node, name)
-                for extra in node.output:
-                    support(extra in ("", call.out) or extra not in needed,
-                            f"its output {extra[:200]!r} is used; only the first is supported")
-                result = ROWS[node.op_type](call)
-                if isinstance(result, np.ndarray):
-                    scope.constants[call.out] = result
-                else:
-                    scope.values[call.out] = result
+            if not all(scope.has(i) for i in node.input if i):
                 return
+            call = Call(scope, node, name)
+            for extra in node.output:
+                support(extra in ("", call.out) or extra not in needed,
+                        f"its output {extra[:200]!r} is used; only the first is supported")
+            result = ROWS[node.op_type](call)
+            if isinstance(result, str):
+                scope.values[call.out] = result
+            else:
+                scope.constants[call.out] = result
         except Refused as reason:
             self.refuse(_op(node), name, reason)
-        except ModelError:
-            if not self.rows:       # else it may come from a shape that the file only claims
-                raise
-        # Go on with the types that the file claims, so as to report all nodes that aren't compiled.
-        for out in filter(None, node.output):
-            with suppress(KeyError, Refused, ModelError):
-                batch = bool(self.symbols)
-                type = self._type(self.claimed[out])
-                if batch or not type.symbols:
-                    scope.values[out] = scope.builder.input(scope.builder.fresh(out), type)
 
     def _outputs(self) -> list[tuple[str, str]]:
         outputs: dict[str, str] = {}
@@ -262,7 +229,7 @@ class _Importer:
             self.expect(name not in outputs, f"the output {name[:200]!r} is given twice")
             self.expect(name in self.defined, f"nothing defines the output {name[:200]!r}")
             try:
-                if self._has(name):
+                if self.scope.has(name):
                     outputs[name] = self.scope.value(name)
             except Refused as reason:
                 self.refuse("output", name, reason)

@@ -29,7 +29,7 @@ class Refused(Exception):
 
 
 def support(ok: object, why: str) -> None:
-    """Raises Refused unless `ok`; `why` is the reason."""
+    """Raises Refused, for the reason `why`, unless `ok`."""
     if not ok:
         raise Refused(why)
 
@@ -60,31 +60,29 @@ class Scope:
             self.values[name] = self.builder.const(name, array)
         return self.values[name]
 
-    def check(self, type: TensorType) -> None:
-        """Raises ModelError for a tensor of a size that nobody can mean."""
+    def has(self, name: str) -> bool:
+        return name in self.values or name in self.constants
+
+    def checked(self, type: TensorType) -> TensorType:
+        """The type. Raises ModelError for a tensor of a size that nobody can mean."""
         expect(not absurd([e if isinstance(e, int) else 1 for e in type.shape], 1),
                f"a tensor of {type} is too large (at most {MAX_RANK} dimensions and {MAX_ELEMENTS:,} "
                "elements) or has an empty dimension")
+        return type
 
 
 class Call:
     """One node of the file while it is imported."""
 
     def __init__(self, scope: Scope, node: NodeProto, name: str) -> None:
-        self.scope, self.node, self.name = scope, node, name
-        self.opset = scope.opset
+        self.scope, self.node, self.name, self.opset = scope, node, name, scope.opset
+        self.label = f"{scope.file.label}: {node.op_type[:60]} {name!r}"
         self.out: str = next((o for o in node.output if o), "")
         self.read: set[str] = set()
 
-    def wrong(self, why: str) -> ModelError:
-        return ModelError(f"{self.scope.file.label}: {self.node.op_type[:60]} {self.name!r}: {why}")
-
     def expect(self, ok: object, why: str) -> None:
         """Raises ModelError, naming the node, unless `ok`."""
-        if not ok:
-            raise self.wrong(why)
-
-    # ---- attributes
+        expect(ok, f"{self.label}: {why}")
 
     @cached_property
     def attributes(self) -> dict[str, AttributeProto]:
@@ -124,8 +122,6 @@ class Call:
         self.expect(-rank <= value < rank, f"axis {value} is outside of the {rank} dimensions of its input")
         return value % rank
 
-    # ---- operands
-
     def has(self, i: int) -> bool:
         return i < len(self.node.input) and self.node.input[i] != ""
 
@@ -160,22 +156,20 @@ class Call:
                     "expected [N, C, ...] with 1 to 3 spatial dimensions of fixed size")
         return sizes
 
-    # ---- results
-
     def emit(self, op: str, inputs: Sequence[str], step: str = "", **attrs: Attr) -> str:
         """Add one of our nodes, named after the output; all but the last of a row give a `step`."""
         builder = self.scope.builder
         try:
             value = builder.op(op, inputs, f"{self.out}.{step}" if step else self.out, (self.name,), **attrs)
-            self.scope.check(builder.nodes[value].type)
+            self.scope.checked(builder.nodes[value].type)
+            return value
         except ModelError as error:
-            raise self.wrong(str(error)) from None
-        return value
+            raise ModelError(f"{self.label}: {error}") from None
 
     def const(self, array: Array, step: str) -> str:
         """Add a constant of this node's own."""
-        self.scope.folded += array.nbytes
         file = self.scope.file
+        self.scope.folded += array.nbytes
         self.expect(self.scope.folded <= SPARE + 2 * (file.size + sum(file.external.taken.values())),
                     "the constants derived from the model's would take too much memory")
         return self.scope.builder.const(f"{self.out}.{step}", array)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
 from cnncc.frontend.external import Array
-from cnncc.frontend.onnx_file import DTYPES, dtype_name
-from cnncc.frontend.onnx_node import Call, Refused, Row, support
+from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_window import average_pool, max_pool, window
 from cnncc.ir.types import Extent, product
 
 Shape = tuple[Extent, ...]
-LOWEST = float(np.finfo(np.float32).min)
 
 
 def _channels(vector: Array, rank: int) -> Array:
@@ -58,56 +55,41 @@ def _batch_norm(c: Call) -> str:
 
 def _clip(c: Call) -> str:
     bounds: list[float] = []
-    bound: Any
-    for i, name, bound in ((1, "min", LOWEST), (2, "max", -LOWEST)):
-        if c.opset < 11:
-            bound = c.attribute(name, "f", bound)
-        elif c.has(i):
-            bound = c.needed(i, "bound")
-        c.expect(np.size(bound) == 1, "its bounds must be single numbers")
+    for i, name, default in ((1, "min", -math.inf), (2, "max", math.inf)):
+        bound = np.asarray(c.attribute(name, "f", default) if c.opset < 11 else
+                           c.needed(i, "bound") if c.has(i) else default)
+        c.expect(bound.size == 1, "its bounds must be single numbers")
         c.expect(not np.isnan(bound).any(), "one of its bounds is not a number")
-        bounds.append(float(np.reshape(bound, ())))
-    low = bounds[0] if bounds[0] > LOWEST else -math.inf
-    high = bounds[1] if bounds[1] < -LOWEST else math.inf
-    if high == math.inf and low in (0, -math.inf):
-        return c.emit("relu", [c.value(0)]) if low == 0 else c.value(0)
-    return c.emit("clip", [c.value(0)], low=low, high=high)
-
-
-def _reduce(c: Call, op: str, x: str, axes: tuple[int, ...], keepdims: bool = True) -> str:
-    shape = c.shape(x)
-    support(all(isinstance(shape[a], int) for a in axes), "it reduces over the batch, whose size is open")
-    if not axes:
-        return x
-    if keepdims or len(axes) < len(shape):
-        return c.emit(op, [x], axes=axes, keepdims=keepdims)
-    return c.emit("reshape", [c.emit(op, [x], "mean", axes=axes, keepdims=True)], shape=())
+        bounds.append(float(bound.reshape(())))
+    if bounds == [-math.inf, math.inf]:
+        return c.value(0)
+    if bounds == [0, math.inf]:
+        return c.emit("relu", [c.value(0)])
+    return c.emit("clip", [c.value(0)], low=bounds[0], high=bounds[1])
 
 
 def _reduce_mean(c: Call) -> str:
     x = c.value(0)
-    rank = len(c.shape(x))
-    noop, keepdims = c.flag("noop_with_empty_axes"), c.flag("keepdims", True)
+    shape, noop, keepdims = c.shape(x), c.flag("noop_with_empty_axes"), c.flag("keepdims", True)
     given = c.attribute("axes", "ints", ()) if c.opset < 18 else \
         c.needed(1, "axes", "int64").reshape(-1).tolist() if c.has(1) else ()
-    if not given and noop:
-        return x
-    axes = [c.axis(a, rank) for a in given] or range(rank)
+    axes = tuple(sorted(c.axis(a, len(shape)) for a in given)) or (() if noop else tuple(range(len(shape))))
     c.expect(len(set(axes)) == len(axes), f"axes {list(given)} name one dimension twice")
-    return _reduce(c, "reduce_mean", x, tuple(sorted(axes)), keepdims)
+    support(all(isinstance(shape[a], int) for a in axes), "it reduces over the batch, whose size is open")
+    if not axes:
+        return x
+    if keepdims or len(axes) < len(shape):
+        return c.emit("reduce_mean", [x], axes=axes, keepdims=keepdims)
+    return c.emit("reshape", [c.emit("reduce_mean", [x], "mean", axes=axes, keepdims=True)], shape=())
 
 
-def _global(c: Call, op: str) -> str:
+def _global_average(c: Call) -> str:
     x = c.value(0)
-    return _reduce(c, op, x, tuple(range(2, 2 + len(c.spatial(x)))))
+    return c.emit("reduce_mean", [x], axes=tuple(range(2, 2 + len(c.spatial(x)))), keepdims=True)
 
 
-def _shaped(c: Call, x: str | Array, shape: Shape, step: str = "") -> str | Array:
-    """x in another shape: a view."""
-    if isinstance(x, str):
-        return x if shape == c.shape(x) else c.emit("reshape", [x], step, shape=shape)
-    c.expect(_fixed(shape) == x.size, f"can't reshape {list(x.shape)} to {list(shape)}")
-    return x.reshape([int(e) for e in shape])
+def _shaped(c: Call, x: str, shape: Shape) -> str:
+    return x if shape == c.shape(x) else c.emit("reshape", [x], shape=shape)
 
 
 def _target(c: Call, old: Shape, wanted: list[int], allowzero: bool) -> Shape:
@@ -127,16 +109,16 @@ def _target(c: Call, old: Shape, wanted: list[int], allowzero: bool) -> Shape:
     return tuple(new)
 
 
-def _reshape(c: Call) -> str | Array:
+def _reshape(c: Call) -> str:
     wanted: list[int] = c.needed(1, "shape", "int64").reshape(-1).tolist()
     c.expect(len(wanted) <= 64, f"a shape of {len(wanted)} dimensions is absurd")
-    x = c.operand(0)
+    x = c.value(0)
     return _shaped(c, x, _target(c, c.shape(x), wanted, c.flag("allowzero")))
 
 
-def _flatten(c: Call) -> str | Array:
+def _flatten(c: Call) -> str:
     """To [extents before axis, extents from axis on], each as one number."""
-    x, axis = c.operand(0), c.attribute("axis", "i", 1)
+    x, axis = c.value(0), c.attribute("axis", "i", 1)
     old = c.shape(x)
     if axis != len(old):
         axis = c.axis(axis, len(old))
@@ -146,49 +128,29 @@ def _flatten(c: Call) -> str | Array:
     return _shaped(c, x, (batch[0] if batch else _fixed(old[:axis]), _fixed(old[axis:])))
 
 
-def _matrix(c: Call) -> Array:
-    w = c.needed(1, "second matrix")
-    support(w.ndim == 2 and 0 not in w.shape,
-            f"its second matrix has the shape {list(w.shape)}; only two dimensions are supported")
-    return w
-
-
 def _scaled(array: Array, factor: float) -> Array:
     with np.errstate(all="ignore"):
         return array if factor == 1 else (array * np.float64(factor)).astype(np.float32)
 
 
 def _gemm(c: Call) -> str:
-    x, w = c.value(0), _matrix(c)
-    support(not c.flag("transA"), "transA=1 is not supported")
+    x, w = c.value(0), c.needed(1, "second matrix")
     turned, alpha, beta = c.flag("transB"), c.attribute("alpha", "f", 1.0), c.attribute("beta", "f", 1.0)
-    w = w if turned else w.T
-    name = c.value(1) if turned and alpha == 1 else c.const(_scaled(w, alpha), "weight")
+    support(not c.flag("transA"), "transA=1 is not supported")
+    c.expect(w.ndim == 2 and 0 not in w.shape, f"its second matrix has the shape {list(w.shape)}")
     c.expect(c.opset >= 11 or c.has(2), "input 2 is missing")
+    w = w if turned else w.T
     c.expect(len(c.shape(x)) == 2 and c.shape(x)[1] == w.shape[1],
              f"its input has the shape {list(c.shape(x))}, expected [.., {w.shape[1]}]")
-    bias = c.operand(2) if c.has(2) and beta != 0 else None
-    if bias is None or not (isinstance(bias, str) or bias.any()):
-        return c.emit("linear", [x, name])
-    if beta == 1:
-        addend = c.value(2)
-    elif isinstance(bias, str):
-        addend = c.emit("scale", [bias], "scaled", factor=beta)
-    else:
-        addend = c.const(_scaled(c.needed(2, "bias"), beta), "bias")
-    y = c.emit("linear", [x, name], "linear")
-    shape, full = c.shape(addend), c.shape(y)
-    c.expect(len(shape) <= 2 and all(e in (1, s) for e, s in zip(shape[::-1], full[::-1], strict=False)),
-             f"its bias of shape {list(shape)} doesn't broadcast to {list(full)}")
-    return c.emit("add", [y, addend])
-
-
-def _matmul(c: Call) -> str:
-    x, w = c.value(0), _matrix(c)
-    shape = c.shape(x)
-    support(len(shape) == 2, f"its input has the shape {list(shape)}; only two dimensions are supported")
-    c.expect(shape[1] == w.shape[0], f"can't multiply {list(shape)} by {list(w.shape)}")
-    return c.emit("linear", [x, c.const(w.T, "weight")])
+    bias = c.needed(2, "bias") if c.has(2) and beta != 0 else np.zeros(1, np.float32)
+    weight = c.value(1) if turned and alpha == 1 else c.const(_scaled(w, alpha), "weight")
+    y = c.emit("linear", [x, weight], "linear" if bias.any() else "")
+    if not bias.any():
+        return y
+    rows, columns = (1, 1, *bias.shape)[-2:]
+    c.expect(bias.ndim <= 2 and rows in (1, c.shape(y)[0]) and columns in (1, len(w)),
+             f"its bias of shape {list(bias.shape)} doesn't broadcast to {list(c.shape(y))}")
+    return c.emit("add", [y, c.value(2) if beta == 1 else c.const(_scaled(bias, beta), "bias")])
 
 
 def _softmax(c: Call) -> str:
@@ -213,32 +175,11 @@ def _dropout(c: Call) -> str | Array:
 def _constant(c: Call) -> Array:
     c.expect(len(c.attributes) == 1, f"has {len(c.attributes)} attributes, expected one")
     name = next(iter(c.attributes))
-    forms = {"value": "t", "value_float": "f", "value_floats": "floats", "value_int": "i",
-             "value_ints": "ints"}
+    if name == "value":
+        return c.scope.file.array(c.attribute(name, "t"))
+    forms = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
     support(name in forms, f"attribute {name[:60]!r} is not supported")
-    value = c.attribute(name, forms[name])
-    if name != "value":
-        return np.array(value, np.float32 if "float" in name else np.int64)
-    support(value.data_type in DTYPES, f"its type is {dtype_name(value.data_type)}")
-    return c.scope.file.array(value)
-
-
-def _transpose(c: Call) -> Array:
-    array = c.operand(0)
-    if isinstance(array, str):
-        raise Refused("only constants can be transposed yet")
-    perm = tuple(c.attribute("perm", "ints", ())) or tuple(reversed(range(array.ndim)))
-    c.expect(sorted(perm) == list(range(array.ndim)),
-             f"perm {list(perm)[:20]} is no order of the {array.ndim} dimensions of its input")
-    return array.transpose(perm)
-
-
-def _cast(c: Call) -> str | Array:
-    to, x = c.attribute("to", "i", 1), c.operand(0)
-    support(to in DTYPES and (to == 1 or not isinstance(x, str)),
-            f"casting to {dtype_name(to)} is not supported")
-    with np.errstate(all="ignore"):
-        return x if isinstance(x, str) else x.astype(np.bool_ if to == 9 else DTYPES[to][1], copy=False)
+    return np.array(c.attribute(name, forms[name]), np.float32 if "float" in name else np.int64)
 
 
 def _elementwise(op: str, inputs: int = 2) -> Row:
@@ -250,7 +191,6 @@ ROWS = {
     "Add": _elementwise("add"),
     "AveragePool": Row(average_pool, 1, 1),
     "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum",)),
-    "Cast": Row(_cast, 1, 1, ("saturate", "round_mode")),
     "Clip": Row(_clip, 1, 3),
     "Constant": Row(_constant, 0, 0),
     "Conv": Row(_conv, 2, 3),
@@ -259,10 +199,8 @@ ROWS = {
     "Exp": _elementwise("exp", 1),
     "Flatten": Row(_flatten, 1, 1),
     "Gemm": Row(_gemm, 2, 3),
-    "GlobalAveragePool": Row(lambda c: _global(c, "reduce_mean"), 1, 1),
-    "GlobalMaxPool": Row(lambda c: _global(c, "reduce_max"), 1, 1),
+    "GlobalAveragePool": Row(_global_average, 1, 1),
     "Identity": Row(lambda c: c.operand(0), 1, 1),
-    "MatMul": Row(_matmul, 2, 2),
     "MaxPool": Row(max_pool, 1, 1, ("storage_order",)),
     "Mul": _elementwise("mul"),
     "ReduceMean": Row(_reduce_mean, 1, 2),
@@ -270,5 +208,4 @@ ROWS = {
     "Reshape": Row(_reshape, 2, 2),
     "Softmax": Row(_softmax, 1, 1),
     "Sub": _elementwise("sub"),
-    "Transpose": Row(_transpose, 1, 1),
 }
