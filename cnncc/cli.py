@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncc.console import F, Verbs, echo, level_options, option, progress, tell, writing
+from cnncc.console import F, Verbs, echo, level_options, progress, tell, writing
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
     from cnncc.runtime.model import CompiledModel
 
-TARGETS = ("native", "x86-64-v3", "x86-64-v4")
 
-
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Verbs, context_settings={
+    "help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True})
 @click.version_option(__version__, message="cnncc %(version)s")
 @level_options
 def cli() -> None:
@@ -51,18 +50,32 @@ def image_options(f: F) -> F:
     for name, default, help in (("std", "1", "Divided by: one number or one a channel."),
                                 ("mean", "0", "Then subtracted: one number or one a channel."),
                                 ("scale", str(1 / 255), "Factor on pixels (default 1/255).")):
-        f = click.option(f"--{name}", default=default, callback=_numbers, metavar="N[,N...]", help=help)(f)
+        f = option(f"--{name}", default=default, callback=_numbers, metavar="N[,N...]", help=help,
+                   show_default=False)(f)
     return option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
                   help="Order of an image input's axes.")(f)
 
 
+def _not_compiled(ctx: click.Context, param: click.Parameter, path: str) -> str:
+    if _is_artifact(path):
+        from cnncc.ir.errors import ModelError
+        raise ModelError(f"{path}: is compiled already; this needs the .onnx file")
+    return path
+
+
+def _is_artifact(path: str) -> bool:
+    return path.lower().endswith(".cnncc")
+
+
+option = click.option
 model_argument: Any = click.argument("model", metavar="MODEL")
+onnx_argument: Any = click.argument("model", metavar="MODEL", callback=_not_compiled)
 inputs_argument: Any = click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 threads_option: Any = option("--threads", type=int,
                              help="Threads to run with (default: the CPUs we may use).")
-target_option: Any = option("--target", type=click.Choice(TARGETS), default="native",
-                            help="Instructions to use.")
-cache_option: Any = option("--no-cache", is_flag=True, help="Neither read nor write the compile cache.")
+target_option: Any = option("--target", type=click.Choice(["native", "x86-64-v3", "x86-64-v4"]),
+                            default="native", help="Instructions to use.")
+cache_option: Any = option("--cache/--no-cache", default=True, help="Read and write the compile cache.")
 
 
 def batch_option(default: int) -> Any:
@@ -70,27 +83,19 @@ def batch_option(default: int) -> Any:
                   help="Size of a batch that the model leaves open.")
 
 
-def _is_artifact(path: str) -> bool:
-    return path.lower().endswith(".cnncc")
+def running_options(f: F) -> F:
+    """How a model is compiled and run: the keywords of `compile`."""
+    made: F = threads_option(target_option(cache_option(f)))
+    return made
 
 
-def _refuse_artifact(path: str) -> None:
-    from cnncc.ir.errors import ModelError
-    if _is_artifact(path):
-        raise ModelError(f"{path}: is compiled already; this needs the .onnx file")
-
-
-def _open(path: str, threads: int | None, target: str, no_cache: bool) -> CompiledModel:
+def _open(path: str, **how: Any) -> CompiledModel:
     """A compiled model from its own file or from an ONNX file."""
     from cnncc.compiler import compile, load
     if _is_artifact(path):
-        return load(path, threads=threads)
+        return load(path, threads=how["threads"])
     with progress() as report:
-        return compile(path, threads=threads, target=target, cache=not no_cache, progress=report)
-
-
-def _plural(n: int, word: str) -> str:
-    return f"{n} {word}{'s' * (n != 1)}"
+        return compile(path, progress=report, **how)
 
 
 # ---- verbs
@@ -104,39 +109,38 @@ def demo(threads: int | None) -> None:
         echo(line)
 
 
-@cli.verb(model_argument,
+@cli.verb(onnx_argument,
           option("-o", "--output", metavar="FILE", help="Write the compiled model (.cnncc) here."),
           option("--threads", type=int, help="Processes that compile (default: the CPUs we may use)."),
           target_option, cache_option)
-def compile(model: str, output: str | None, threads: int | None, target: str, no_cache: bool) -> None:
+def compile(model: str, output: str | None, threads: int | None, **how: Any) -> None:
     """Compile MODEL, show what became of it, and write it to a file."""
     import time
 
     from cnncc.compiler import compile as build
     from cnncc.runtime.env import thread_count
-    _refuse_artifact(model)
     begin = time.perf_counter()
     with progress() as report:
-        made = build(model, target=target, cache=not no_cache, jobs=thread_count(threads), progress=report)
-    seconds = time.perf_counter() - begin
+        made = build(model, jobs=thread_count(threads), progress=report, **how)
+    seconds, kernels = time.perf_counter() - begin, len({s.symbol for s in made.plan.steps})
+    text = f"{made.summary()}\n{kernels} different kernels, ready in {seconds:.2f} s"
+    nbytes = None
     if output:
         with writing(output):
             made.save(output)
-    kernels = len({s.symbol for s in made.plan.steps})
-    nbytes = os.path.getsize(output) if output else None
-    written = f"; {nbytes / 1e3:,.1f} KB in {output}" if nbytes else ""
+        nbytes = os.path.getsize(output)
+        text += f"; {nbytes / 1e3:,.1f} KB in {output}"
     tell({**made.plan.record(), **made.meta, "kernels": kernels, "seconds": seconds, "output": output,
-          "bytes": nbytes},
-         f"{made.summary()}\n{kernels} different kernels, ready in {seconds:.2f} s{written}")
+          "bytes": nbytes}, text)
 
 
 @cli.verb(model_argument, inputs_argument,
           option("--output", metavar="FILE.npz", help="Write the outputs here instead of showing them."),
           option("--top", type=click.IntRange(1), default=5, help="Classes to show."),
           option("--labels", metavar="FILE", help="Names of the classes, one a line."),
-          image_options, threads_option, target_option, cache_option)
+          image_options, running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
-        threads: int | None, target: str, no_cache: bool, **pixels: Any) -> None:
+        threads: int | None, target: str, cache: bool, **pixels: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
 
     Several images are a batch. Of an output [N, classes] the best classes are shown, of others statistics.
@@ -145,7 +149,7 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     if output and not output.endswith(".npz"):
         raise click.UsageError("--output must end in .npz")
     names = read_labels(labels) if labels else []
-    made = _open(model, threads, target, no_cache)
+    made = _open(model, threads=threads, target=target, cache=cache)
     found = made.run(None, read_feeds(made.inputs, inputs, Pixels(**pixels)))
     results = dict(zip((v.name for v in made.outputs), found, strict=True))
     if output:
@@ -181,15 +185,13 @@ def info(model: str) -> None:
              f"  {found.parameters:,} parameters, {found.parameter_bytes / 1e6:,.2f} MB",
              f"  {sum(found.nodes.values())} nodes: "
              + ", ".join(f"{n} {op}" for op, n in found.nodes.items())]
-    if found.unsupported:
-        lines.append(f"{len(found.unsupported)} can't be compiled yet:")
-        lines += [f"  {op} {name!r}: {reason}" for op, name, reason in found.unsupported]
-    else:
-        lines.append("everything in it can be compiled")
+    lines += [f"{len(found.unsupported)} can't be compiled yet:" if found.unsupported else
+              "everything in it can be compiled",
+              *(f"  {op} {name!r}: {reason}" for op, name, reason in found.unsupported)]
     tell(found, "\n".join(lines))
 
 
-@cli.verb(model_argument,
+@cli.verb(onnx_argument,
           option("--after", metavar="PASS", help="The graph after this pass; `list` shows the passes."),
           option("--emit", type=click.Choice(["graph", "kernels", "llvm", "asm"]), default="graph",
                  help="What to print."),
@@ -201,14 +203,13 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
          target: str) -> None:
     """Look into the compilation of MODEL. CNNCC_DUMP=DIR also writes the graph after every pass to files."""
     from cnncc import explain
+    from cnncc.compiler import read
+    from cnncc.ir.target import target_for
     if after == "list":
         tell(explain.passes(), "\n".join(f"{name:18} {text}" for name, text in explain.passes().items()))
         return
     if after and emit in ("llvm", "asm"):
         raise click.UsageError(f"--emit {emit} is about the graph after all passes")
-    from cnncc.compiler import read
-    from cnncc.ir.target import target_for
-    _refuse_artifact(model)
     graph, machine = read(model), target_for(target)
     if check:
         from cnncc.verify import check_passes
@@ -217,7 +218,8 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
              "\n".join(f"{name:18} changes the outputs by {change:.1e}{'' if ok else '  WRONG'}"
                        for name, change, ok in rows), good=all(ok for _, _, ok in rows))
     elif why:
-        _show_why(*explain.why(graph, machine, why))
+        kernels, reason = explain.why(graph, machine, why)
+        tell({"kernels": kernels, "reason": reason}, "\n".join(map(str, kernels)) or f"no kernel: {reason}")
     elif emit in ("llvm", "asm"):
         modules = dict(explain.native(graph, machine, node, emit))
         sign = ";" if emit == "llvm" else "#"
@@ -229,60 +231,40 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
         nodes = [n for n in (explain.nodes_of(graph, node) if node else graph) if emit == "graph" or n.kernel]
         text = f"# after {name}: {graph.summary()}\n{graph}"
         if node or emit == "kernels":
-            text = "\n".join(f"# {', '.join(n.origin)}\n{n}" if n.kernel else
-                             f"{n}    # {', '.join(n.origin)}" for n in nodes)
+            text = "\n".join(f"# {', '.join(n.origin)}\n{n}" for n in nodes)
         tell({"after": name, "summary": graph.summary(), "nodes": [
             {"name": n.name, "op": n.op, "inputs": n.inputs, "type": str(n.type), "attrs": n.attr,
              "origin": n.origin, "kernel": str(n.kernel) if n.kernel else None} for n in nodes]}, text)
 
 
-def _show_why(found: Sequence[Any], reason: str) -> None:
-    lines = [f"no kernel: {reason}"] if reason else []
-    for w in found:
-        lines.append(f"{w.value}: {w.does}\n  computes {', '.join(w.nodes)}\n"
-                     f"  {w.total} candidates, the cheapest:")
-        lines += [f"  {'->' if i == w.chosen else '  '} {cycles:14,.0f} cycles  {loops}"
-                  for i, (cycles, loops) in enumerate(w.best)]
-        if w.chosen is None or w.chosen >= len(w.best):
-            lines.append("  chosen was none of these")
-    tell({"kernels": found, "reason": reason}, "\n".join(lines))
-
-
-@cli.verb(model_argument, inputs_argument, batch_option(1), threads_option, target_option, cache_option)
-def profile(model: str, inputs: tuple[str, ...], batch: int, threads: int | None, target: str,
-            no_cache: bool) -> None:
+@cli.verb(model_argument, inputs_argument, batch_option(1), running_options)
+def profile(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
     """Time every kernel of MODEL (.onnx or .cnncc), on random numbers or on files as in `run`."""
     from cnncc.bench.peak import peak
     from cnncc.feeds import random_feeds, read_feeds
-    made = _open(model, threads, target, no_cache)
+    made = _open(model, **how)
     feeds = read_feeds(made.inputs, inputs) if inputs else random_feeds(made.inputs, batch)
     best = peak(made.threads)
     times = made.profile(*(feeds[v.name] for v in made.inputs))
     best = max(best, peak(made.threads))
     tell({"threads": made.threads, "peak": best, "steps": times, "folded": made.meta.get("folded", {})},
-         f"{made.format_profile(times, best)}\ntimes and tasks are those of one call, with "
-         f"{_plural(made.threads, 'thread')}; the peak of multiply-adds is {best:.0f} GFLOP/s")
+         f"{made.format_profile(times, best)}\ntimes and tasks are those of one call, threads: "
+         f"{made.threads}; the peak of multiply-adds is {best:.0f} GFLOP/s")
 
 
-@cli.verb(model_argument, inputs_argument, batch_option(2), threads_option, target_option, cache_option)
-def verify(model: str, inputs: tuple[str, ...], batch: int, threads: int | None, target: str,
-           no_cache: bool) -> None:
+@cli.verb(onnx_argument, inputs_argument, batch_option(2), running_options)
+def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
     """Compare the compiled MODEL with the NumPy reference in float64, and ONNX Runtime where installed.
 
     On random numbers, or on files as in `run`. Exits with 1 on a mismatch and names the first bad kernel.
     """
-    from cnncc.compiler import read
-    from cnncc.feeds import read_feeds
-    from cnncc.ir.signature import Signature
     from cnncc.verify import verify as check
-    _refuse_artifact(model)
-    feeds = read_feeds(Signature.of(read(model)).inputs, inputs) if inputs else None
     with progress() as report:
-        found = check(model, feeds, batch, target, threads, not no_cache, report)
+        found = check(model, inputs, batch, progress=report, **how)
     tell(found.record(), str(found), good=found.ok)
 
 
-@cli.verb(model_argument,
+@cli.verb(onnx_argument,
           option("--against", default="numpy,onnxruntime,openvino", metavar="ENGINES",
                  help="Engines to compare with."),
           option("--threads", default="1", metavar="N[,N...]", help="Numbers of threads."), batch_option(1),
@@ -293,7 +275,6 @@ def bench(model: str, against: str, threads: str, batch: int, seconds: float) ->
     from cnncc.bench.run import bench as measure
     from cnncc.bench.run import table
     from cnncc.runtime.env import thread_count
-    _refuse_artifact(model)
     engines = [e.strip() for e in against.split(",") if e.strip()]
     if unknown := [e for e in engines if e not in ENGINES]:
         raise click.UsageError(f"unknown engine {', '.join(unknown)}: choose from {', '.join(ENGINES)}")
@@ -314,21 +295,22 @@ def cache(what: str) -> None:
     from cnncc.runtime import cache as store
     if what == "clear":
         removed = store.clear()
-        tell({"removed": removed}, f"{_plural(removed, 'compiled model')} removed")
+        tell({"removed": removed}, f"{removed} removed")
         return
     folder, entries = store.directory(), store.entries()
     used = sum(e.nbytes for e in entries)
-    dates = [time.strftime("%Y-%m-%d %H:%M", time.localtime(e.used)) for e in entries]
     tell({"path": folder, "entries": entries, "bytes": used, "limit": store.limit()}, "\n".join([
-        f"{folder or 'the cache is off'}: {_plural(len(entries), 'compiled model')}, {used / 1e6:,.2f} MB "
+        f"{folder or 'the cache is off'}: compiled models: {len(entries)}, {used / 1e6:,.2f} MB "
         f"of at most {store.limit() / 1e6:,.0f} MB",
-        *(f"{e.nbytes / 1e6:10.2f} MB  {d}  {e.key}" for e, d in zip(entries, dates, strict=True))]))
+        *(f"{e.nbytes / 1e6:10.2f} MB  {time.strftime('%Y-%m-%d %H:%M', time.localtime(e.used))}  {e.key}"
+          for e in entries)]))
 
 
 @cli.verb()
 def env() -> None:
     """The versions, the CPU and the settings that decide how cnncc compiles and runs."""
     import platform
+    from contextlib import suppress
     from importlib import metadata
 
     import llvmlite.binding as llvm
@@ -338,10 +320,9 @@ def env() -> None:
     from cnncc.runtime.env import available_cpus, thread_count
 
     def version(package: str) -> str:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return "not installed"
+        return "not installed"
     wanted = ("sse4.2", "avx2", "fma", "avx512f", "avx512bw", "avx512vnni", "avx512bf16", "amx-bf16")
     packages = ("llvmlite", "numpy", "onnx", "onnxruntime", "openvino", "torch", "pillow")
     variables = {k: v for k, v in sorted(os.environ.items()) if k.startswith(("CNNCC_", "OMP_NUM"))}

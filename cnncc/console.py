@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -24,17 +24,12 @@ _given = {"verbose": 0, "quiet": 0, "json": 0}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def option(*names: str, **attributes: Any) -> Callable[[F], F]:
-    """A `click.option` that shows its default, where it has one."""
-    return click.option(*names, **{"show_default": True, **attributes})
-
-
-def _noted(*names: str, help: str, **attributes: Any) -> Callable[[F], F]:
+def _noted(*names: str, **attributes: Any) -> Callable[[F], F]:
     """An option that no verb gets as an argument: it is noted here."""
     def note(ctx: click.Context, param: click.Parameter, value: int) -> None:
         if value and param.name:
             _given[param.name] = value
-    return click.option(*names, expose_value=False, callback=note, help=help, **attributes)
+    return click.option(*names, expose_value=False, callback=note, show_default=False, **attributes)
 
 
 def level_options(f: F) -> F:
@@ -65,10 +60,11 @@ class Verbs(click.Group):
                 log.setup("error" if _given["quiet"] else levels[min(_given["verbose"], 2)])
                 return f(*args, **kwargs)
             json_option = [_noted("--json", is_flag=True, help="Print JSON.")] if results else []
-            wrapped: Any = run
-            for add in reversed([*options, *json_option, level_options]):
-                wrapped = add(wrapped)
-            return self.command()(wrapped)
+            decorators: list[Any] = [self.command(), *options, *json_option, level_options]
+            made: Any = run
+            for add in reversed(decorators):
+                made = add(made)
+            return cast(click.Command, made)
         return decorate
 
     def run(self, args: Sequence[str] | None) -> int:
@@ -107,17 +103,17 @@ def tell(data: Any, text: str, good: bool = True) -> None:
 
 def _plain(x: Any) -> Any:
     """Dataclasses and arrays as JSON has them; numbers that it has not become None."""
-    from dataclasses import fields, is_dataclass
-    if is_dataclass(x):
-        return {f.name: _plain(getattr(x, f.name)) for f in fields(x)}
-    if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, list | tuple):
-        return [_plain(v) for v in x]
-    if isinstance(x, float):
-        return x if x - x == 0 else None
-    if x is None or isinstance(x, str | int):
-        return x
+    match x:
+        case None | str() | int():
+            return x
+        case float():
+            return x if x - x == 0 else None
+        case dict():
+            return {str(k): _plain(v) for k, v in x.items()}
+        case list() | tuple():
+            return [_plain(v) for v in x]
+    if fields := getattr(x, "__dataclass_fields__", None):
+        return {name: _plain(getattr(x, name)) for name in fields}
     return _plain(x.tolist() if hasattr(x, "tolist") else str(x))
 
 
@@ -150,14 +146,14 @@ def _failed(error: Exception) -> int:
     if _given["verbose"]:
         import traceback
         traceback.print_exception(error)
+    what = str(error) or "there is not enough memory"
+    if isinstance(error, OSError) and error.filename is not None:
+        what = f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError | MemoryError | CnnccError) and not isinstance(error, InternalError):
-        what = str(error) or "there is not enough memory"
-        if isinstance(error, OSError) and error.filename is not None:
-            what = f"{error.filename}: {error.strerror}"
         echo(f"error: {what}", err=True)
         return WRONG_INPUT
-    what = str(error) if isinstance(error, InternalError) else f"{type(error).__name__}: {error}"
+    kind = "" if isinstance(error, InternalError) else f"{type(error).__name__}: "
     how = "text above" if _given["verbose"] else "output of the same command with -v"
-    echo(f"internal error: {what}\nThis is a bug in cnncc {__version__}. Please report it with the {how}.",
-         err=True)
+    echo(f"internal error: {kind}{error}\n"
+         f"This is a bug in cnncc {__version__}. Please report it with the {how}.", err=True)
     return OUR_FAULT

@@ -60,6 +60,13 @@ class Why:
     best: tuple[tuple[float, str], ...]
     chosen: int | None
 
+    def __str__(self) -> str:
+        rows = [f"\n  {'->' if i == self.chosen else '  '} {cycles:14,.0f} cycles  {loops}"
+                for i, (cycles, loops) in enumerate(self.best)]
+        shown = self.chosen is not None and self.chosen < len(rows)
+        return (f"{self.value}: {self.does}\n  computes {', '.join(self.nodes)}\n  {self.total} candidates, "
+                f"the cheapest:{''.join(rows)}" + "\n  chosen was none of these" * (not shown))
+
 
 def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Why], str]:
     """The kernels that compute a node of the model, and where there are none the reason.

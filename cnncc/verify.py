@@ -5,7 +5,6 @@ An error is max|value - reference| / max|reference|. `cnncc show --check` asks t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from cnncc.bench.engines import ENGINES, Array, Feeds
 from cnncc.compiler import compile, optimize, read, stages
-from cnncc.feeds import random_feeds
+from cnncc.feeds import random_feeds, read_feeds
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Signature
@@ -95,16 +94,17 @@ def error_of(value: Array, truth: Array) -> float:
     return float(np.abs(value[finite] - truth[finite]).max()) / (scale or 1.0)
 
 
-def verify(path: str | os.PathLike[str], feeds: Feeds | None = None, batch: int = 2,
-           target: str = "native", threads: int | None = None, cache: bool = True,
+def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "native",
+           threads: int | None = None, cache: bool = True,
            progress: Callable[[str, float], None] | None = None) -> Report:
-    """Compare a model's outputs for `feeds` (None: seeded random numbers), and on a mismatch its kernels.
+    """Compare a model's outputs for inputs from files, or random ones, and on a mismatch its kernels.
 
-    Raises as `compile` does.
+    Raises as `compile` and `read_feeds` do.
     """
     report = progress or (lambda what, fraction: None)
     graph = read(path)
-    feeds = feeds or random_feeds(Signature.of(graph).inputs, batch)
+    inputs = Signature.of(graph).inputs
+    feeds = read_feeds(inputs, files) if files else random_feeds(inputs, batch)
     model = compile(path, threads=threads, target=target, cache=cache)
     report("reference in float64", 0.2)
     truth = evaluate(graph, feeds, np.float64)
@@ -114,7 +114,7 @@ def verify(path: str | os.PathLike[str], feeds: Feeds | None = None, batch: int 
     report("ONNX Runtime", 0.6)
     notes = []
     try:
-        other = ENGINES["onnxruntime"](os.fspath(path), model.threads, feeds)(feeds)
+        other = ENGINES["onnxruntime"](path, model.threads, feeds)(feeds)
         errors["onnxruntime"] = max(map(error_of, other, truth.values()))
     except ImportError:
         notes.append("onnxruntime is not installed")

@@ -75,7 +75,7 @@ class CompiledModel:
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
-        """The outputs of these names (None: all), as ONNX Runtime's `run` gives them. Raises as a call does."""
+        """The outputs of these names (None: all), as ONNX Runtime's `run` gives them."""
         chosen = self._signature.select(output_names or None)
         results = self._call((), feeds, None)
         return [results[i] for i in chosen]
@@ -144,7 +144,7 @@ class CompiledModel:
             arrays += (map(np.empty, space.shapes, self._dtypes) if out is None
                        else self._given(out, arrays, space.shapes))
         except (MemoryError, ValueError) as error:
-            raise InputError(f"{self.name}: no memory for the results of a batch of {n:,}: {error}") from error
+            raise InputError(f"{self.name}: no memory for results of a batch of {n:,}: {error}") from error
         space.frame[self._operands] = list(map(_address, arrays))
         return arrays
 
