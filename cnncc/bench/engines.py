@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -16,14 +17,12 @@ Call: TypeAlias = Callable[[Feeds], list[Array]]
 
 def _cnncc(path: str, threads: int, feeds: Feeds) -> Call:
     from cnncc.compiler import compile
-    model = compile(path, threads=threads)
-    return lambda given: model.run(None, given)
+    return functools.partial(compile(path, threads=threads).run, None)
 
 
 def _numpy(path: str, threads: int, feeds: Feeds) -> Call:
     from cnncc.compiler import reference
-    model = reference(path)
-    return lambda given: model.run(None, given)
+    return functools.partial(reference(path).run, None)
 
 
 def _onnxruntime(path: str, threads: int, feeds: Feeds) -> Call:
@@ -54,9 +53,8 @@ def _openvino(path: str, threads: int, feeds: Feeds) -> Call:
 
 ENGINES: dict[str, Callable[[str, int, Feeds], Call]] = {
     "cnncc": _cnncc, "numpy": _numpy, "onnxruntime": _onnxruntime, "openvino": _openvino}
-PEERS = ("onnxruntime", "openvino")
 
 
 def installed(engine: str) -> bool:
     """Whether the package of an engine can be imported here; it isn't."""
-    return engine not in PEERS or importlib.util.find_spec(engine) is not None
+    return importlib.util.find_spec(engine) is not None

@@ -6,14 +6,14 @@ import ctypes
 import functools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from cnncc.codegen.emitter import PTR, Emitter, Type
 from cnncc.codegen.worker import Machine, compile_text
 from cnncc.ir.target import Target, target_for
 from cnncc.runtime.loader import ENTRY, Code, load_code
 
-TURNS = 100_000
-"""Turns of the loop in one call: below a millisecond, so that some calls are undisturbed."""
+TURNS = 100_000     # of the loop in one call: below a millisecond, so that some calls are undisturbed
 
 
 def peak(threads: int = 1, seconds: float = 0.1) -> float:
@@ -21,10 +21,10 @@ def peak(threads: int = 1, seconds: float = 0.1) -> float:
     target = target_for()
     accumulators = 24 if target.registers >= 32 else 12
     code = _load(target, accumulators)
-    best = [0.0] * threads
     start = threading.Barrier(threads)
 
-    def run(i: int) -> None:
+    def run(_: int) -> float:
+        best = 0.0
         entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(code.entry)
         memory = (ctypes.c_float * 64)(*[0.5] * 64)
         flops = 2 * target.lanes * accumulators * TURNS
@@ -32,13 +32,10 @@ def peak(threads: int = 1, seconds: float = 0.1) -> float:
         end = time.perf_counter() + seconds
         while (begin := time.perf_counter()) < end:
             entry(ctypes.addressof(memory))
-            best[i] = max(best[i], flops / (time.perf_counter() - begin) / 1e9)
-    workers = [threading.Thread(target=run, args=(i,)) for i in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return sum(best)
+            best = max(best, flops / (time.perf_counter() - begin) / 1e9)
+        return best
+    with ThreadPoolExecutor(threads) as workers:
+        return sum(workers.map(run, range(threads)))
 
 
 @functools.cache
@@ -49,9 +46,7 @@ def _load(target: Target, accumulators: int) -> Code:
         a, b = (e.load(memory, i * 4 * target.lanes, vector, 4) for i in range(2))
         with e.loop(0, TURNS, 1, [a] * accumulators) as loop:
             loop.next = [e.fma(v, a, b) for v in loop.values]
-        total = loop.values[0]
-        for v in loop.values[1:]:
-            total = e.arith("fadd", total, v)
+        total = functools.reduce(functools.partial(e.arith, "fadd"), loop.values)
         e.store(total, memory, 8 * target.lanes, 4)
         e.line("ret i64 0")
     machine = Machine(target.triple, target.cpu, target.features)

@@ -28,10 +28,8 @@ from cnncc.runtime import profiler
 
 ROUNDS, CALLS, MOST = 4, 3, 3
 """Rounds that are wanted, least calls in one, and how many times the rounds are tried for quiet ones."""
-LIBRARIES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-"""Variables from which NumPy's libraries take their number of threads, once, when they start."""
-WRONG = 1e-3
-"""An error against the NumPy reference in float32 beyond this is no rounding: the engine is called wrong."""
+LIBRARIES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")  # read by NumPy's when they start
+WRONG = 1e-3    # an error against the NumPy reference in float32 beyond this is no rounding
 
 
 @dataclass
@@ -90,13 +88,12 @@ def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int 
             write_results(first["expected"], expected)
             engines = [stack.enter_context(_Engine(name, t)) for name in dict.fromkeys(["cnncc", *against])]
             _measure(engines, first, seconds, part)
-        found.peak[t] = max((e.peak for e in engines), default=0.0)
+        found.peak[t] = max(e.peak for e in engines)
         for e in engines:
             e.conclude(found.flops, found.peak[t])
-            ours_median = engines[0].result.median
-            if ours_median and e.result.median:
-                e.result.ratio = e.result.median / ours_median
-        found.results += [e.result for e in engines]
+            if (median := engines[0].result.median) and e.result.median:
+                e.result.ratio = e.result.median / median
+            found.results.append(e.result)
     return found
 
 
@@ -133,10 +130,10 @@ class _Engine:
         if not installed(name):
             self.result.note = "not installed"
             return
-        root = str(Path(__file__).resolve().parents[2])
-        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]),
+                                              os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cnncc.bench.worker", name, str(threads)], text=True,
+            [sys.executable, "-P", "-m", "cnncc.bench.worker", name, str(threads)], text=True, bufsize=1,
             process_group=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": paths, **dict.fromkeys(LIBRARIES, str(threads))})
 
@@ -156,7 +153,6 @@ class _Engine:
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
@@ -191,15 +187,12 @@ def table(found: Bench) -> str:
     """The results as text, a row for each engine and number of threads."""
     forms = {"median ms": ".4f", "min ms": ".4f", "ratio": ".2f", "GFLOP/s": ".1f", "% peak": ".1f",
              "error": ".1e", "calls": "d"}
-    rows = []
-    for r in found.results:
-        median, minimum = (x and x * 1e3 for x in (r.median, r.minimum))
-        numbers = (median, minimum, r.ratio, r.gflops, r.percent, r.error, r.calls or None)
-        pairs = zip(numbers, forms.values(), strict=True)
-        cells = ("" if x is None else format(x, form) for x, form in pairs)
-        rows.append([str(r.threads), r.engine, *cells, r.note])
+    numbers = [(r.median and r.median * 1e3, r.minimum and r.minimum * 1e3, r.ratio, r.gflops, r.percent,
+                r.error, r.calls or None) for r in found.results]
+    rows = [[str(r.threads), r.engine, *("" if x is None else format(x, form) for x, form in
+                                         zip(row, forms.values(), strict=True)), r.note]
+            for r, row in zip(found.results, numbers, strict=True)]
     peaks = ", ".join(f"{peak:.0f} with {t}" for t, peak in found.peak.items() if peak)
-    return "\n".join([
-        f"{found.model}, batch {found.batch}: {found.flops / 1e6:,.2f} MFLOP a call",
-        profiler.table(["threads", "engine", *forms, ""], rows, ("engine", "")),
-        f"ratio: time to that of cnncc; peak of multiply-adds in GFLOP/s: {peaks or 'not measured'}"])
+    return (f"{found.model}, batch {found.batch}: {found.flops / 1e6:,.2f} MFLOP a call\n"
+            f"{profiler.table(['threads', 'engine', *forms, ''], rows, ('engine', ''))}\n"
+            f"ratio: time to that of cnncc; peak of multiply-adds in GFLOP/s: {peaks or 'not measured'}")

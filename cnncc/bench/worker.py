@@ -12,16 +12,12 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from cnncc.bench.engines import ENGINES, Array, Call
-
-
-def _arrays(path: str) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
 
 
 def busy() -> float:
@@ -58,7 +54,8 @@ def serve(engine: str, threads: int) -> None:
         try:
             if call is None:
                 from cnncc.verify import error_of
-                feeds, expected = _arrays(message["inputs"]), _arrays(message["expected"])
+                feeds, expected = (dict(np.load(message[what], allow_pickle=False))
+                                   for what in ("inputs", "expected"))
                 begin = time.perf_counter()
                 call = ENGINES[engine](message["path"], threads, feeds)
                 loaded = time.perf_counter()
@@ -74,11 +71,8 @@ def serve(engine: str, threads: int) -> None:
                     answer["peak"] = peak(threads, 0.05)
         except Exception as error:
             answer = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
-        try:
-            sink.write(json.dumps(answer) + "\n")
-            sink.flush()
-        except BrokenPipeError:
-            os._exit(0)
+        with suppress(BrokenPipeError):
+            print(json.dumps(answer), file=sink, flush=True)
     os._exit(0)
 
 
