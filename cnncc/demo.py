@@ -17,6 +17,13 @@ from cnncc.verify import error_of, tolerance
 
 SHADES = "  .:-=+*#%@"
 SHOWN = 6
+NEXT = """
+Next, with a model of your own:
+  cnncc info model.onnx                      # are all of its ops supported?
+  cnncc run model.onnx input.npy             # or a .png, with cnncc[images]
+  cnncc verify model.onnx                    # right?
+  cnncc bench model.onnx                     # fast? against what is installed
+  python -c "import cnncc; help(cnncc.compile)\""""
 
 
 def demo(threads: int | None = None) -> Iterator[str]:
@@ -30,9 +37,8 @@ def demo(threads: int | None = None) -> Iterator[str]:
     yield f"The model: digits.onnx, {len(content) / 1e3:.0f} KB; 8 x 8 grey values in, 10 probabilities out."
     target = target_for()
     steps = dict(stages(read(content), target))
-    names = list(steps)
     for name, note in (("read", "as the file has it"), ("fold_batchnorm", "normalisation is in the weights"),
-                       (names[-1], "fused: one kernel each, layouts and loops chosen")):
+                       ([*steps][-1], "fused: one kernel each, layouts and loops chosen")):
         yield f"  {name:17} {steps[name].summary()}  ({note})"
     yield ""
 
@@ -51,31 +57,21 @@ def demo(threads: int | None = None) -> Iterator[str]:
     for row in range(images.shape[1]):
         grey = (images[:, row].astype(int) * (len(SHADES) - 1)) // 16
         yield "   ".join("".join(SHADES[v] * 2 for v in grey[i]) for i in chosen).rstrip()
-    said = [f"{found[i]} ({p[i].max():.0%})" + f", is {labels[i]}" * int(found[i] != labels[i])
-            for i in chosen]
+    said = (f"{found[i]} ({p[i].max():.0%})" + f", is {labels[i]}" * (i in wrong) for i in chosen)
     yield "   ".join(f"{text:16}" for text in said).rstrip()
-    yield ""
-    yield f"Accuracy on {len(labels)} held-out digits: {(found == labels).mean():.1%} ({wrong.size} wrong)."
+    yield f"\nAccuracy on {len(labels)} held-out digits: {(found == labels).mean():.1%} ({wrong.size} wrong)."
 
     interpreter = reference(content)
-    truth, single = (np.asarray(r(x)) for r in (reference(content, "float64"), interpreter))
+    [truth], [single] = (r.run(None, {"x": x}) for r in (reference(content, "float64"), interpreter))
     error, limit = error_of(p, truth), tolerance([error_of(single, truth)])
     if not error <= limit:
-        raise InternalError(f"the compiled digits differ from the reference by {error:.1e}, "
-                            f"allowed are {limit:.1e}")
-    yield (f"All {p.size:,} outputs agree with the NumPy reference in double precision: largest difference "
-           f"{error:.1e}.")
+        raise InternalError(f"the compiled digits differ from the reference by {error:.1e}, not {limit:.1e}")
+    yield f"All {p.size:,} outputs agree with the NumPy reference in double precision to {error:.1e}."
     for n in (1, len(x)):
         ours, other = (_best(functools.partial(call, x[:n])) for call in (model, interpreter))
         yield (f"Speed, {n:3} image{'s' if n > 1 else ' '} a call: {ours / n * 1e6:7.1f} us an image, NumPy "
                f"{other / n * 1e6:7.1f} us: {other / ours:,.0f} times as fast.")
-    yield ""
-    yield "Next, with a model of your own (cnncc info says whether all of its ops are supported):"
-    yield "  cnncc info model.onnx"
-    yield "  cnncc run model.onnx input.npy             # or a .png, with cnncc[images]"
-    yield "  cnncc verify model.onnx                    # right?"
-    yield "  cnncc bench model.onnx                     # fast? against what is installed"
-    yield '  python -c "import cnncc; help(cnncc.compile)"'
+    yield from NEXT.splitlines()
 
 
 def _best(call: Callable[[], Any], seconds: float = 0.3) -> float:

@@ -30,7 +30,7 @@ def graph_after(graph: Graph, target: Target, name: str | None = None) -> tuple[
         raise InputError(f"no pass is called {name!r}; there are{lines}")
     last = "read", graph
     for last in stages(graph, target):
-        if last[0] == name:
+        if last[0] == name:     # what comes after may fail
             break
     return last
 
@@ -69,10 +69,7 @@ class Why:
 
 
 def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Why], str]:
-    """The kernels that compute a node of the model, and where there are none the reason.
-
-    Raises InputError for a name that the model doesn't have.
-    """
+    """The kernels that compute a node of the model, and where there are none the reason."""
     check_name(graph, name)
     after = dict(stages(graph, target))
     names = list(after)
@@ -103,10 +100,7 @@ def _plain(loops: str) -> str:
 
 
 def native(graph: Graph, target: Target, name: str | None, emit: str) -> Iterator[tuple[str, str]]:
-    """(what, LLVM text or assembly) of the kernels of one node or, without `name`, of everything.
-
-    Raises InputError for a name that the model doesn't have.
-    """
+    """(what, LLVM text or assembly) of the kernels of one node or, without `name`, of everything."""
     if name is not None:
         check_name(graph, name)
     final = optimize(graph, target)

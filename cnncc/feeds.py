@@ -25,10 +25,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @dataclass(frozen=True)
 class Pixels:
-    """How the values 0 to 255 of an image become an input: (value * scale - mean) / std, per channel.
-
-    `layout` is the order of that input's axes, nchw or nhwc.
-    """
+    """How the values 0 to 255 of an image become an input: (value * scale - mean) / std, per channel."""
 
     scale: tuple[float, ...] = (1 / 255,)
     mean: tuple[float, ...] = (0.0,)
@@ -43,14 +40,16 @@ def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = P
     only array; several images are a batch. Raises InputError, naming the file.
     """
     known = {v.name: v for v in inputs}
-    given: dict[str, tuple[Array, str]] = {}
+    given: dict[str, Array] = {}
+    origin: dict[str, str] = {}
 
-    def give(name: str | None, array: Array, file: str) -> None:
+    def place(name: str | None, file: str) -> Value:
         name = name or next((v.name for v in inputs if v.name not in given), None)
         if name is None or name in given:
             what = f"a second file for the input {name!r}" if name else "no input is left for it"
             raise InputError(f"{file}: {what}: the model takes {', '.join(known)}")
-        given[name] = array, file
+        origin[name] = file
+        return known[name]
 
     images: dict[str | None, list[str]] = {}
     for name, file in sorted((_split(text, known) for text in files), key=lambda pair: pair[0] is None):
@@ -59,22 +58,20 @@ def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = P
             images.setdefault(name, []).append(file)
         elif suffix == ".npz":
             for own, array in _members(file, name, known).items():
-                give(own, array, file)
+                given[place(own, file).name] = array
         elif suffix == ".npy":
-            give(name, _array(file), file)
+            given[place(name, file).name] = _array(file)
         else:
             raise InputError(f"{file}: expected .npy, .npz or an image ({', '.join(FORMATS)})")
     for name, group in images.items():
-        place = known[name] if name else next((v for v in inputs if v.name not in given), None)
-        if place is None:
-            raise InputError(f"{group[0]}: no input is left for it: the model takes {', '.join(known)}")
-        give(place.name, np.concatenate([_image(file, place, pixels) for file in group]), ", ".join(group))
+        v = place(name, ", ".join(group))
+        given[v.name] = np.concatenate([_image(file, v, pixels) for file in group])
     try:
-        Signature(tuple(inputs), ()).bind((), {name: array for name, (array, _) in given.items()})
+        Signature(tuple(inputs), ()).bind((), given)
     except InputError as error:
-        sources = [file for name, (_, file) in given.items() if repr(name) in str(error).partition(":")[0]]
-        raise InputError(f"{', '.join(sources)}: {error}" if sources else str(error)) from None
-    return {name: array for name, (array, _) in given.items()}
+        sources = [file for name, file in origin.items() if repr(name) in str(error).partition(":")[0]]
+        raise InputError(": ".join([*sources, str(error)])) from None
+    return given
 
 
 def random_feeds(inputs: Sequence[Value], batch: int = 1, seed: int = 0) -> dict[str, Array]:
@@ -153,8 +150,8 @@ def _members(file: str, name: str | None, known: Mapping[str, Value]) -> dict[st
             raise ValueError("it is an .npy file")
         with archive:
             keys = list(archive.files)
-            if name is None and any(k in known for k in keys):
-                return {k: archive[k] for k in keys if k in known}
+            if name is None and (both := [k for k in keys if k in known]):
+                return {k: archive[k] for k in both}
             if name in keys or len(keys) == 1:
                 return {name: archive[name if name in keys else keys[0]]}
     holds = ", ".join(keys[:10]) or "nothing"
@@ -169,20 +166,19 @@ def _image(file: str, place: Value, pixels: Pixels) -> Array:
         raise InputError(f'{file}: reading images needs Pillow: pip install "cnncc[images]"') from None
     if len(place.shape) != 4 or not all(isinstance(e, int) for e in place.shape[1:]):
         raise InputError(f"{file}: the input {place.name!r} of shape {list(place.shape)} takes no images")
-    shape = [int(e) for e in place.shape[1:]]
-    channels, height, width = shape if pixels.layout == "nchw" else (shape[2], shape[0], shape[1])
+    channels, height, width = map(int, place.shape[1:])
+    if pixels.layout == "nhwc":
+        height, width, channels = channels, height, width
     if channels not in MODES:
         raise InputError(f"{file}: the input {place.name!r} has {channels} channels as {pixels.layout}, "
                          f"an image has {', '.join(map(str, MODES))}: is --layout right?")
-    numbers: dict[str, tuple[float, ...]] = {k: getattr(pixels, k) for k in ("scale", "mean", "std")}
-    for what, given in numbers.items():
-        if len(given) not in (1, channels):
+    for what in ("scale", "mean", "std"):
+        if (n := len(getattr(pixels, what))) not in (1, channels):
             expected = f"1 number or {channels}" if channels > 1 else "1 number"
-            raise InputError(f"--{what}: expected {expected}, got {len(given)}")
+            raise InputError(f"--{what}: expected {expected}, got {n}")
     with _readable(file), Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
         resized = image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
-    scale, mean, std = map(np.array, numbers.values())
+    scale, mean, std = map(np.array, (pixels.scale, pixels.mean, pixels.std))
     values = (np.asarray(resized).reshape(height, width, channels) * scale - mean) / std
-    if pixels.layout == "nchw":
-        values = values.transpose(2, 0, 1)
-    return np.ascontiguousarray(values[None], DTYPES[place.dtype])
+    axes = (2, 0, 1) if pixels.layout == "nchw" else (0, 1, 2)
+    return np.ascontiguousarray(values.transpose(axes)[None], DTYPES[place.dtype])

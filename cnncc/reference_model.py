@@ -18,11 +18,7 @@ Array = NDArray[Any]
 
 
 class Reference:
-    """A model that NumPy computes: `Reference(graph)(x)`; with `dtype="float64"` in double precision.
-
-    It takes what the compiled model takes; floating-point outputs have `dtype`. Raises InputError for a
-    `dtype` other than float32 and float64.
-    """
+    """A model that NumPy computes in `dtype`, float32 or float64, from what the compiled model takes."""
 
     def __init__(self, graph: Graph, dtype: DTypeLike = np.float32) -> None:
         self.graph, self.dtype = graph, np.dtype(dtype)
@@ -35,16 +31,13 @@ class Reference:
 
     def __call__(self, /, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:
         """The output for inputs by position or name; a tuple where there are several."""
-        results = self._evaluate(args, feeds)
-        return results[0] if len(results) == 1 else tuple(results)
+        arrays, _ = self.signature.bind(args, feeds)
+        values = evaluate(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)), self.dtype)
+        results = tuple(values[v.name] for v in self.outputs)
+        return results[0] if len(results) == 1 else results
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """The outputs of these names (None: all) for inputs by name, as ONNX Runtime gives them."""
         chosen = self.signature.select(outputs or None)
-        results = self._evaluate((), feeds)
-        return [results[i] for i in chosen]
-
-    def _evaluate(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> list[Array]:
-        arrays, _ = self.signature.bind(args, feeds)
-        values = evaluate(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)), self.dtype)
-        return [values[v.name] for v in self.outputs]
+        results = self(**feeds)
+        return [results[i] if isinstance(results, tuple) else results for i in chosen]

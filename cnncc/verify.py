@@ -5,8 +5,9 @@ An error is max|value - reference| / max|reference|. `cnncc show --check` asks t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,13 @@ from cnncc.ir.signature import Signature
 from cnncc.ir.target import Target, target_for
 
 FACTOR, FLOOR = 3.0, 1e-6
-PLAUSIBLE = 1e-4
-"""Errors beyond this are not rounding: an engine that has one doesn't widen the limit."""
-PASS_LIMIT = 1e-5
-"""What folding constants in float32 may change in a pass, computed in float64."""
+PLAUSIBLE = 1e-4    # errors beyond this are not rounding: an engine that has one doesn't widen the limit
+PASS_LIMIT = 1e-5   # what folding constants in float32 may change in a pass, computed in float64
 
 
 @dataclass(frozen=True)
 class Row:
-    """A value's error against float64, what it may be, and whether it is within that."""
+    """A value's error against float64 and what it may be."""
 
     name: str
     nodes: tuple[str, ...]
@@ -51,17 +50,16 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return all(row.ok for row in (*self.outputs, *self.values)) \
-            and all(error <= PLAUSIBLE for error in self.engines.values())
+        rows = (*self.outputs, *self.values)
+        return all(row.ok for row in rows) and all(error <= PLAUSIBLE for error in self.engines.values())
 
     def record(self) -> dict[str, Any]:
         """What was found, as plain data."""
-        return {"ok": self.ok, "engines": self.engines, "notes": self.notes,
-                "outputs": [{**asdict(row), "ok": row.ok} for row in self.outputs],
-                "values": [{**asdict(row), "ok": row.ok} for row in self.values]}
+        rows = {what: [{**vars(row), "ok": row.ok} for row in getattr(self, what)]
+                for what in ("outputs", "values")}
+        return {"ok": self.ok, **vars(self), **rows}
 
     def __str__(self) -> str:
-        """What was found, as lines of text; the last one is the verdict."""
         bad = next((row for row in (*self.values, *self.outputs) if not row.ok), None)
         where = f", first in {bad.name} ({', '.join(bad.nodes)})" if bad else ": the reference is in doubt"
         return "\n".join([
@@ -85,13 +83,11 @@ def error_of(value: Array, truth: Array) -> float:
     if value.shape != truth.shape:
         return float("inf")
     finite = np.isfinite(truth)
-    if not np.array_equal(value[~finite], truth[~finite], equal_nan=True) \
-            or not np.isfinite(value[finite]).all():
+    same = np.array_equal(value[~finite], truth[~finite], equal_nan=True)
+    if not same or not np.isfinite(value[finite]).all():
         return float("inf")
-    if not finite.any():
-        return 0.0
-    scale = float(np.abs(truth[finite]).max())
-    return float(np.abs(value[finite] - truth[finite]).max()) / (scale or 1.0)
+    largest = np.abs(truth[finite]).max(initial=0)
+    return float(np.abs(value[finite] - truth[finite]).max(initial=0) / (largest or 1.0))
 
 
 def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "native",
@@ -106,10 +102,8 @@ def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "
     inputs = Signature.of(graph).inputs
     feeds = read_feeds(inputs, files) if files else random_feeds(inputs, batch)
     model = compile(path, threads=threads, target=target, cache=cache)
-    report("reference in float64", 0.2)
-    truth = evaluate(graph, feeds, np.float64)
-    report("reference in float32", 0.4)
-    single = evaluate(graph, feeds, np.float32)
+    report("reference", 0.2)
+    truth, single = (evaluate(graph, feeds, dtype) for dtype in (np.float64, np.float32))
     errors = {"numpy float32": max(error_of(single[name], truth[name]) for name in truth)}
     report("ONNX Runtime", 0.6)
     notes = []
@@ -122,8 +116,7 @@ def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "
         notes.append(f"onnxruntime failed: {str(error).splitlines()[0][:200]}")
     results = model.run(None, feeds)
     limit = tolerance(list(errors.values()))
-    origin = {value: graph[value].origin for _, value in graph.outputs}
-    rows = tuple(Row(name, origin[value], error_of(y, truth[name]), limit)
+    rows = tuple(Row(name, graph[value].origin, error_of(y, truth[name]), limit)
                  for (name, value), y in zip(graph.outputs, results, strict=True))
     values: tuple[Row, ...] = ()
     if not all(row.ok for row in rows):
@@ -151,10 +144,7 @@ def _kernels(graph: Graph, feeds: Feeds, target: str, threads: int | None) -> tu
 def check_passes(graph: Graph, target: Target) -> Iterator[tuple[str, float, bool]]:
     """(pass, how much it changed the outputs in float64, whether that is only rounding), in order."""
     feeds = random_feeds(Signature.of(graph).inputs, 2)
-    before: dict[str, Array] | None = None
-    for name, g in stages(graph, target):
-        after = evaluate(g, feeds, np.float64)
-        if before is not None:
-            change = max(error_of(after[k], before[k]) for k in before)
-            yield name, change, change <= PASS_LIMIT
-        before = after
+    values = ((name, evaluate(g, feeds, np.float64)) for name, g in stages(graph, target))
+    for (_, before), (name, after) in itertools.pairwise(values):
+        change = max(error_of(after[k], before[k]) for k in before)
+        yield name, change, change <= PASS_LIMIT
