@@ -37,10 +37,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
     try:
-        numbers = tuple(float(x) for x in value.split(","))
+        numbers = tuple(map(int if param.name == "threads" else float, value.split(",")))
     except ValueError:
         raise click.BadParameter(f"{value!r}: expected numbers with commas", ctx, param) from None
-    if param.name != "mean" and not all(numbers):
+    if param.name in ("scale", "std") and not all(numbers):
         raise click.BadParameter("must not be 0", ctx, param)
     return numbers
 
@@ -83,10 +83,9 @@ def batch_option(default: int) -> Any:
                   help="Size of a batch that the model leaves open.")
 
 
-def running_options(f: F) -> F:
+def running_options(f: Any) -> Any:
     """How a model is compiled and run: the keywords of `compile`."""
-    made: F = threads_option(target_option(cache_option(f)))
-    return made
+    return threads_option(target_option(cache_option(f)))
 
 
 def _open(path: str, **how: Any) -> CompiledModel:
@@ -160,10 +159,9 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     shown = {name: summary(y, top, names) for name, y in results.items()}
     lines = []
     for name, row in shown.items():
-        lines.append(f"{name}: {row['dtype']}{row['shape']}, min {row['min']:.6g}, mean {row['mean']:.6g}, "
-                     f"max {row['max']:.6g}")
-        lines += [f"  {i}: " + ", ".join(f"{b['label']} {b['value']:.4g}" for b in best)
-                  for i, best in enumerate(row.get("top", []))]
+        lines += ["{}: {dtype}{shape}, min {min:.6g}, mean {mean:.6g}, max {max:.6g}".format(name, **row),
+                  *(f"  {i}: " + ", ".join(f"{b['label']} {b['value']:.4g}" for b in best)
+                    for i, best in enumerate(row.get("top", [])))]
     tell(shown, "\n".join(lines))
 
 
@@ -178,8 +176,8 @@ def info(model: str) -> None:
         return
     from cnncc.frontend.onnx import inspect
     found = inspect(model)
-    lines = [f"{found.name or 'no name'}: opset {found.opset}, IR version {found.ir_version}, "
-             f"by {found.producer or 'an unknown producer'}",
+    lines = [f"{found.name or 'no name'}: opset {found.opset}, IR version {found.ir_version}, by "
+             f"{found.producer or 'an unknown producer'}",
              *(f"  input   {name}: {type}" for name, type in found.inputs),
              *(f"  output  {name}: {type}" for name, type in found.outputs),
              f"  {found.parameters:,} parameters, {found.parameter_bytes / 1e6:,.2f} MB",
@@ -267,9 +265,10 @@ def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
 @cli.verb(onnx_argument,
           option("--against", default="numpy,onnxruntime,openvino", metavar="ENGINES",
                  help="Engines to compare with."),
-          option("--threads", default="1", metavar="N[,N...]", help="Numbers of threads."), batch_option(1),
+          option("--threads", default="1", callback=_numbers, metavar="N[,N...]", help="Numbers of threads."),
+          batch_option(1),
           option("--seconds", type=click.FloatRange(0.01, 3600), default=3.0, help="To measure each engine."))
-def bench(model: str, against: str, threads: str, batch: int, seconds: float) -> None:
+def bench(model: str, against: str, threads: tuple[int, ...], batch: int, seconds: float) -> None:
     """Compare the speed of MODEL with other engines: a process each, alternating rounds, results checked."""
     from cnncc.bench.engines import ENGINES
     from cnncc.bench.run import bench as measure
@@ -278,9 +277,7 @@ def bench(model: str, against: str, threads: str, batch: int, seconds: float) ->
     engines = [e.strip() for e in against.split(",") if e.strip()]
     if unknown := [e for e in engines if e not in ENGINES]:
         raise click.UsageError(f"unknown engine {', '.join(unknown)}: choose from {', '.join(ENGINES)}")
-    if not all(t.strip().isdecimal() for t in threads.split(",")):
-        raise click.UsageError(f"--threads {threads!r}: expected numbers with commas")
-    counts = [thread_count(int(t)) for t in threads.split(",")]
+    counts = [thread_count(t) for t in threads]
     with progress() as report:
         found = measure(model, engines, counts, batch, seconds, report)
     wrong = any(r.engine == "cnncc" and r.note == "WRONG" for r in found.results)
