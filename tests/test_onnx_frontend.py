@@ -113,6 +113,7 @@ def refusal(source: onnx.ModelProto) -> tuple[tuple[str, str, str], ...]:
         (single("Gemm", ["N", 4], floats(4, 5), floats(5), alpha=0.5, beta=2.0),
          "y: f32[N, 5] = add(y.linear, y.bias)"),
         (single("Gemm", ["N", 4], floats(4, 5), floats(5), beta=0.0), "y: f32[N, 5] = linear(x, y.weight)"),
+        (single("MatMul", ["N", 4], floats(4, 5)), "y: f32[N, 5] = linear(x, y.weight)"),
         (single("Softmax", ["N", 4, 5], opset=13), "y: f32[N, 4, 5] = softmax(x) axis=2"),
         (single("Softmax", ["N", 4, 5], opset=13, axis=1), "y: f32[N, 4, 5] = softmax(x) axis=1"),
         (single("Softmax", ["N", 4, 5], opset=12), "y: f32[N, 4, 5] = reshape(y.softmax) shape=('N',4,5)"),
@@ -191,6 +192,7 @@ CASES: dict[str, Case] = {      # shape, further operands, attributes, first and
     "reshape": ([2, 3, 4], (ints(0, -1, 2),), {}, 7, NEWEST),
     "flatten": ([2, 3, 4], (), {"axis": 2}, 7, NEWEST),
     "gemm": ([3, 4], (floats(4, 5), floats(3, 1)), {"alpha": 0.5, "beta": 2.0}, 7, NEWEST),
+    "matmul": ([3, 4], (floats(4, 5),), {}, 7, NEWEST),
     "softmax": ([2, 3, 4], (), {"axis": 1}, 7, NEWEST),
     "softmax_default": ([2, 3, 4], (), {}, 7, NEWEST),
     "softmax_all": ([2, 3, 4], (), {"axis": 0}, 7, NEWEST),
@@ -273,6 +275,15 @@ def test_constants_in_every_encoding(typed: bool, size: int) -> None:
         assert not value.flags.writeable
 
 
+def test_constants_are_folded() -> None:
+    nodes = [node("Identity", ["w"], ["wi"]), node("Reshape", ["wi", "shape"], ["wr"]),
+             node("Flatten", ["wr"], ["wf"]), node("Gemm", ["x", "wf"], ["y"], transB=1)]
+    w = floats(5, 2, 2)
+    graph = read(model(nodes, {"x": ["N", 4]}, ["y"], {"w": w, "shape": ints(0, -1)}))
+    assert ops(graph) == ["linear"]
+    np.testing.assert_array_equal(next(iter(graph.constants.values())), w.reshape(5, 4))
+
+
 def test_initializers_that_are_inputs_too() -> None:
     source = single("Conv", [1, 1, 5], floats(1, 1, 3), opset=8)
     assert [i.name for i in source.graph.input] == ["x", "c1"]
@@ -318,6 +329,7 @@ def test_every_unsupported_node_is_listed() -> None:
         (single("BatchNormalization", [1, 2, 2], *[np.ones(2, np.float32)] * 4, training_mode=1), "training"),
         (single("Dropout", [2], None, np.array(True)), "training"),
         (single("Gemm", [4, 2], floats(4, 2), transA=1), "transA"),
+        (single("MatMul", [2, 3, 4], floats(4, 2)), "two dimensions"),
         (single("Conv", [1, 1, 4], floats(1, 1, 3).astype(np.float16)), "float16"),
         (single("Add", [4], np.ones(4)), "float64"),
         (single("Reshape", ["N", 4], ints(1, 4)), "fixes the batch"),

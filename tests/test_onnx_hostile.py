@@ -338,6 +338,8 @@ def conv(*operands: np.ndarray, **attributes: Any) -> onnx.ModelProto:
         (single("Gemm", [2, 3], floats(3, 5), floats(4)), "broadcast"),
         (single("Gemm", [2, 3], floats(3, 5), floats(1, 1, 5)), "broadcast"),
         (single("Gemm", [2, 3], floats(3, 5), opset=9), "missing"),
+        (single("MatMul", [2, 3], floats(4, 5)), "multiply"),
+        (single("MatMul", [2, 3], floats(3, 0)), "operand"),
     ])
 def test_hostile_nodes(source: onnx.ModelProto, words: str) -> None:
     message = error(source)

@@ -80,12 +80,16 @@ class External:
             raise ModelError(f"{what}: its data is in another file, {location[:200]!r}; give the model's "
                              "path, or the folder that holds it")
         path = inside(self.folder, location, what)
-        offset, length = _number(fields, "offset", 0, what), _number(fields, "length", size, what)
+        texts = [fields.get("offset", "0"), fields.get("length", str(size))]
+        for text in texts:
+            expect(text.isascii() and text.isdigit() and len(text) < 19,
+                   f"{what}: the place of its external data is {text[:40]!r}, no number of bytes")
+        offset, length = map(int, texts)
         expect(length == size, f"{what}: its external data has {length:,} bytes, its shape needs {size:,}")
         if self.opening is not None:
             self.opening(location, path)
         if (path, offset, size) not in self.slices:
-            name = f"{path.name[:200]!r}"
+            name = repr(path.name[:200])
             with opened(path, f"{what}: its data file {name}") as (file, total):
                 expect(offset + size <= total, f"{what}: its data ends at byte {offset + size:,} of {name}, "
                                                f"which has {total:,} bytes")
@@ -94,10 +98,3 @@ class External:
                 data = self.slices[path, offset, size] = np.fromfile(file, np.uint8, size, offset=offset)
                 expect(data.size == size, f"{what}: its data file {name} ended while it was read")
         return self.slices[path, offset, size]
-
-
-def _number(fields: dict[str, str], key: str, default: int, what: str) -> int:
-    text = fields.get(key, str(default))
-    expect(text.isascii() and text.isdigit() and len(text) < 19,
-           f"{what}: the {key} of its external data is {text[:40]!r}, no number of bytes")
-    return int(text)

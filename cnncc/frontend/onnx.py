@@ -106,6 +106,7 @@ class _Importer:
         self.scope = Scope(file, Builder(self.proto.name or "model"), _opset(file))
         self.rows: list[tuple[str, str, str]] = []
         self.defined: set[str] = set()
+        self.names = [n.name[:200] or f"{n.op_type[:60]}_{i}" for i, n in enumerate(self.proto.node)]
         self.symbols: dict[str, str] = {}   # the names of the batch in the file, each with its input
 
     def expect(self, ok: object, why: str) -> None:
@@ -124,16 +125,19 @@ class _Importer:
             self.refuse("initializer", sparse.values.name, "sparse tensors are not supported")
         for value in self.proto.input:
             if value.name not in self.scope.constants:
-                self._input(value)
+                self._define("input", value.name)
+                try:
+                    self.scope.values[value.name] = self._input(value)
+                except Refused as reason:
+                    self.refuse("input", value.name, reason)
         self._check_order()
         needed = {v.name for v in self.proto.output}
-        live = []
-        for index, node in reversed(list(enumerate(self.proto.node))):
+        for node in reversed(self.proto.node):
             if not needed.isdisjoint(node.output):
-                live.append((node, self._name(index)))
                 needed.update(node.input)
-        for node, name in reversed(live):
-            self._node(node, name, needed)
+        for node, name in zip(self.proto.node, self.names, strict=True):
+            if not needed.isdisjoint(node.output):
+                self._node(node, name, needed)
         outputs = self._outputs()
         if self.rows:
             many = f"{len(self.rows)} things" if len(self.rows) > 1 else "one thing"
@@ -156,17 +160,7 @@ class _Importer:
         self.expect(name not in self.defined, f"two {kind}s are called {name[:200]!r}")
         self.defined.add(name)
 
-    def _input(self, value: ValueInfoProto) -> None:
-        self._define("input", value.name)
-        try:
-            self.scope.values[value.name] = self.scope.builder.input(value.name, self._type(value))
-        except Refused as reason:
-            self.refuse("input", value.name, reason)
-        except ModelError as error:
-            self.expect(False, f"input {value.name[:200]!r}: {error}")
-
-    def _type(self, value: ValueInfoProto) -> TensorType:
-        """The type of an input. Raises Refused for what can't be compiled, ModelError for an absurd size."""
+    def _input(self, value: ValueInfoProto) -> str:
         tensor = value.type.tensor_type
         support(value.type.WhichOneof("value") == "tensor_type", "it is no tensor")
         support(tensor.elem_type == 1,
@@ -184,13 +178,15 @@ class _Importer:
             support(not others, f"its batch is {d.dim_param[:60]!r}, that of input "
                                 f"{self.symbols[name][:200]!r} is {name[:60]!r}: give both one name")
             shape.append(BATCH)
-        return self.scope.checked(TensorType("f32", tuple(shape)))
+        type = TensorType("f32", tuple(shape))
+        self.scope.check(type, f"{self.file.label}: input {value.name[:200]!r}")
+        return self.scope.builder.input(value.name, type)
 
     def _check_order(self) -> None:
         """Raises ModelError where two nodes define a value, or none does before it is read."""
         made = {name for node in self.proto.node for name in node.output}
-        for index, node in enumerate(self.proto.node):
-            what = f"{node.op_type[:60]} {self._name(index)!r}"
+        for node, called in zip(self.proto.node, self.names, strict=True):
+            what = f"{node.op_type[:60]} {called!r}"
             for name in filter(None, node.input):
                 why = "a later node or itself makes: a cycle, or nodes out of order" if name in made \
                     else "nothing defines"
@@ -198,10 +194,6 @@ class _Importer:
             for name in filter(None, node.output):
                 self.expect(name not in self.defined, f"{what} defines {name[:200]!r} a second time")
                 self.defined.add(name)
-
-    def _name(self, index: int) -> str:
-        node = self.proto.node[index]
-        return node.name[:200] or f"{node.op_type[:60]}_{index}"
 
     def _node(self, node: NodeProto, name: str, needed: set[str]) -> None:
         scope = self.scope

@@ -22,6 +22,7 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto"
 MAX_ELEMENTS = 1 << 31
 MAX_RANK = 8
 MAX_PARTS = 1 << 20         # nodes, tensors, ... of one graph
+KNOWN = (*range(1, 8), *range(9, 14))       # TensorProto.data_type: NumPy's own ints, floats and bool
 
 
 def dtype_name(number: int) -> str:
@@ -53,11 +54,8 @@ class OnnxFile:
         shape = tuple(tensor.dims[:MAX_RANK + 1])
         expect(not absurd(shape, 0), f"{what} has the shape {list(shape)}: not a size that a tensor can have")
         expect(not tensor.HasField("segment"), f"{what} is stored in segments, which are not supported")
-        try:
-            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        except KeyError:
-            return None, shape, what
-        return dtype if dtype.kind in "biuf" else None, shape, what
+        known = tensor.data_type in KNOWN
+        return helper.tensor_dtype_to_np_dtype(tensor.data_type) if known else None, shape, what
 
     def array(self, tensor: TensorProto) -> Array:
         """A tensor's value, checked and read-only."""

@@ -63,12 +63,11 @@ class Scope:
     def has(self, name: str) -> bool:
         return name in self.values or name in self.constants
 
-    def checked(self, type: TensorType) -> TensorType:
-        """The type. Raises ModelError for a tensor of a size that nobody can mean."""
+    def check(self, type: TensorType, what: str) -> None:
+        """Raises ModelError for a tensor of a size that nobody can mean."""
         expect(not absurd([e if isinstance(e, int) else 1 for e in type.shape], 1),
-               f"a tensor of {type} is too large (at most {MAX_RANK} dimensions and {MAX_ELEMENTS:,} "
-               "elements) or has an empty dimension")
-        return type
+               f"{what}: a tensor of {type} is too large (at most {MAX_RANK} dimensions and "
+               f"{MAX_ELEMENTS:,} elements) or has an empty dimension")
 
 
 class Call:
@@ -113,9 +112,8 @@ class Call:
         """`count` ints of at least `low`; they must be given where there is no default."""
         self.expect(default is not None or name in self.attributes, f"attribute {name} is missing")
         value = tuple(self.attribute(name, "ints", default))
-        self.expect(len(value) == count, f"attribute {name} has {len(value)} numbers, expected {count}")
-        self.expect(all(low <= v <= MAX_ELEMENTS for v in value),
-                    f"attribute {name} is {list(value)}: each must be at least {low} and not absurd")
+        self.expect(len(value) == count and all(low <= v <= MAX_ELEMENTS for v in value),
+                    f"attribute {name} is {list(value[:20])}, expected {count} sizes of at least {low}")
         return value
 
     def axis(self, value: int, rank: int) -> int:
@@ -139,10 +137,9 @@ class Call:
     def needed(self, i: int, what: str, dtype: str = "float32") -> Array:
         """The operand, which must be a constant. Raises Refused where it isn't."""
         value = self.operand(i)
-        if isinstance(value, str):
-            raise Refused(f"its {what}, {self.node.input[i][:200]!r}, must be a constant")
-        support(value.dtype == dtype,
-                f"its {what} has type {value.dtype}, only {dtype} is supported: convert the model")
+        if isinstance(value, str) or value.dtype != dtype:
+            raise Refused(f"its {what}, {self.node.input[i][:200]!r}, must be a constant of type {dtype}"
+                          + ("" if isinstance(value, str) else f", not {value.dtype}"))
         return value
 
     def shape(self, x: str | Array) -> tuple[Extent, ...]:
@@ -161,10 +158,10 @@ class Call:
         builder = self.scope.builder
         try:
             value = builder.op(op, inputs, f"{self.out}.{step}" if step else self.out, (self.name,), **attrs)
-            self.scope.checked(builder.nodes[value].type)
-            return value
         except ModelError as error:
             raise ModelError(f"{self.label}: {error}") from None
+        self.scope.check(builder.nodes[value].type, self.label)
+        return value
 
     def const(self, array: Array, step: str) -> str:
         """Add a constant of this node's own."""
@@ -177,15 +174,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Row:
-    """How one ONNX op is imported: `convert` gives our value's name, or an array where all is constant.
-
-    A node has `least` to `most` inputs; the attributes in `ignored` change no result.
-    """
+    """An op of `least` to `most` inputs; `convert` gives our value's name, or an array if all is constant."""
 
     convert: Callable[[Call], str | Array]
     least: int
     most: int
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()   # attributes that change no result
 
     def __call__(self, c: Call) -> str | Array:
         c.expect(self.least <= len(c.node.input) <= self.most,

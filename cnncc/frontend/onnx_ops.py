@@ -15,11 +15,6 @@ from cnncc.ir.types import Extent, product
 Shape = tuple[Extent, ...]
 
 
-def _channels(vector: Array, rank: int) -> Array:
-    """[C] as [C, 1, ...], to broadcast against a value of that rank."""
-    return vector.reshape(-1, *(1,) * (rank - 2))
-
-
 def _fixed(extents: Iterable[Extent]) -> int:
     """The product of all but the open ones."""
     return product([e for e in extents if isinstance(e, int)])
@@ -34,8 +29,9 @@ def _conv(c: Call) -> str:
              f"an input of {shape[1]} channels and a weight of shape {list(w.shape)} don't fit group={group}")
     bias = c.needed(2, "bias") if c.has(2) else np.zeros(w.shape[0], np.float32)
     c.expect(bias.shape == w.shape[:1], f"its bias has the shape {list(bias.shape)}, expected {[w.shape[0]]}")
+    bias = bias.reshape(-1, *(1,) * (len(shape) - 2))
     y = c.emit("conv", [x, c.value(1)], "conv" if bias.any() else "", group=group, **attrs)
-    return c.emit("add", [y, c.const(_channels(bias, len(shape)), "bias")]) if bias.any() else y
+    return c.emit("add", [y, c.const(bias, "bias")]) if bias.any() else y
 
 
 def _batch_norm(c: Call) -> str:
@@ -50,7 +46,8 @@ def _batch_norm(c: Call) -> str:
     with np.errstate(all="ignore"):
         scale = gamma / np.sqrt(variance + c.attribute("epsilon", "f", 1e-5))
         parts = [(scale.astype(np.float32), "scale"), ((beta - mean * scale).astype(np.float32), "shift")]
-    return c.emit("batch_norm", [x, *(c.const(_channels(v, len(shape)), step) for v, step in parts)])
+    ones = (1,) * (len(shape) - 2)
+    return c.emit("batch_norm", [x, *(c.const(v.reshape(-1, *ones), step) for v, step in parts)])
 
 
 def _clip(c: Call) -> str:
@@ -58,8 +55,7 @@ def _clip(c: Call) -> str:
     for i, name, default in ((1, "min", -math.inf), (2, "max", math.inf)):
         bound = np.asarray(c.attribute(name, "f", default) if c.opset < 11 else
                            c.needed(i, "bound") if c.has(i) else default)
-        c.expect(bound.size == 1, "its bounds must be single numbers")
-        c.expect(not np.isnan(bound).any(), "one of its bounds is not a number")
+        c.expect(bound.size == 1 and not np.isnan(bound).any(), "its bounds are arrays or not a number")
         bounds.append(float(bound.reshape(())))
     if bounds == [-math.inf, math.inf]:
         return c.value(0)
@@ -88,8 +84,11 @@ def _global_average(c: Call) -> str:
     return c.emit("reduce_mean", [x], axes=tuple(range(2, 2 + len(c.spatial(x)))), keepdims=True)
 
 
-def _shaped(c: Call, x: str, shape: Shape) -> str:
-    return x if shape == c.shape(x) else c.emit("reshape", [x], shape=shape)
+def _shaped(c: Call, x: str | Array, shape: Shape) -> str | Array:
+    if isinstance(x, str):
+        return x if shape == c.shape(x) else c.emit("reshape", [x], shape=shape)
+    c.expect(_fixed(shape) == x.size, f"can't reshape {list(x.shape)} to {list(shape)}")
+    return x.reshape([int(e) for e in shape])
 
 
 def _target(c: Call, old: Shape, wanted: list[int], allowzero: bool) -> Shape:
@@ -109,48 +108,44 @@ def _target(c: Call, old: Shape, wanted: list[int], allowzero: bool) -> Shape:
     return tuple(new)
 
 
-def _reshape(c: Call) -> str:
+def _reshape(c: Call) -> str | Array:
     wanted: list[int] = c.needed(1, "shape", "int64").reshape(-1).tolist()
     c.expect(len(wanted) <= 64, f"a shape of {len(wanted)} dimensions is absurd")
-    x = c.value(0)
+    x = c.operand(0)
     return _shaped(c, x, _target(c, c.shape(x), wanted, c.flag("allowzero")))
 
 
-def _flatten(c: Call) -> str:
+def _flatten(c: Call) -> str | Array:
     """To [extents before axis, extents from axis on], each as one number."""
-    x, axis = c.value(0), c.attribute("axis", "i", 1)
+    x, axis = c.operand(0), c.attribute("axis", "i", 1)
     old = c.shape(x)
-    if axis != len(old):
-        axis = c.axis(axis, len(old))
+    axis = axis if axis == len(old) else c.axis(axis, len(old))
     batch = [e for e in old if isinstance(e, str)]
     support(not batch or (_fixed(old[:axis]) == 1 and set(batch).isdisjoint(old[axis:])),
             f"flattening {list(old)} at axis {axis} mixes the batch with other dimensions")
     return _shaped(c, x, (batch[0] if batch else _fixed(old[:axis]), _fixed(old[axis:])))
 
 
-def _scaled(array: Array, factor: float) -> Array:
-    with np.errstate(all="ignore"):
-        return array if factor == 1 else (array * np.float64(factor)).astype(np.float32)
-
-
 def _gemm(c: Call) -> str:
     x, w = c.value(0), c.needed(1, "second matrix")
     turned, alpha, beta = c.flag("transB"), c.attribute("alpha", "f", 1.0), c.attribute("beta", "f", 1.0)
     support(not c.flag("transA"), "transA=1 is not supported")
-    c.expect(w.ndim == 2 and 0 not in w.shape, f"its second matrix has the shape {list(w.shape)}")
-    c.expect(c.opset >= 11 or c.has(2), "input 2 is missing")
+    support(len(c.shape(x)) == w.ndim == 2, f"its inputs have the shapes {list(c.shape(x))} and "
+            f"{list(w.shape)}; only two dimensions are supported")
+    c.expect(c.opset >= 11 or c.has(2) or c.node.op_type == "MatMul", "input 2 is missing")
     w = w if turned else w.T
-    c.expect(len(c.shape(x)) == 2 and c.shape(x)[1] == w.shape[1],
-             f"its input has the shape {list(c.shape(x))}, expected [.., {w.shape[1]}]")
+    c.expect(c.shape(x)[1] == w.shape[1], f"can't multiply {list(c.shape(x))} by {list(w.T.shape)}")
     bias = c.needed(2, "bias") if c.has(2) and beta != 0 else np.zeros(1, np.float32)
-    weight = c.value(1) if turned and alpha == 1 else c.const(_scaled(w, alpha), "weight")
+    with np.errstate(all="ignore"):
+        weight = c.value(1) if turned and alpha == 1 else c.const(w * np.float32(alpha), "weight")
+        scaled = bias * np.float32(beta)
     y = c.emit("linear", [x, weight], "linear" if bias.any() else "")
     if not bias.any():
         return y
     rows, columns = (1, 1, *bias.shape)[-2:]
     c.expect(bias.ndim <= 2 and rows in (1, c.shape(y)[0]) and columns in (1, len(w)),
              f"its bias of shape {list(bias.shape)} doesn't broadcast to {list(c.shape(y))}")
-    return c.emit("add", [y, c.value(2) if beta == 1 else c.const(_scaled(bias, beta), "bias")])
+    return c.emit("add", [y, c.value(2) if beta == 1 else c.const(scaled, "bias")])
 
 
 def _softmax(c: Call) -> str:
@@ -183,7 +178,6 @@ def _constant(c: Call) -> Array:
 
 
 def _elementwise(op: str, inputs: int = 2) -> Row:
-    """A row of one node of ours over float32 values, which broadcast."""
     return Row(lambda c: c.emit(op, [c.value(i) for i in range(inputs)]), inputs, inputs)
 
 
@@ -201,6 +195,7 @@ ROWS = {
     "Gemm": Row(_gemm, 2, 3),
     "GlobalAveragePool": Row(_global_average, 1, 1),
     "Identity": Row(lambda c: c.operand(0), 1, 1),
+    "MatMul": Row(_gemm, 2, 2),
     "MaxPool": Row(max_pool, 1, 1, ("storage_order",)),
     "Mul": _elementwise("mul"),
     "ReduceMean": Row(_reduce_mean, 1, 2),

@@ -38,8 +38,7 @@ class Axis(NamedTuple):
 def window(c: Call, x: str, weight: tuple[int, ...] | None = None) -> tuple[list[Axis], dict[str, Any]]:
     """A node's windows over x, and their attributes as ours; a convolution gives the sizes of its weight."""
     spatial = c.spatial(x)
-    n = len(spatial)
-    kernel = c.sizes("kernel_shape", n, 1, weight)
+    n, kernel = len(spatial), c.sizes("kernel_shape", len(spatial), 1, weight)
     c.expect(weight in (None, kernel), f"its kernel_shape {list(kernel)} is not that of its weight")
     ceil = weight is None and c.flag("ceil_mode")
     strides, dilations = c.sizes("strides", n, 1, (1,) * n), c.sizes("dilations", n, 1, (1,) * n)
@@ -68,9 +67,8 @@ def window(c: Call, x: str, weight: tuple[int, ...] | None = None) -> tuple[list
 def max_pool(c: Call) -> str:
     x = c.value(0)
     axes, attrs = window(c, x)
-    if any(attrs["begin"] + attrs["end"]):
-        for a in axes:
-            a.taps(pads=False)          # refuses windows that lie wholly in the padding
+    for a in axes:
+        a.taps(pads=False)      # refuses windows that lie wholly in the padding
     return c.emit("max_pool", [x], **attrs)
 
 
