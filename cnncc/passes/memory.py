@@ -56,8 +56,9 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
                 used += _aligned(size)
             own.append(Place("weights", packings[key].offset))
         tasks, symbol = task_count(n.kernel)
-        steps.append(Step(symbol_of(n.kernel), tuple(own), tasks, symbol is not None, scratch_offsets(n.kernel)[1],
-                          n.origin, n.attr["does"], n.kernel.flops(), n.kernel.nbytes()))
+        scratch = scratch_offsets(n.kernel)[1]
+        steps.append(Step(symbol_of(n.kernel), tuple(own), tasks, symbol is not None, scratch, n.origin,
+                          n.attr["does"], n.kernel.flops(), n.kernel.nbytes()))
     symbols = {s for n in graph for s in n.type.symbols}
     values = [[value_record(user, graph[v].type) for user, v in pairs]
               for pairs in ([(i, i) for i in graph.inputs], graph.outputs)]

@@ -21,7 +21,8 @@ from cnncc.passes.collapse import collapse
 
 HINT = 8                    # what a symbolic extent counts as
 STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
-HIDDEN = 0.12               # the part of a stream from beyond L2 that is waited for
+ROOM = 0.8                  # the part of L2 that a loop's data may fill
+HIDDEN = 0.3                # the part of a stream from beyond L2 that is waited for
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
 AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
@@ -70,9 +71,10 @@ def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
                  and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1)
 
 
-def candidates(kernel: Kernel, weights: Sequence[str], target: Target) -> list[Candidate]:
-    """All candidates for a kernel of one stage, the cheapest first."""
-    space = _Space(collapse(kernel) if not kernel.scratch else kernel, tuple(weights), target)
+def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
+               part: bool = False) -> list[Candidate]:
+    """All candidates for a kernel of one stage, the cheapest first; a `part` of a kernel keeps its dimensions."""
+    space = _Space(kernel if part else collapse(kernel), tuple(weights), target)
     return sorted(space.all(), key=lambda c: c.cycles)
 
 
@@ -81,7 +83,7 @@ def schedule(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
     if len(kernel.stages) == 1:
         return candidates(kernel, weights, target)[0].kernel
     for j, part in enumerate(parts(kernel)):
-        best = candidates(part, [w for w in weights if w in part.tensors], target)[0].kernel
+        best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
         loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
         stages = [replace(s, schedule=Schedule(loops)) if i == j else s for i, s in enumerate(kernel.stages)]
         chosen = best.tensors
@@ -210,10 +212,12 @@ class _Space:
         inner = self._levels(tile, rw) if tile else []
         outer = [x for d in rows for x in self._levels(d, 1)]
         chunk = []
-        if tile and tile != self.batch and not rows and len(inner) == 1 and _number(self.extents[tile]) > 8 * rw:
-            chunk = [Loop("for", tile, rw * max(1, min(8, _number(self.extents[tile]) // (16 * rw))))]
-        yield ([*batch, *outer, *chunk, *wide, *inner], inside)
-        if wide and (outer or inner):
+        extent = _number(self.extents[tile]) if tile else 0
+        if tile and tile != self.batch and not rows and len(inner) == 1 and extent > 8 * rw:
+            chunk = [Loop("for", tile, rw * max(1, min(8, extent // (16 * rw))))]
+        if self.broadcast or not wide:
+            yield ([*batch, *outer, *chunk, *wide, *inner], inside)
+        if wide and (outer or inner or not self.broadcast):
             yield ([*batch, *wide, *outer, *inner], inside)
             strip = self._strip(rows[0], nb) if rows else 0
             if strip and self.weights:
@@ -230,7 +234,7 @@ class _Space:
         return -(-extent // -(-extent // rows)) if 3 < rows < extent else 0
 
     def inside(self, tile: str | None, rw: int, turns: int) -> list[Loop]:
-        unrolled = {*self.folded} | ({tile} if tile and rw > 1 else set())
+        unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set())
         blocked: list[str] = []
         windows: list[str] = []
         plain: list[str] = []
@@ -342,7 +346,7 @@ class _Space:
             tile = steps * blocks * line if set(self.reduced) <= self._dims(x) else 0
             if tile > self.target.l1 // 2:
                 far = tile > self.target.l2 * 3 // 4
-                total += blocks * line / (self.target.l3_bytes if far else self.target.l2_bytes)
+                total += blocks * line / (self.target.l3_stream if far else self.target.l2_bytes)
         return total
 
     def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
@@ -367,21 +371,23 @@ class _Space:
 
         Vectors come in streams that are mostly hidden; single elements of scattered lines are waited for.
         """
-        room = self.target.l2 * 3 // 4
+        tensors = dict.fromkeys((*self.stage.loads, self.stage.out))
+        live = {x: float(self.tensors[x.tensor].nbytes) for x in tensors}
+        turns = dict.fromkeys(tensors, 1.0)
+        for loop in outside:
+            count = _count(_number(self.extents[loop.dim]), loop.step)
+            walked = [x for x in tensors if loop.dim in self._dims(x)]
+            for x in walked:
+                live[x] /= count                        # one tile of it is walked inside of this loop
+            if sum(live.values()) > self.target.l2 * ROOM:
+                for x in tensors:
+                    turns[x] *= 1 if x in walked else count         # gone by the next turn
         total = 0.0
-        for x in dict.fromkeys((*self.stage.loads, self.stage.out)):
+        for x in tensors:
             t = self.tensors[x.tensor]
-            nbytes, dims = float(t.nbytes), self._dims(x)
-            live, turns = nbytes, 1.0
-            for loop in outside:
-                extent = _number(self.extents[loop.dim])
-                count = _count(extent, loop.step)
-                if loop.dim in dims:
-                    live /= count                       # one tile of it is walked inside of this loop
-                elif live > room:
-                    turns *= count                      # gone by the next turn
-            nbytes *= turns * (HINT if self.batch in dims and isinstance(t.type.shape[0], str) else 1)
-            total += nbytes / self.target.l3_bytes * (1 if x in self.broadcast else HIDDEN)
+            batch = HINT if self.batch in self._dims(x) and isinstance(t.type.shape[0], str) else 1
+            rate = self.target.l3_bytes if x in self.broadcast else self.target.l3_stream / HIDDEN
+            total += t.nbytes * turns[x] * batch / rate
         return total
 
     def _tasks(self, outside: Sequence[Loop]) -> int:
