@@ -51,7 +51,7 @@ def placed(kernel: Kernel, stage: Stage) -> set[str]:
 
 
 def scratch_offsets(kernel: Kernel) -> tuple[dict[str, int], int]:
-    """Where each scratch tensor starts in a thread's scratch memory, and that memory's bytes (whole pages)."""
+    """Where each scratch tensor starts in a thread's scratch memory, and that memory's size in bytes."""
     shapes = scratch_shapes(kernel)
     offsets, total = {}, 0
     for t in kernel.scratch:

@@ -73,7 +73,7 @@ def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
 
 def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
                part: bool = False) -> list[Candidate]:
-    """All candidates for a kernel of one stage, the cheapest first; a `part` of a kernel keeps its dimensions."""
+    """All candidates for a kernel of one stage, the cheapest first; a `part` keeps its dimensions."""
     space = _Space(kernel if part else collapse(kernel), tuple(weights), target)
     return sorted(space.all(), key=lambda c: c.cycles)
 
