@@ -25,7 +25,7 @@ class Target:
     loads: float = 1.8
     latency: float = 5.0
     l2_bytes: float = 40.0
-    l3_bytes: float = 5.0
+    l3_bytes: float = 8.0
     l3_stream: float = 18.0
     memory_bytes: float = 8.0
 

@@ -22,7 +22,7 @@ from cnncc.passes.collapse import collapse
 HINT = 8                    # what a symbolic extent counts as
 STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
 ROOM = 0.8                  # the part of L2 that a loop's data may fill
-HIDDEN = 0.3                # the part of a stream from beyond L2 that is waited for
+HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
 AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
@@ -183,7 +183,7 @@ class _Space:
             vectors, tile = 1, None
         extent = _number(self.extents[tile]) if tile else 1
         widths = {_count(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
-        heights = {_count(vectors, nb): nb for nb in range(min(vectors, 12), 0, -1)}
+        heights = {_count(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
         for nb in heights.values():
             for rw in widths.values():
                 if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
