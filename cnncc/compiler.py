@@ -218,7 +218,7 @@ def code_hash() -> str:
     root = Path(__file__).parent
     folders = ("ir", "passes", "codegen", "frontend")
     paths = [root / "compiler.py", *sorted(p for folder in folders for p in (root / folder).glob("*.py"))]
-    return cache.key(*(f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths))
+    return cache.key(*(p.read_bytes() for p in paths))
 
 
 def reference(source: Source, dtype: str = "float32") -> Reference:
