@@ -1,5 +1,6 @@
 """Compiling LLVM text in worker processes: the same bytes, whatever happens to them."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,7 +28,11 @@ def text(i: int, size: int = 1) -> str:
 def children() -> list[int]:
     """The pids of this process's children, not yet reaped ones included."""
     tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    pids: list[int] = []
+    for task in tasks:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):     # a thread that has ended since
+            pids += map(int, (task / "children").read_text().split())
+    return pids
 
 
 @pytest.fixture(autouse=True)
