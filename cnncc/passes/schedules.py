@@ -382,11 +382,16 @@ class _Space:
             if sum(live.values()) > self.target.l2 * ROOM:
                 for x in tensors:
                     turns[x] *= 1 if x in walked else count         # gone by the next turn
+        order = [x.dim for x in outside]
+        again = next((d for d in order if order.count(d) > 1 and d not in (self.simd, self.batch)), None)
+        # pixels in chunks around channels: what is written or added comes in pieces, not in streams
+        chunk = {again, self.simd} if again and len(self.rows) <= 2 and order[0] != self.simd else {""}
         total = 0.0
         for x in tensors:
             t = self.tensors[x.tensor]
             batch = HINT if self.batch in self._dims(x) and isinstance(t.type.shape[0], str) else 1
-            rate = self.target.l3_bytes if x in self.broadcast else self.target.l3_stream / HIDDEN
+            pieces = x not in self.broadcast and self._dims(x) >= chunk
+            rate = self.target.l3_bytes if x in self.broadcast or pieces else self.target.l3_stream / HIDDEN
             total += t.nbytes * turns[x] * batch / rate
         return total
 
