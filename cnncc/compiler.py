@@ -99,9 +99,10 @@ class Code:
 
 def plan(graph: Graph) -> Code:
     """The plan of an optimized graph."""
-    from cnncc.passes.memory import plan_memory, symbol_of
+    from cnncc.passes.memory import plan_memory
     result, packings = plan_memory(graph)
-    kernels = {symbol_of(n.kernel): n.kernel for n in graph if n.kernel is not None}
+    called = [n.kernel for n in graph if n.kernel is not None]
+    kernels = {s.symbol: k for s, k in zip(result.steps, called, strict=True)}
     return Code(result, kernels, packings)
 
 

@@ -18,7 +18,7 @@ from cnncc.ir.regions import placed
 from cnncc.ir.schedule import Loop, tiles
 from cnncc.ir.target import Target
 from cnncc.ir.tasks import unit_of
-from cnncc.ir.types import BYTES, Extent
+from cnncc.ir.types import Extent
 
 Pointers = Mapping[int, Value]
 Key = tuple[int, ...]
@@ -70,7 +70,7 @@ class StageLowering:
         self.simd = next((x for x in self.loops if x.kind == "simd"), None)
         self.lanes = 0
         if self.simd:
-            self.lanes = target.lanes * 4 // BYTES[self.accesses[-1].tensor.type.dtype]
+            self.lanes = target.lanes_of(self.accesses[-1].tensor.type.dtype)
         self.tile_dims = tuple(d for d in self.extents if d not in reduced)
         self.memo: dict[tuple[str, int, str, int, int, tuple[int, ...]], Value] = {}
         self.pad = self.lanes if self.simd and self.accesses[-1].padded(self.simd.dim, self.lanes) else 0

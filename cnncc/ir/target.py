@@ -6,6 +6,8 @@ import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cnncc.ir.types import BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -32,6 +34,10 @@ class Target:
     def record(self) -> dict[str, Any]:
         """The fields as plain data, for metadata and keys."""
         return asdict(self)
+
+    def lanes_of(self, dtype: str) -> int:
+        """How many elements of a dtype a vector has."""
+        return self.lanes * 4 // BYTES[dtype]
 
     @property
     def level(self) -> str:

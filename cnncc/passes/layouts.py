@@ -10,7 +10,7 @@ from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.target import Target
-from cnncc.ir.types import BYTES, TensorType, product
+from cnncc.ir.types import TensorType, product
 
 CHANNEL = 1
 
@@ -56,7 +56,7 @@ def _squeezes(n: Node, graph: Graph) -> bool:
 
 
 def _lanes(t: TensorType, target: Target) -> int:
-    return target.lanes * 4 // BYTES[t.dtype]
+    return target.lanes_of(t.dtype)
 
 
 def _plain(t: TensorType) -> Layout:

@@ -14,7 +14,7 @@ from cnncc.ir.plan import Place, Plan, Step
 from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.signature import value as value_record
 from cnncc.ir.tasks import task_count
-from cnncc.ir.types import BYTES, Extent
+from cnncc.ir.types import Extent
 
 ALIGN = 64                  # bytes: a cache line
 
@@ -51,9 +51,8 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
                 continue
             key = (value, f"{t.type} {t.layout}")
             if key not in packings:
-                size = t.layout.elements(t.type.shape) * BYTES[t.type.dtype]
-                packings[key] = Packing(value, t.type.shape, t.layout, used, size)
-                used += _aligned(size)
+                packings[key] = Packing(value, t.type.shape, t.layout, used, t.nbytes)
+                used += _aligned(t.nbytes)
             own.append(Place("weights", packings[key].offset))
         tasks, symbol = task_count(n.kernel)
         scratch = scratch_offsets(n.kernel)[1]

@@ -16,7 +16,7 @@ from cnncc.ir.layout import Layout
 from cnncc.ir.regions import scratch_shapes
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
-from cnncc.ir.types import BYTES, Extent, product
+from cnncc.ir.types import Extent, product
 from cnncc.passes.collapse import collapse
 
 HINT = 8                    # what a symbolic extent counts as
@@ -142,7 +142,7 @@ class _Space:
         self.out = [d for d in self.extents if d not in self.reduced]
         result = set(self.stage.formulas[-1].out_dims)
         self.folded = [d for d in self.out if d not in result]      # folded in the epilogue: always unrolled
-        self.lanes = target.lanes * 4 // BYTES[kernel.output.type.dtype]
+        self.lanes = target.lanes_of(kernel.output.type.dtype)
         self.simd = self._vector()
         out = self.stage.out.index
         rows = dict.fromkeys(d for a, _ in kernel.output.layout.order for d in out[a].dims)
