@@ -15,6 +15,7 @@ Extent: TypeAlias = int | str
 NUMPY: dict[str, np.dtype[Any]] = {
     "f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "i32": np.dtype(np.int32),
     "i64": np.dtype(np.int64), "u8": np.dtype(np.uint8), "i8": np.dtype(np.int8), "bool": np.dtype(np.bool_)}
+HINT = 8                    # what a symbolic extent counts as where a number is needed
 BYTES = {name: dtype.itemsize for name, dtype in NUMPY.items()}
 
 

@@ -16,10 +16,9 @@ from cnncc.ir.layout import Layout
 from cnncc.ir.regions import scratch_shapes
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
-from cnncc.ir.types import Extent, product
+from cnncc.ir.types import HINT, Extent, product
 from cnncc.passes.collapse import collapse
 
-HINT = 8                    # what a symbolic extent counts as
 STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
 ROOM = 0.8                  # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for

@@ -14,12 +14,11 @@ from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
-from cnncc.ir.types import product
+from cnncc.ir.types import HINT, product
 
 ROW = 1 << 12               # elements of a row that one task may hold
 LIGHT = 64                  # operations per element below which a kernel is limited by memory
 ROWWISE = 0.15              # what tiles within single rows cost more than tiles over whole images
-HINT = 8                    # what a symbolic extent counts as
 AXIS_ROWS = 2               # images are n, c, h, w: strips are of h
 
 
