@@ -75,6 +75,8 @@ threads_option: Any = option("--threads", type=int,
                              help="Threads to run with (default: the CPUs we may use).")
 target_option: Any = option("--target", type=click.Choice(["native", "x86-64-v3", "x86-64-v4"]),
                             default="native", help="Instructions to use.")
+precision_option: Any = option("--precision", type=click.Choice(["fast", "strict"]), default="fast",
+                               help="strict: no algorithm that rounds worse than plain multiply-adds.")
 cache_option: Any = option("--cache/--no-cache", default=True, help="Read and write the compile cache.")
 
 
@@ -85,7 +87,7 @@ def batch_option(default: int) -> Any:
 
 def running_options(f: Any) -> Any:
     """How a model is compiled and run: the keywords of `compile`."""
-    return threads_option(target_option(cache_option(f)))
+    return threads_option(target_option(precision_option(cache_option(f))))
 
 
 def _open(path: str, **how: Any) -> CompiledModel:
@@ -111,7 +113,7 @@ def demo(threads: int | None) -> None:
 @cli.verb(onnx_argument,
           option("-o", "--output", metavar="FILE", help="Write the compiled model (.cnncc) here."),
           option("--threads", type=int, help="Processes that compile (default: the CPUs we may use)."),
-          target_option, cache_option)
+          target_option, precision_option, cache_option)
 def compile(model: str, output: str | None, threads: int | None, **how: Any) -> None:
     """Compile MODEL, show what became of it, and write it to a file."""
     import time
@@ -139,7 +141,7 @@ def compile(model: str, output: str | None, threads: int | None, **how: Any) -> 
           option("--labels", metavar="FILE", help="Names of the classes, one a line."),
           image_options, running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
-        threads: int | None, target: str, cache: bool, **pixels: Any) -> None:
+        threads: int | None, target: str, precision: str, cache: bool, **pixels: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
 
     Several images are a batch. Of an output [N, classes] the best classes are shown, of others statistics.
@@ -148,7 +150,7 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     if output and not output.endswith(".npz"):
         raise click.UsageError("--output must end in .npz")
     names = read_labels(labels) if labels else []
-    made = _open(model, threads=threads, target=target, cache=cache)
+    made = _open(model, threads=threads, target=target, precision=precision, cache=cache)
     found = made.run(None, read_feeds(made.inputs, inputs, Pixels(**pixels)))
     results = dict(zip((v.name for v in made.outputs), found, strict=True))
     if output:
@@ -196,9 +198,9 @@ def info(model: str) -> None:
           option("--node", metavar="NAME", help="Only what computes this node of the model."),
           option("--why", metavar="NODE", help="How the kernel that computes this node was chosen."),
           option("--check", is_flag=True, help="Compare the model's value before and after every pass."),
-          target_option)
+          target_option, precision_option)
 def show(model: str, after: str | None, emit: str, node: str | None, why: str | None, check: bool,
-         target: str) -> None:
+         target: str, precision: str) -> None:
     """Look into the compilation of MODEL. CNNCC_DUMP=DIR also writes the graph after every pass to files."""
     from cnncc import explain
     from cnncc.compiler import read
@@ -208,7 +210,7 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
         return
     if after and emit in ("llvm", "asm"):
         raise click.UsageError(f"--emit {emit} is about the graph after all passes")
-    graph, machine = read(model), target_for(target)
+    graph, machine = read(model), target_for(target, precision)
     if check:
         from cnncc.verify import check_passes
         rows = list(check_passes(graph, machine))
@@ -217,7 +219,9 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
                        for name, change, ok in rows), good=all(ok for _, _, ok in rows))
     elif why:
         kernels, reason = explain.why(graph, machine, why)
-        tell({"kernels": kernels, "reason": reason}, "\n".join(map(str, kernels)) or f"no kernel: {reason}")
+        ways = explain.algorithms(graph, machine, why)
+        text = "\n".join([ways] * bool(ways) + [*map(str, kernels)]) or f"no kernel: {reason}"
+        tell({"algorithms": ways, "kernels": kernels, "reason": reason}, text)
     elif emit in ("llvm", "asm"):
         modules = dict(explain.native(graph, machine, node, emit))
         sign = ";" if emit == "llvm" else "#"

@@ -34,9 +34,10 @@ Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 def pipeline() -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import fold, fuse, layouts, schedules, stages
+    from cnncc.passes import fold, fuse, layouts, schedules, stages, winograd
     return (fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views, fold.share_equal,
-            fuse.form, fuse.fuse, stages.fuse_stages, layouts.choose_layouts, schedules.choose_schedules)
+            winograd.choose_algorithms, fuse.form, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
+            schedules.choose_schedules)
 
 
 def read(source: Source, opening: Opening | None = None) -> Graph:
@@ -106,11 +107,13 @@ def plan(graph: Graph) -> Code:
     return Code(result, kernels, packings)
 
 
-def compile(source: Source, *, threads: int | None = None, target: str = "native", cache: bool = True,
-            jobs: int | None = None, progress: Callable[[str, float], None] | None = None) -> CompiledModel:
+def compile(source: Source, *, threads: int | None = None, target: str = "native",
+            precision: str = "fast", cache: bool = True, jobs: int | None = None,
+            progress: Callable[[str, float], None] | None = None) -> CompiledModel:
     """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
 
     `threads` only sets how many the model uses when it runs. `target` is native, x86-64-v3 or x86-64-v4.
+    `precision` is fast, or strict: without Winograd's convolution, which rounds somewhat worse.
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument.
@@ -121,7 +124,7 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
     env.check_platform()
     env.thread_count(threads)
     report = progress or (lambda what, fraction: None)
-    chosen = target_for(target)
+    chosen = target_for(target, precision)
     key = _cache_key(source, chosen) if cache and not os.environ.get("CNNCC_DUMP") else None
     if key is None:
         model = _build(source, chosen, threads, jobs, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
 from cnncc.passes.memory import symbol_of
 from cnncc.passes.schedules import candidates, choose_schedules, parts, weights_of
+from cnncc.passes.winograd import choose_algorithms, tile_sizes
 
 
 def passes() -> dict[str, str]:
@@ -66,6 +68,17 @@ class Why:
         shown = self.chosen is not None and self.chosen < len(rows)
         return (f"{self.value}: {self.does}\n  computes {', '.join(self.nodes)}\n  {self.total} candidates, "
                 f"the cheapest:{''.join(rows)}" + "\n  chosen was none of these" * (not shown))
+
+
+def algorithms(graph: Graph, target: Target, name: str) -> str:
+    """The ways to compute a convolution of the model with their predicted costs, as a line; maybe none."""
+    *_, (_, before) = itertools.takewhile(lambda step: step[0] != choose_algorithms.__name__,
+                                          stages(graph, target))
+    for n in nodes_of(before, name):
+        if len(costs := tile_sizes(n, before, target)) > 1 and not target.strict:
+            return f"{n.name}: " + ", ".join(f"{f'Winograd in tiles of {m}' if m > 1 else 'plain sums'} "
+                                             f"{cycles:,.0f} cycles" for m, cycles in costs.items())
+    return ""
 
 
 def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Why], str]:

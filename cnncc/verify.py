@@ -20,7 +20,7 @@ from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Signature
 from cnncc.ir.target import Target, target_for
 
-FACTOR, FLOOR = 3.0, 1e-6
+FACTOR, FLOOR = {"strict": 3.0, "fast": 20.0}, 1e-6
 PLAUSIBLE = 1e-4    # errors beyond this are not rounding: an engine that has one doesn't widen the limit
 PASS_LIMIT = 1e-5   # what folding constants in float32 may change in a pass, computed in float64
 
@@ -72,9 +72,9 @@ class Report:
             "the compiled model is right" if self.ok else f"MISMATCH{where}"])
 
 
-def tolerance(own: Sequence[float]) -> float:
-    """The error that is allowed: three times the largest float32 error of an engine that is right."""
-    return FACTOR * max([FLOOR, *(e for e in own if e <= PLAUSIBLE)])
+def tolerance(own: Sequence[float], precision: str = "fast") -> float:
+    """The error that is allowed: a multiple of the largest float32 error of an engine that is right."""
+    return FACTOR[precision] * max([FLOOR, *(e for e in own if e <= PLAUSIBLE)])
 
 
 def error_of(value: Array, truth: Array) -> float:
@@ -91,7 +91,7 @@ def error_of(value: Array, truth: Array) -> float:
 
 
 def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "native",
-           threads: int | None = None, cache: bool = True,
+           precision: str = "fast", threads: int | None = None, cache: bool = True,
            progress: Callable[[str, float], None] | None = None) -> Report:
     """Compare a model's outputs for inputs from files, or random ones, and on a mismatch its kernels.
 
@@ -101,7 +101,7 @@ def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "
     graph = read(path)
     inputs = Signature.of(graph).inputs
     feeds = read_feeds(inputs, files) if files else random_feeds(inputs, batch)
-    model = compile(path, threads=threads, target=target, cache=cache)
+    model = compile(path, threads=threads, target=target, precision=precision, cache=cache)
     report("reference", 0.2)
     truth, single = (evaluate(graph, feeds, dtype) for dtype in (np.float64, np.float32))
     errors = {"numpy float32": max(error_of(single[name], truth[name]) for name in truth)}
@@ -115,29 +115,31 @@ def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "
     except Exception as error:      # whatever it dislikes in a model that we take
         notes.append(f"onnxruntime failed: {str(error).splitlines()[0][:200]}")
     results = model.run(None, feeds)
-    limit = tolerance(list(errors.values()))
+    limit = tolerance(list(errors.values()), precision)
     rows = tuple(Row(name, graph[value].origin, error_of(y, truth[name]), limit)
                  for (name, value), y in zip(graph.outputs, results, strict=True))
     values: tuple[Row, ...] = ()
     if not all(row.ok for row in rows):
         report("kernels", 0.8)
-        values = _kernels(graph, feeds, target, threads)
+        values = _kernels(graph, feeds, target, precision, threads)
         if all(row.ok for row in values):
             notes.append("compiled anew with all kernels' results as outputs it is right: is the cached "
                          "model stale (--no-cache), or a kernel wrong only beside others?")
     return Report(rows, errors, tuple(notes), values)
 
 
-def _kernels(graph: Graph, feeds: Feeds, target: str, threads: int | None) -> tuple[Row, ...]:
+def _kernels(graph: Graph, feeds: Feeds, target: str, precision: str, threads: int | None) -> tuple[Row, ...]:
     """The values that kernels store and the graph as read has too, all outputs of one model compiled anew."""
-    stored = {n.name: n.origin for n in optimize(graph, target_for(target)) if n.kernel is not None
+    stored = {n.name: n.origin for n in optimize(graph, target_for(target, precision)) if n.kernel is not None
               and n.name in graph.nodes and n.type == graph[n.name].type}
     if not stored:
         return ()
     probe = replace(graph, outputs=tuple((name, name) for name in stored))
-    results = compile(probe, threads=threads, target=target, cache=False).run(None, feeds)
+    model = compile(probe, threads=threads, target=target, precision=precision, cache=False)
+    results = model.run(None, feeds)
     truth, single = (evaluate(probe, feeds, dtype) for dtype in (np.float64, np.float32))
-    return tuple(Row(name, origin, error_of(y, truth[name]), tolerance([error_of(single[name], truth[name])]))
+    return tuple(Row(name, origin, error_of(y, truth[name]),
+                     tolerance([error_of(single[name], truth[name])], precision))
                  for (name, origin), y in zip(stored.items(), results, strict=True))
 
 

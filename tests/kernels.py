@@ -244,8 +244,11 @@ def object_of(text: str, target: Target) -> bytes:
 
 
 def compiled(graph: Graph, target: Target | None = None, threads: int = 1) -> CompiledModel:
-    """As `cnncc.compile` does it, in this process; objects of equal texts are made once."""
-    target = target or target_for()
+    """As `cnncc.compile` does it, in this process; objects of equal texts are made once.
+
+    Without a `target` by plain sums, which the bounds of `check_exact` and `check_sums` are about.
+    """
+    target = target or target_for(precision="strict")
     code = plan(graph := optimize(graph, target))
     objects = [object_of(text, target) for _, text in code.texts(target)]
     weights = buffers.aligned(max(code.plan.weights, 1))[:code.plan.weights]

@@ -13,6 +13,7 @@ from kernels import Net, compiled, feeds
 from onnx import helper
 
 import cnncc
+from cnncc.ir.target import target_for
 from cnncc.runtime.model import CompiledModel
 
 Array = np.ndarray[Any, Any]
@@ -38,12 +39,15 @@ def network(kind: str) -> CompiledModel:
         y = net.op("clip", [net.conv(x, 96, (1, 1))], "clip", low=0.0, high=6.0)
         y = net.op("clip", [net.conv(y, 96, (3, 3), begin=(1, 1), group=96)], "clip", low=0.0, high=6.0)
         y = net.pool(net.conv(y, 24, (1, 1)), "sum_pool", (3, 3), (2, 2), begin=(1, 1))
+    elif kind == "tiles":
+        y = net.relu(net.bias(net.conv(net.conv(x, 64, (1, 1)), 64, (3, 3), begin=(1, 1))))
+        y = net.conv(y, 64, (3, 3), begin=(1, 1))
     else:
         y = net.linear(net.flatten(net.op("exp", [net.op("scale", [x], "small", factor=0.1)], "exp")), 130)
-    return compiled(net.result(y))
+    return compiled(net.result(y), target_for())
 
 
-KINDS = ("dense", "depthwise", "linear")
+KINDS = ("dense", "depthwise", "tiles", "linear")
 
 
 def images(n: int, seed: int = 0) -> Array:

@@ -20,7 +20,7 @@ from cnncc.ir.target import LEVELS, Target, target_for
 def target(request: pytest.FixtureRequest) -> Target:
     if absent := missing(request.param):
         pytest.skip(f"this CPU has no {absent}")
-    return target_for(request.param)
+    return target_for(request.param, "strict")
 
 
 @pytest.mark.parametrize("name", [n for i, n in enumerate(SAMPLES) if i % 3 == 0 or "conv" not in n])

@@ -217,7 +217,7 @@ def test_what_is_not_written_stays() -> None:
 
 
 
-@pytest.mark.parametrize("text", ["y[p] = x[p, 0]", "y[p + 1] = x[p]"])
+@pytest.mark.parametrize("text", ["y[p] = x[p, 0]", "y[p - 1] = x[p]"])
 def test_wrong_formulas(text: str) -> None:
     with pytest.raises(InternalError):
         apply(parse_formula(text, {"p": 3}), {"x": np.zeros(3)}, (3, ), {})

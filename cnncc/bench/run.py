@@ -71,7 +71,7 @@ def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int 
     report = progress or (lambda what, fraction: None)
     report("reference", 0.0)
     graph = read(path)
-    ours = plan(optimize(graph, target_for())).plan
+    ours = plan(optimize(graph, target_for(precision="strict"))).plan      # FLOPs are those of plain sums
     fixed = {v.shape[0] for v in ours.inputs if v.shape} if ours.symbol is None else {batch}
     if batch != 1 and fixed != {batch}:
         raise InputError(f"--batch {batch}: the model's batch is fixed to {', '.join(map(str, fixed))}")

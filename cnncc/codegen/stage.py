@@ -11,8 +11,8 @@ from cnncc.codegen.emitter import Emitter, Int, Type, Value
 from cnncc.codegen.scalar import across, apply
 from cnncc.codegen.validity import Constraint, Validity, decide, signature
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Call, Const, Expr, Load
-from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add
+from cnncc.ir.expr import Call, Const, Expr, Load, Table
+from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add, outside
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.regions import placed
 from cnncc.ir.schedule import Loop, tiles
@@ -56,7 +56,9 @@ class StageLowering:
         outer: set[str] = set() if last else placed(kernel, stage)
         logical = {t.name: t.type.shape for t in tensors.values()}
         loads = [x for x in self.first.loads if x.tensor != ACC]
-        self.validity: Validity = decide(loads, logical, self.extents, self.loops, outer)
+        self.validity: Validity = decide([*loads, stage.out], logical, self.extents, self.loops, outer)
+        ends = zip(stage.out.index, logical[stage.out.tensor], strict=True)
+        self.clipped = [Constraint(i, int(e)) for i, e in ends if outside(i, e, self.extents)]
         self.reduced = reduced = set(self.first.reduced) if self.first.fold != "=" else set()
         counted = [i for i, x in enumerate(self.loops) if x.kind in ("par", "for") and x.dim not in reduced]
         self.tile_at = max([self.begin, *(i + 1 for i in counted)])
@@ -242,6 +244,8 @@ class StageLowering:
                 folded = [across(self.e, COMBINE[self.first.fold], v) for v in folded]
                 wide = Type(wide.dtype)
             values = dict(zip(places, folded, strict=True))
+        if self.clipped:
+            values = {k: v for k, v in values.items() if self.inside(places[k])}
         for f in self.stage.formulas[1:]:
             values, places = self.epilogue(f, values, places, ptrs, wide)
         for k, v in values.items():
@@ -301,7 +305,11 @@ class StageLowering:
         wide = acc[j].type
         factors = multiply_add(self.first)
         across_lanes = simd is not None and simd.dim in self.reduced
-        if factors and not across_lanes:
+        table = next((f for f in factors or () if isinstance(f, Table)), None)
+        if factors and table:
+            other = factors[factors[0] is table]
+            new = self.scaled(table.at({d: p.rep for d, p in pos.items()}), other, pos, ptrs, acc[j], active)
+        elif factors and not across_lanes:
             a, b = (self.value(f, pos, ptrs, wide, None, active) for f in factors)
             new = self.e.fma(a, b, acc[j])
             if simd and len(active) < self.active(pos):
@@ -313,6 +321,24 @@ class StageLowering:
                 v = self.e.select(self.e.mask(wide, active), v, identity)
             new = apply(self.e, COMBINE[self.first.fold], [acc[j], v])
         return [*acc[:j], new, *acc[j + 1:]]
+
+    def scaled(self, factor: float, x: Expr, pos: Positions, ptrs: Pointers, acc: Value,
+               active: Sequence[int]) -> Value:
+        """acc + factor * x with as little as the factor allows."""
+        if factor == 0:
+            return acc
+        wide, zero = acc.type, acc.text == self.e.constant(0, acc.type).text
+        v = self.value(x, pos, ptrs, wide, None, active)
+        if abs(factor) == 1:
+            if zero and factor > 0:
+                return v
+            return self.e.arith("fadd" if factor > 0 else "fsub", acc, v)
+        c = self.e.constant(factor, wide)
+        return self.e.arith("fmul", c, v) if zero else self.e.fma(c, v, acc)
+
+    def inside(self, pos: Positions) -> bool:
+        """Whether an element of the result lies within its tensor."""
+        return all(c.holds({d: p.rep for d, p in pos.items()}) for c in self.clipped)
 
     def valid(self, pos: Positions) -> range | tuple[int, ...]:
         """The lanes (0 alone without a vector) that are within the extent and whose taps are valid."""

@@ -100,6 +100,23 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """A number of a small matrix that the code contains; loops over the dimensions of `index` unroll."""
+
+    values: tuple[tuple[float, ...], ...]
+    index: tuple[Index, Index]
+
+    def at(self, place: Mapping[str, int]) -> float:
+        """The number where each dimension has the value in `place`."""
+        row, column = (i.const + sum(c * place[d] for d, c in i.terms) for i in self.index)
+        return self.values[row][column]
+
+    def __str__(self) -> str:
+        rows = tuple(tuple(int(v) if v == int(v) else v for v in row) for row in self.values)
+        return f"{rows}[{self.index[0]}, {self.index[1]}]"
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A function of FUNCTIONS applied to scalar expressions."""
 
@@ -115,7 +132,7 @@ class Call:
         return f"{self.fn}({', '.join(map(str, self.args))})"
 
 
-Expr: TypeAlias = Const | Load | Call
+Expr: TypeAlias = Const | Load | Table | Call
 
 
 def _rank(e: Expr) -> int:
@@ -143,6 +160,27 @@ def rewrite(e: Expr, change: Callable[[Load], Expr]) -> Expr:
     if isinstance(e, Call):
         return Call(e.fn, tuple(rewrite(a, change) for a in e.args))
     return e
+
+
+def reindexed(e: Expr, mapping: Mapping[str, Index]) -> Expr:
+    """`e` with dimensions replaced by index expressions over others."""
+    match e:
+        case Load(tensor, index):
+            return Load(tensor, tuple(i.substitute(mapping) for i in index))
+        case Table(values, (row, column)):
+            return Table(values, (row.substitute(mapping), column.substitute(mapping)))
+        case Call(fn, args):
+            return Call(fn, tuple(reindexed(a, mapping) for a in args))
+    return e
+
+
+def tables(e: Expr) -> Iterator[Table]:
+    """All tables of `e`."""
+    if isinstance(e, Table):
+        yield e
+    elif isinstance(e, Call):
+        for a in e.args:
+            yield from tables(a)
 
 
 def size(e: Expr) -> int:
@@ -208,4 +246,7 @@ def parse_expr(node: ast.expr | str, symbols: Mapping[str, int | float] | None =
             parts = index.elts if isinstance(index, ast.Tuple) else [index]
             whole = {k: int(v) for k, v in symbols.items() if v == int(v)}
             return Load(name, tuple(parse_index(p, whole) for p in parts))
+        case ast.Subscript(value=ast.Tuple(elts=rows), slice=ast.Tuple(elts=[row, column])):
+            values = tuple(tuple(float(v) for v in ast.literal_eval(r)) for r in rows)
+            return Table(values, (parse_index(row), parse_index(column)))
     raise InternalError(f"not a scalar expression: {ast.unparse(node)}")

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cnncc.ir.errors import InternalError, ModelError
-from cnncc.ir.expr import Call, Expr, Index, Load, loads, parse_expr, parse_index, rewrite
+from cnncc.ir.expr import Call, Expr, Index, Load, loads, parse_expr, parse_index, reindexed, rewrite, tables
 from cnncc.ir.types import Extent
 
 FOLDS = ("=", "+=", "max=", "min=")
@@ -46,14 +46,17 @@ class Formula:
         return tuple(d for d, _ in self.extents if d not in used)
 
     @property
+    def tabled(self) -> frozenset[str]:
+        """The dimensions that index a table."""
+        return frozenset(d for t in tables(self.expr) for i in t.index for d in i.dims)
+
+    @property
     def loads(self) -> tuple[Load, ...]:
         """The distinct loads, in order of appearance."""
         return tuple(dict.fromkeys(loads(self.expr)))
 
     def substitute(self, mapping: Mapping[str, Index], extents: Mapping[str, Extent]) -> Formula:
         """Dimensions replaced by index expressions over others; `extents` gives the sizes of the new ones."""
-        def change(x: Load) -> Load:
-            return Load(x.tensor, tuple(i.substitute(mapping) for i in x.index))
         sizes: dict[str, Extent] = {}
         for d, e in self.extents:
             if d not in mapping:
@@ -61,7 +64,8 @@ class Formula:
             else:
                 for new in mapping[d].dims:
                     sizes.setdefault(new, extents[new])
-        return Formula(change(self.out), self.fold, rewrite(self.expr, change), tuple(sizes.items()))
+        out = Load(self.out.tensor, tuple(i.substitute(mapping) for i in self.out.index))
+        return Formula(out, self.fold, reindexed(self.expr, mapping), tuple(sizes.items()))
 
     def renamed(self, tensors: Mapping[str, str]) -> Formula:
         def change(x: Load) -> Load:
@@ -134,6 +138,7 @@ def bind(template: str, operands: Sequence[tuple[str, Sequence[Extent]]], symbol
         def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
             self.generic_visit(node)
             return node.left if isinstance(node.op, ast.BitOr) else node
+    known |= {d.upper(): e for d, e in extents.items() if isinstance(e, int) and len(d) == 1}
     expr = parse_expr(WithoutReach().visit(ast.parse(right.strip(), mode="eval").body), known)
     out = parse_expr(left, known)
     assert isinstance(out, Load)

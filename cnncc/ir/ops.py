@@ -6,11 +6,13 @@ tuples with one number per spatial dimension; axes are not negative.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from cnncc.ir.errors import InternalError, ModelError
+from cnncc.ir.expr import Expr, Load, Table, rewrite
 from cnncc.ir.formula import Formula, bind, pointwise
 from cnncc.ir.types import Extent, TensorType, product
 
@@ -95,6 +97,26 @@ def relation(name: str, template: str, window: bool = False) -> Op:
     return register(Op(name, bound))
 
 
+def transform(name: str, template: str) -> Op:
+    """Tiles along the spatial `axis` times the attribute `matrix`, t; braces are the indices of all axes.
+
+    `tile` is the distance of tiles, `count` their number, `begin` how far the first starts before its axis.
+    What the last one gives beyond `extent` is left out.
+    """
+    def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
+        axis, matrix, count = int(attrs["axis"]), attrs["matrix"], int(attrs["count"])
+        def indices(match: re.Match[str]) -> str:
+            return ", ".join(match[1] if i == axis else f"q{i}" for i in range(len(shapes[0]) - 2))
+        operands = [("t", (len(matrix), len(matrix[0]))), ("x", shapes[0])]
+        symbols = {"m": int(attrs["tile"]), "b": int(attrs["begin"]), "e": count * int(attrs["tile"])}
+        f, shape = bind(re.sub(r"\{([^}]*)\}", indices, template), operands, symbols, {"p": count})
+        def known(x: Load) -> Expr:
+            return x if x.tensor == "x" else Table(matrix, (x.index[0], x.index[1]))
+        result = (*shape[:2 + axis], int(attrs["extent"]), *shape[3 + axis:])
+        return replace(f, expr=rewrite(f.expr, known)), result
+    return register(Op(name, bound))
+
+
 def reduction(name: str, fold: str) -> Op:
     """A fold over `axes`, which stay with extent 1 where `keepdims`."""
     def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
@@ -123,6 +145,8 @@ relation("conv", "y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g
 relation("linear", "y[n, k] += x[n, c, {r}] * w[k, c, {r}]")
 relation("max_pool", "y[n, c, {p}] max= x[n, c, {p*s + r*d - a | b}]", window=True)
 relation("sum_pool", "y[n, c, {p}] += x[n, c, {p*s + r*d - a | b}]", window=True)
+transform("input_transform", "y[n, a*C + c, {p}] += t[a, i] * x[n, c, {p*m + i - b | e}]")
+transform("output_transform", "y[n, c, {p*m + i}] += t[i, a] * x[n, a*C + c, {p}]")
 reduction("reduce_sum", "+=")
 reduction("reduce_max", "max=")
 

@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike, NDArray
 
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Call, Const, Expr, Index, Load, loads
+from cnncc.ir.expr import Call, Const, Expr, Index, Load, Table, loads
 from cnncc.ir.formula import IDENTITY, Formula, multiply_add
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.kernel import Kernel
@@ -61,8 +61,16 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
     for x in (formula.out, *formula.loads):
         if len(x.index) != (result if x is formula.out else arrays[x.tensor]).ndim:
             raise InternalError(f"formula {formula}: {x} has the wrong rank")
-    if any(low < 0 or high >= e for (low, high), e in zip(_bounds(formula.out, ranges), shape, strict=True)):
+    reach = _bounds(formula.out, ranges)
+    if any(low < 0 for low, _ in reach):
         raise InternalError(f"formula {formula}: the left side leaves its shape {list(shape)}")
+    full = tuple(max(e, high + 1) for (_, high), e in zip(reach, shape, strict=True))
+    if full != shape:                           # what lies beyond the far end is not part of the result
+        inside = tuple(slice(e) for e in shape)
+        whole = np.zeros(full, dtype)
+        whole[inside] = result
+        result[...] = apply(formula, operands, full, sizes, dtype, whole if out is not None else None)[inside]
+        return result
     if out is not None or formula.fold in ("max=", "min="):
         _view(result, formula.out, ranges)[...] = _identity(formula.fold, dtype)
     with np.errstate(all="ignore"):
@@ -218,6 +226,8 @@ class _Fold:
         """A scalar expression over the space."""
         if isinstance(e, Load):
             return _view(self.arrays[e.tensor], e, ranges)
+        if isinstance(e, Table):
+            return _view(np.asarray(e.values, self.dtype), Load("", e.index), ranges)
         if isinstance(e, Const):
             return np.full((1,) * len(ranges), e.value, self.dtype)
         return SCALAR[e.fn](*(self.value(a, ranges) for a in e.args))

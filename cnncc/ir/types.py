@@ -29,6 +29,10 @@ class TensorType:
         return len(self.shape)
 
     @property
+    def numpy(self) -> np.dtype[Any]:
+        return NUMPY[self.dtype]
+
+    @property
     def symbols(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s for s in self.shape if isinstance(s, str)))
 

@@ -112,7 +112,10 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
     if consumer.fold == "=":
         if set(consumer.out_dims) != {d for i in read.index for d in i.dims} or not _distinct(read):
             return None
-        mapping = {i.dims[0]: o for i, o in zip(read.index, last.out.index, strict=True) if i.terms}
+        pairs = list(zip(read.index, last.out.index, strict=True))
+        if any(o.terms and not i.terms for i, o in pairs):      # a tile of which one element is kept
+            return None
+        mapping = {i.dims[0]: o for i, o in pairs if i.terms}
         consumer = consumer.substitute(mapping, last.sizes)
         return _append(chain, consumer)
     if (last.fold != "=" and len(chain) > 1) or chain[0].fold == "=":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cnncc.ir.expr import Load
+from cnncc.ir.expr import Load, tables
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.layout import Layout
@@ -140,7 +140,7 @@ class _Space:
         self.reduced = list(first.reduced) if first.fold != "=" else []
         self.out = [d for d in self.extents if d not in self.reduced]
         result = set(self.stage.formulas[-1].out_dims)
-        self.folded = [d for d in self.out if d not in result]      # folded in the epilogue: always unrolled
+        self.folded = [d for d in self.out if d not in result or d in first.tabled]     # always unrolled
         self.lanes = target.lanes_of(kernel.output.type.dtype)
         self.simd = self._vector()
         out = self.stage.out.index
@@ -174,7 +174,7 @@ class _Space:
     # ---- candidates
 
     def all(self) -> Iterator[Candidate]:
-        spare = self.target.registers - 2
+        spare = self.target.registers - 1
         fold = product([_number(self.extents[d]) for d in self.folded])
         vectors = -(-_number(self.extents[self.simd]) // self.lanes) if self.simd else 1
         tile = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
@@ -194,35 +194,51 @@ class _Space:
                 yield self.priced(loops, tile, 1, 1, fold)
 
     def _held(self, tile: str | None, rw: int, nb: int) -> int:
-        """Vectors that overlapping taps keep in registers."""
-        windows = [_number(self.extents[d]) for x in self.loads for i in x.index for d in self.reduced
-                   if tile and rw > 1 and self.simd in self._dims(x) and {tile, d} <= set(i.dims)]
-        return (rw + max(windows)) * nb if windows else 0
+        """Vectors that overlapping taps and the factors of a table keep in registers."""
+        factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
+        if factors:
+            return len(factors)
+        windows = [(x, _number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
+                   if tile and rw > 1 and {tile, d} <= set(i.dims)]
+        held = [(rw + r) * nb if self.simd in self._dims(x) else 1 for x, r in windows]
+        return max(held, default=0)
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
         fold = product([_number(self.extents[d]) for d in self.folded])
         inside = self.inside(tile, rw, _turns(rw * nb * fold))
         inside += self._prefetch(nb, tile, rw)
-        rows = [d for d in self.rows if d not in (self.batch, tile)]
+        apart = [d for d in self.rows if d not in (self.batch, tile) and self._apart(d)]
+        rows = [d for d in self.rows if d not in (self.batch, tile, *apart)]
         batch = [Loop("par", self.batch)] if self.batch and self.batch != tile else []
+        batch += [x for d in apart for x in self._levels(d, 1)]
         step = nb * self.lanes
         wide = [Loop("for", self.simd, step)] if self.simd and self.simd not in self.reduced else []
         inner = self._levels(tile, rw) if tile else []
         outer = [x for d in rows for x in self._levels(d, 1)]
-        chunk = []
-        extent = _number(self.extents[tile]) if tile else 0
-        if tile and tile != self.batch and not rows and len(inner) == 1 and extent > 8 * rw:
-            chunk = [Loop("for", tile, rw * max(1, min(8, extent // (16 * rw))))]
+        flat = tile and tile != self.batch and not rows and len(inner) == 1
+        chunks = self._chunks(str(tile), rw) if flat else []
         if self.broadcast or not wide:
-            yield ([*batch, *outer, *chunk, *wide, *inner], inside)
-        if wide and (outer or inner or not self.broadcast):
+            for chunk in chunks or [[]]:
+                yield ([*batch, *outer, *chunk, *wide, *inner], inside)
+        if wide and (outer or chunks or not self.broadcast):
             yield ([*batch, *wide, *outer, *inner], inside)
             strip = self._strip(rows[0], nb) if rows else 0
             if strip and self.weights:
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
+
+    def _chunks(self, tile: str, rw: int) -> list[list[Loop]]:
+        """Loops over some tiles at a time: few, or as many as make two or four chunks."""
+        extent = _number(self.extents[tile])
+        few = rw * max(1, min(8, extent // (16 * rw)))
+        sizes = {few, *(rw * _count(extent, rw * n) for n in (2, 4))} if extent > 4 * rw else set()
+        return [[Loop("for", tile, size)] for size in sorted(sizes) if size < extent]
+
+    def _apart(self, d: str) -> bool:
+        """Whether nothing that one turn of a dimension's loop reads is read by another turn."""
+        return len(self.loads) > 1 and all(d in self._dims(x) for x in self.loads)
 
     def _strip(self, d: str, nb: int) -> int:
         """How many rows of the broadcast operands fit into L2 beside a tile's weights; 0: all or too few."""
@@ -240,7 +256,8 @@ class _Space:
         for d in self.reduced:
             if d == self.simd:
                 continue
-            if any(i.coefficient(d) and unrolled & set(i.dims) for x in self.loads for i in x.index):
+            if d in self.stage.first.tabled or any(
+                    i.coefficient(d) and unrolled & set(i.dims) for x in self.loads for i in x.index):
                 windows.append(d)
             elif any(self.tensors[x.tensor].layout.block(a) > 1 and x.tensor not in self.weights
                      for x in self.loads for a, i in enumerate(x.index) if i.coefficient(d)):
@@ -272,7 +289,7 @@ class _Space:
 
     def _levels(self, d: str, step: int) -> list[Loop]:
         """The loops over a dimension: within a block first where an operand's memory is blocked."""
-        blocked = any(self.tensors[x.tensor].layout.block(a) > 1 and i.coefficient(d)
+        blocked = any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
                       for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
                       if x.tensor not in self.weights)
         outer = [Loop("for", d, self.lanes)] if blocked and _number(self.extents[d]) > self.lanes else []
@@ -283,7 +300,8 @@ class _Space:
 
         Not where so many tiles share the weights that waiting for the first one doesn't matter.
         """
-        passes = product([_number(self.extents[d]) for d in self.rows if d not in (tile, self.batch)])
+        passes = product([_number(self.extents[d]) for d in self.rows
+                          if d not in (tile, self.batch) and not self._apart(d)])
         if passes * (_count(_number(self.extents[tile]), rw) if tile and tile != self.batch else 1) > PASSES:
             return
         for x in self.loads:

@@ -1,0 +1,123 @@
+"""Winograd's convolution: its matrices, exact integers, its rounding, when it is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels import Net, Oracle, compiled, feeds, missing, poison, results
+
+import cnncc
+from cnncc.compiler import optimize
+from cnncc.ir.graph import Graph
+from cnncc.ir.reference import evaluate
+from cnncc.ir.target import LEVELS, Target, target_for
+from cnncc.passes import winograd
+
+FEW = settings(max_examples=25, deadline=None)
+SCALE = {2: 2, 4: 24}
+"""The weights' multiple per axis that makes the transformed weights whole numbers."""
+
+
+def forced(graph: Graph, m: int) -> Graph:
+    """The graph with every convolution in tiles of m."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "tile_sizes", lambda n, g, t: {1: 1.0, m: 0.0} if n.op == "conv" else {})
+        return winograd.choose_algorithms(graph, target_for())
+
+
+@pytest.mark.parametrize(("m", "r"), [(2, 2), (2, 3), (3, 3), (4, 3), (3, 4), (2, 5), (5, 2)])
+def test_matrices(m: int, r: int) -> None:
+    """F(m, r) of integers is their convolution, exactly where the rounding of G is undone."""
+    t = winograd.transform(m, r)
+    exact = [[Fraction(x).limit_denominator(1000) for x in row] for row in t.weights]
+    rng = np.random.default_rng(m * r)
+    d, g = (rng.integers(-9, 10, n).tolist() for n in (m + r - 1, r))
+    u = [sum(a * b for a, b in zip(row, g, strict=True)) for row in exact]
+    v = [sum(int(a) * b for a, b in zip(row, d, strict=True)) for row in t.input]
+    y = [sum(int(a) * b * c for a, b, c in zip(row, u, v, strict=True)) for row in t.output]
+    assert y == [sum(d[i + k] * g[k] for k in range(r)) for i in range(m)]
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize(("size", "window", "begin", "end", "batch"), [
+    ((14, 9), (3, 3), (1, 1), (1, 1), "N"), ((7, 7), (3, 3), (1, 1), (1, 1), 1),
+    ((8, 12), (3, 3), (0, 2), (2, 0), 2), ((3, 3), (3, 3), (0, 0), (0, 0), 1), ((37,), (3,), (1,), (1,), "N"),
+    ((9, 6), (3, 1), (1, 0), (1, 0), 1), ((6, 9), (1, 3), (0, 1), (0, 1), 3),
+    ((5, 6), (2, 3), (0, 1), (1, 1), 1), ((4, 5, 6), (3, 3, 3), (1, 1, 1), (1, 1, 1), 1)])
+def test_exact(size: tuple[int, ...], window: tuple[int, ...], begin: tuple[int, ...], end: tuple[int, ...],
+               batch: int | str, m: int, level: str) -> None:
+    """Ragged tiles, padding, one to three axes, in groups, with a bias, a residual and what follows."""
+    if absent := missing(level):
+        pytest.skip(f"this CPU has no {absent}")
+    net = Net(reach=1)
+    x = net.x(batch, 32, *size)
+    y = net.bias(net.conv(x, 32, window, begin=begin, end=end, group=2))
+    if net.type(y).shape == net.type(x).shape:
+        y = net.op("add", [y, x], "sum")
+    graph = net.result(net.relu(y))
+    scale = SCALE[m] ** sum(r > 1 for r in window)
+    weights = next(n.inputs[1] for n in graph if n.op == "conv")
+    graph = replace(graph, constants=graph.constants | {weights: graph.constants[weights] * scale})
+    inputs = feeds(graph, 3 if batch == "N" else 1, reach=1)
+    model = compiled(forced(graph, m), replace(target_for(level), strict=True))
+    assert any("output_transform" in s.ops for s in model.plan.steps)
+    poison(model, inputs)
+    np.testing.assert_array_equal(results(model, inputs)["y0"], Oracle(graph, inputs).outputs["y0"])
+
+
+@FEW
+@given(c=st.sampled_from([16, 32, 80]), k=st.sampled_from([16, 48]), h=st.integers(3, 20),
+       w=st.integers(3, 20), m=st.sampled_from([2, 4]), pad=st.integers(0, 2))
+def test_rounding(c: int, k: int, h: int, w: int, m: int, pad: int) -> None:
+    """Errors as a part of the largest result: about those of plain sums, ten times those for m = 4."""
+    net = Net(real=True)
+    graph = net.result(net.conv(net.x(1, c, h, w), k, (3, 3), begin=(pad, pad)))
+    inputs = feeds(graph, real=True)
+    truth = Oracle(graph, inputs).outputs["y0"]
+    got = results(compiled(forced(graph, m), target_for(precision="strict")), inputs)["y0"]
+    assert np.abs(got - truth).max() <= {2: 2e-6, 4: 3e-5}[m] * np.abs(truth).max()
+
+
+def chosen(graph: Graph, target: Target) -> set[str]:
+    return {str(n.attr["does"]).partition("+")[0] for n in optimize(graph, target) if n.kernel is not None}
+
+
+def test_when_it_is_chosen() -> None:
+    def graph(c: int = 64, **how: Any) -> Graph:
+        net = Net()
+        return net.result(net.conv(net.x(1, c, 28, 28), 64, **{"kernel": (3, 3), "begin": (1, 1)} | how))
+    target = target_for()
+    assert "input_transform" in chosen(graph(), target)
+    assert "input_transform" not in chosen(graph(), target_for(precision="strict"))
+    for other in (graph(strides=(2, 2)), graph(dilations=(2, 2), begin=(2, 2)), graph(3), graph(67),
+                  graph(kernel=(1, 1), begin=(0, 0)), graph(group=64), graph(kernel=(7, 7), begin=(3, 3))):
+        assert "input_transform" not in chosen(other, target)
+
+
+def test_the_reference_agrees_after_the_pass() -> None:
+    net = Net(real=True)
+    y = net.relu(net.bias(net.conv(net.x("N", 32, 13, 10), 32, (3, 3), begin=(1, 1))))
+    graph = net.result(net.conv(y, 32, (3, 3), end=(1, 0)))
+    inputs = feeds(graph, 2, real=True)
+    for m in (2, 4):
+        before, after = (evaluate(g, inputs, np.float64)["y0"] for g in (graph, forced(graph, m)))
+        assert np.abs(before - after).max() <= 1e-6 * np.abs(before).max()
+
+
+def test_precision_is_an_argument() -> None:
+    net = Net(real=True)
+    graph = net.result(net.conv(net.x(1, 64, 28, 28), 64, (3, 3), begin=(1, 1)))
+    inputs = feeds(graph, real=True)
+    fast, strict = (cnncc.compile(graph, cache=False, precision=p) for p in ("fast", "strict"))
+    assert len(fast.plan.steps) > len(strict.plan.steps)
+    a, b = (results(model, inputs)["y0"] for model in (fast, strict))
+    assert not np.array_equal(a, b) and np.abs(a - b).max() <= 3e-5 * np.abs(b).max()
+    with pytest.raises(cnncc.InputError, match="fast, strict"):
+        cnncc.compile(graph, precision="exact")
