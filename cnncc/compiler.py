@@ -34,9 +34,9 @@ Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 def pipeline() -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import fold, fuse, layouts, schedules, stages, winograd
+    from cnncc.passes import algorithms, fold, fuse, layouts, schedules, stages
     return (fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views, fold.share_equal,
-            winograd.choose_algorithms, fuse.form, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
+            algorithms.choose_algorithms, fuse.form, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
             schedules.choose_schedules)
 
 

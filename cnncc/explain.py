@@ -14,9 +14,9 @@ from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
+from cnncc.passes.algorithms import choose_algorithms, tile_sizes
 from cnncc.passes.memory import symbol_of
 from cnncc.passes.schedules import candidates, choose_schedules, parts, weights_of
-from cnncc.passes.winograd import choose_algorithms, tile_sizes
 
 
 def passes() -> dict[str, str]:

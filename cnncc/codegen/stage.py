@@ -22,6 +22,7 @@ from cnncc.ir.types import Extent
 
 Pointers = Mapping[int, Value]
 Key = tuple[int, ...]
+LINE = 64                   # bytes of the cache that one prefetch brings
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +388,8 @@ class StageLowering:
             scalar = Type(wide.dtype)
             if not vector or self.simd is None:
                 known = self.e.splat(self.e.load(ptrs[i], at, scalar, a.bytes), wide)
+                if a.tensor.name in self.ahead and at % LINE == 0:
+                    self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
             elif (stride := a.stride(self.simd.dim, 1, span - 1)) == a.bytes:
                 whole = len(lanes) == wide.lanes or \
                     (len(lanes) == span and a.padded(self.simd.dim, wide.lanes))

@@ -16,7 +16,7 @@ from cnncc.ir.layout import Layout
 from cnncc.ir.regions import scratch_shapes
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
-from cnncc.ir.types import HINT, Extent, product
+from cnncc.ir.types import BYTES, HINT, Extent, product
 from cnncc.passes.collapse import collapse
 
 STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
@@ -24,7 +24,6 @@ ROOM = 0.8                  # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
-AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
 SMALL = 20_000              # cycles below which a kernel is one task
@@ -296,10 +295,18 @@ class _Space:
         return [*outer, Loop("for", d, step)]
 
     def _prefetch(self, nb: int, tile: str | None, rw: int) -> Iterator[Loop]:
-        """Large weights come from memory: ask for the next tile's or, where L2 can't hold that, a bit ahead.
+        """What comes from beyond L2 is asked for early.
 
-        Not where so many tiles share the weights that waiting for the first one doesn't matter.
+        Images: the next tiles' pixels, where no taps read them again. Weights: the next tile's or, where that
+        is much of L2, a bit ahead; not where so many tiles share them that the first one doesn't matter.
         """
+        for x in self.broadcast if tile and tile != self.batch else ():
+            t = self.tensors[x.tensor]
+            axis = next((a for a, i in enumerate(x.index) if i.single == tile), None)
+            turns = product([_number(self.extents[d]) for d in self.rows if self._apart(d)])
+            if axis is not None and t.nbytes > turns * self.target.l2 // 4:
+                *_, (_, _, stride) = t.layout.parts(axis, t.type.shape)
+                yield Loop("prefetch", x.tensor, 2 * rw * stride * BYTES[t.type.dtype])
         passes = product([_number(self.extents[d]) for d in self.rows
                           if d not in (tile, self.batch) and not self._apart(d)])
         if passes * (_count(_number(self.extents[tile]), rw) if tile and tile != self.batch else 1) > PASSES:
@@ -308,7 +315,8 @@ class _Space:
             if x.tensor in self.weights and self.tensors[x.tensor].nbytes > self.target.l2 // 4 \
                     and set(self.reduced) <= self._dims(x) and self.simd in self._dims(x):
                 nbytes = self._tile_bytes(nb)
-                yield Loop("prefetch", x.tensor, nbytes if nbytes <= self.target.l2 // 4 else AHEAD)
+                near = nbytes <= self.target.l2 // 16
+                yield Loop("prefetch", x.tensor, nbytes if near else self.target.l2 // 256)
 
     # ---- price
 
