@@ -90,9 +90,10 @@ def running_options(f: Any) -> Any:
 
 def _open(path: str, **how: Any) -> CompiledModel:
     """A compiled model from its own file or from an ONNX file."""
-    from cnncc.compiler import compile, load
     if _is_artifact(path):
+        from cnncc.runtime.model import load
         return load(path, threads=how["threads"])
+    from cnncc.compiler import compile
     with progress() as report:
         return compile(path, progress=report, **how)
 
@@ -169,8 +170,8 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
 def info(model: str) -> None:
     """What is in MODEL (.onnx or .cnncc), and which of its nodes can't be compiled yet."""
     if _is_artifact(model):
-        from cnncc.runtime.model import open_artifact
-        made = open_artifact(model, threads=1, verify=True)
+        from cnncc.runtime.model import load
+        made = load(model, threads=1, verify=True)
         by = f"compiled by cnncc {made.meta.get('version')} for {made.meta['target'].get('cpu')}"
         tell({"name": made.name, **made.record()}, f"{by}\n{made.summary()}")
         return

@@ -226,9 +226,3 @@ def reference(source: Source, dtype: str = "float32") -> Reference:
     """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
     from cnncc.reference_model import Reference
     return Reference(read(source), dtype)
-
-
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModel:
-    """A compiled model from its `.cnncc` file (native code: trust it as you would a shared library)."""
-    from cnncc.runtime.model import open_artifact
-    return open_artifact(path, threads)

@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CNNCC_CACHE_DIR", str(tmp_path / "cache"))
     for name in ("CNNCC_CACHE", "CNNCC_CACHE_BYTES"):
         monkeypatch.delenv(name, raising=False)
-    cache._warned.clear()
+    cache._without.cache_clear()
     return tmp_path / "cache"
 
 
@@ -121,7 +121,7 @@ def test_directory_that_cannot_be_made(folder: Path, monkeypatch: Any, tmp_path:
     (tmp_path / "file").write_text("")
     for place in ("/proc/none/cache", str(tmp_path / "file"), str(tmp_path / "file" / "cache")):
         monkeypatch.setenv("CNNCC_CACHE_DIR", place)
-        cache._warned.clear()
+        cache._without.cache_clear()
         assert put(A) is None and cache.load(A) is None and cache.clear() == 0
 
 

@@ -20,6 +20,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -80,8 +81,7 @@ def read(path: PathLike, verify: bool = False) -> Artifact:
     version; also, with the system's error as its cause, if it is missing or does not fit in memory.
     """
     try:
-        # O_NONBLOCK: a named pipe must not make us wait for its writer.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        with opened(path) as file:
             return _read(file, verify)
     except ArtifactError as damage:
         raise ArtifactError(f"{os.fspath(path)}: {damage}") from None
@@ -90,9 +90,18 @@ def read(path: PathLike, verify: bool = False) -> Artifact:
         raise ArtifactError(f"{os.fspath(path)}: cannot be read: {reason}") from error
 
 
+@contextmanager
+def opened(path: PathLike) -> Iterator[BufferedReader]:
+    """A regular file to read. Raises OSError, or ValueError where `path` is something else."""
+    # O_NONBLOCK: a named pipe must not make us wait for its writer.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not a regular file")
+        yield file
+
+
 def _read(file: BinaryIO, verify: bool) -> Artifact:
-    status = os.fstat(file.fileno())
-    _require(stat.S_ISREG(status.st_mode), "not a regular file")
+    nbytes = os.fstat(file.fileno()).st_size
     header = file.read(_HEADER_BYTES)
     _require(header[:len(MAGIC)] == MAGIC, "not a .cnncc file" if header else "empty file")
     _require(len(header) == _HEADER_BYTES, f"truncated within the {_HEADER_BYTES} bytes of its header")
@@ -101,8 +110,8 @@ def _read(file: BinaryIO, verify: bool) -> Artifact:
              f"cnncc; this one reads {FORMAT}: compile the model again")
     _require(meta_size <= MAX_META and object_size <= MAX_OBJECT, "damaged header: absurd lengths")
     start = _weights_start(meta_size, object_size)
-    _require(status.st_size == start + weights_size,
-             f"truncated or damaged: {status.st_size:,} bytes, expected {start + weights_size:,}")
+    _require(nbytes == start + weights_size,
+             f"truncated or damaged: {nbytes:,} bytes, expected {start + weights_size:,}")
     text = file.read(meta_size)
     _require(hashlib.sha256(header[:_HEAD.size] + text).digest() == header[_HEAD.size:],
              "damaged header or metadata: the SHA-256 differs")

@@ -6,6 +6,7 @@ bounds it (default 4 GiB; 0: off). Whatever the disk does, the worst outcome is 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ _LOG = logging.getLogger("cnncc.cache")
 _INDEX, _INDEX_FILES, _INDEX_BYTES = "files.json", 1000, 4 << 20
 _SETTLED = 2 * 10**9  # ns: a file changed more recently may change again within one tick of its clock
 _STALE = 3600  # s: a temporary file older than this lost its writer
-_warned: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,14 @@ def file_hash(path: str | os.PathLike[str]) -> str:
             rows = json.loads(file.read(_INDEX_BYTES))
             known = rows if isinstance(rows, dict) else {}
     try:
-        name, stamp = os.path.realpath(path), _stamp(path)
-        match known.pop(name, None):    # it goes to the end: the oldest are dropped first
-            case [old, str(digest)] if old == stamp and re.fullmatch("[0-9a-f]{64}", digest):
-                return digest
-        with open(path, "rb") as file:
+        with artifact.opened(path) as file:
+            name, stamp = os.path.realpath(path), _stamp(file)
+            match known.pop(name, None):    # it goes to the end: the oldest are dropped first
+                case [old, str(digest)] if old == stamp and re.fullmatch("[0-9a-f]{64}", digest):
+                    return digest
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        # Its times tell a later change only if the last one is a while ago.
-        settled = _stamp(path) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED
+            # Its times tell a later change only if the last one is a while ago.
+            settled = _stamp(file) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"{os.fspath(path)}: cannot be read: {reason}") from error
@@ -174,10 +175,8 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     return digest
 
 
-def _stamp(path: str | os.PathLike[str]) -> list[int]:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a regular file")
+def _stamp(file: BufferedReader) -> list[int]:
+    status = os.fstat(file.fileno())
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
@@ -202,9 +201,8 @@ def _touch(path: Path) -> None:
         os.utime(path, ns=(now, now))
 
 
+@functools.cache
 def _without(reason: str) -> Path | None:
     """None, and a warning the first time."""
-    if reason not in _warned:
-        _warned.add(reason)
-        _LOG.warning("%s", reason)
+    _LOG.warning("%s", reason)
     return None
