@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncc.console import F, Verbs, echo, level_options, progress, tell, writing
+from cnncc.console import Verbs, echo, level_options, progress, tell, writing
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
@@ -45,17 +46,6 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     return numbers
 
 
-def image_options(f: F) -> F:
-    """How images become inputs: the fields of `Pixels`."""
-    for name, default, help in (("std", "1", "Divided by: one number or one a channel."),
-                                ("mean", "0", "Then subtracted: one number or one a channel."),
-                                ("scale", str(1 / 255), "Factor on pixels (default 1/255).")):
-        f = option(f"--{name}", default=default, callback=_numbers, metavar="N[,N...]", help=help,
-                   show_default=False)(f)
-    return option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
-                  help="Order of an image input's axes.")(f)
-
-
 def _not_compiled(ctx: click.Context, param: click.Parameter, path: str) -> str:
     if _is_artifact(path):
         from cnncc.ir.errors import ModelError
@@ -68,6 +58,7 @@ def _is_artifact(path: str) -> bool:
 
 
 option = click.option
+numbers_option = functools.partial(option, callback=_numbers, metavar="N[,N...]")
 model_argument: Any = click.argument("model", metavar="MODEL")
 onnx_argument: Any = click.argument("model", metavar="MODEL", callback=_not_compiled)
 inputs_argument: Any = click.argument("inputs", nargs=-1, metavar="[INPUT]...")
@@ -76,16 +67,15 @@ threads_option: Any = option("--threads", type=int,
 target_option: Any = option("--target", type=click.Choice(["native", "x86-64-v3", "x86-64-v4"]),
                             default="native", help="Instructions to use.")
 cache_option: Any = option("--cache/--no-cache", default=True, help="Read and write the compile cache.")
-
-
-def batch_option(default: int) -> Any:
-    return option("--batch", type=click.IntRange(1), default=default,
-                  help="Size of a batch that the model leaves open.")
-
-
-def running_options(f: Any) -> Any:
-    """How a model is compiled and run: the keywords of `compile`."""
-    return threads_option(target_option(cache_option(f)))
+batch_option: Any = functools.partial(option, "--batch", type=click.IntRange(1),
+                                      help="Size of a batch that the model leaves open.")
+running_options = (threads_option, target_option, cache_option)     # the keywords of `compile`
+image_options = (                                                   # the fields of `Pixels`
+    option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
+           help="Order of an image input's axes."),
+    numbers_option("--scale", default=str(1 / 255), show_default="1/255", help="Factor on pixels."),
+    numbers_option("--mean", default="0", help="Then subtracted: one number or one a channel."),
+    numbers_option("--std", default="1", help="Divided by: one number or one a channel."))
 
 
 def _open(path: str, **how: Any) -> CompiledModel:
@@ -138,7 +128,7 @@ def compile(model: str, output: str | None, threads: int | None, **how: Any) -> 
           option("--output", metavar="FILE.npz", help="Write the outputs here instead of showing them."),
           option("--top", type=click.IntRange(1), default=5, help="Classes to show."),
           option("--labels", metavar="FILE", help="Names of the classes, one a line."),
-          image_options, running_options)
+          *image_options, *running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
         threads: int | None, target: str, cache: bool, **pixels: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
@@ -160,9 +150,9 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     shown = {name: summary(y, top, names) for name, y in results.items()}
     lines = []
     for name, row in shown.items():
-        lines += ["{}: {dtype}{shape}, min {min:.6g}, mean {mean:.6g}, max {max:.6g}".format(name, **row),
-                  *(f"  {i}: " + ", ".join(f"{b['label']} {b['value']:.4g}" for b in best)
-                    for i, best in enumerate(row.get("top", [])))]
+        lines.append("{}: {dtype}{shape}, min {min:.6g}, mean {mean:.6g}, max {max:.6g}".format(name, **row))
+        lines += [f"  {i}: " + ", ".join(f"{b['label']} {b['value']:.4g}" for b in best)
+                  for i, best in enumerate(row.get("top", []))]
     tell(shown, "\n".join(lines))
 
 
@@ -183,10 +173,10 @@ def info(model: str) -> None:
              *(f"  output  {name}: {type}" for name, type in found.outputs),
              f"  {found.parameters:,} parameters, {found.parameter_bytes / 1e6:,.2f} MB",
              f"  {sum(found.nodes.values())} nodes: "
-             + ", ".join(f"{n} {op}" for op, n in found.nodes.items())]
-    lines += [f"{len(found.unsupported)} can't be compiled yet:" if found.unsupported else
-              "everything in it can be compiled",
-              *(f"  {op} {name!r}: {reason}" for op, name, reason in found.unsupported)]
+             + ", ".join(f"{n} {op}" for op, n in found.nodes.items()),
+             f"{len(found.unsupported)} can't be compiled yet:" if found.unsupported else
+             "everything in it can be compiled",
+             *(f"  {op} {name!r}: {reason}" for op, name, reason in found.unsupported)]
     tell(found, "\n".join(lines))
 
 
@@ -236,7 +226,7 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
              "origin": n.origin, "kernel": str(n.kernel) if n.kernel else None} for n in nodes]}, text)
 
 
-@cli.verb(model_argument, inputs_argument, batch_option(1), running_options)
+@cli.verb(model_argument, inputs_argument, batch_option(default=1), *running_options)
 def profile(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
     """Time every kernel of MODEL (.onnx or .cnncc), on random numbers or on files as in `run`."""
     from cnncc.bench.peak import peak
@@ -251,7 +241,7 @@ def profile(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None
          f"{made.threads}; the peak of multiply-adds is {best:.0f} GFLOP/s")
 
 
-@cli.verb(onnx_argument, inputs_argument, batch_option(2), running_options)
+@cli.verb(onnx_argument, inputs_argument, batch_option(default=2), *running_options)
 def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
     """Compare the compiled MODEL with the NumPy reference in float64, and ONNX Runtime where installed.
 
@@ -266,8 +256,8 @@ def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
 @cli.verb(onnx_argument,
           option("--against", default="numpy,onnxruntime,openvino", metavar="ENGINES",
                  help="Engines to compare with."),
-          option("--threads", default="1", callback=_numbers, metavar="N[,N...]", help="Numbers of threads."),
-          batch_option(1),
+          numbers_option("--threads", default="1", help="Numbers of threads."),
+          batch_option(default=1),
           option("--seconds", type=click.FloatRange(0.01, 3600), default=3.0, help="To measure each engine."))
 def bench(model: str, against: str, threads: tuple[int, ...], batch: int, seconds: float) -> None:
     """Compare the speed of MODEL with other engines: a process each, alternating rounds, results checked."""

@@ -55,9 +55,8 @@ class Verbs(click.Group):
         def decorate(f: F) -> click.Command:
             @functools.wraps(f)
             def run(*args: Any, **kwargs: Any) -> Any:
-                from cnncc import log
-                levels = [None, "info", "debug"]        # None: as CNNCC_LOG says
-                log.setup("error" if _given["quiet"] else levels[min(_given["verbose"], 2)])
+                levels = ["", "info", "debug"]
+                set_log("error" if _given["quiet"] else levels[min(_given["verbose"], 2)])
                 return f(*args, **kwargs)
             json_option = [_noted("--json", is_flag=True, help="Print JSON.")] if results else []
             decorators: list[Any] = [self.command(), *options, *json_option, level_options]
@@ -89,6 +88,20 @@ class Verbs(click.Group):
             return _failed(error)
 
 
+def set_log(level: str = "") -> None:
+    """Send log lines of `level` (else of CNNCC_LOG, else warning) and above to stderr, from now on."""
+    import logging
+    logger, handler = logging.getLogger("cnncc"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(levelname)s: %(message)s"))
+    logger.handlers[:] = [handler]
+    word = level or os.environ.get("CNNCC_LOG") or "warning"
+    if word.lower() in ("debug", "info", "warning", "error"):
+        logger.setLevel(word.upper())
+    else:
+        logger.setLevel("WARNING")
+        logger.warning("CNNCC_LOG=%r: expected debug, info, warning or error", word)
+
+
 def echo(text: str, err: bool = False) -> None:
     """A line on stdout or stderr; what a model's names could do to a terminal is taken out."""
     click.echo(_CONTROL.sub("?", text), err=err)
@@ -96,25 +109,19 @@ def echo(text: str, err: bool = False) -> None:
 
 def tell(data: Any, text: str, good: bool = True) -> None:
     """Print a verb's result: `data` with --json, else `text`. Where it isn't `good` the exit code is 1."""
-    echo(json.dumps(_plain(data), indent=2, allow_nan=False) if _given["json"] else text)
+    if _given["json"]:      # NaN and infinity, which JSON hasn't got, become null
+        plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
+        text = json.dumps(plain, indent=2)
+    echo(text)
     if not good:
         raise click.exceptions.Exit(WRONG_INPUT)
 
 
 def _plain(x: Any) -> Any:
-    """Dataclasses and arrays as JSON has them; numbers that it has not become None."""
-    match x:
-        case None | str() | int():
-            return x
-        case float():
-            return x if x - x == 0 else None
-        case dict():
-            return {str(k): _plain(v) for k, v in x.items()}
-        case list() | tuple():
-            return [_plain(v) for v in x]
+    """Dataclasses, arrays and NumPy's numbers as JSON has them; whatever else as text."""
     if fields := getattr(x, "__dataclass_fields__", None):
-        return {name: _plain(getattr(x, name)) for name in fields}
-    return _plain(x.tolist() if hasattr(x, "tolist") else str(x))
+        return {name: getattr(x, name) for name in fields}
+    return x.tolist() if hasattr(x, "tolist") else str(x)
 
 
 @contextmanager

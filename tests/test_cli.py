@@ -19,7 +19,6 @@ from onnx import TensorProto, helper
 from onnx_models import floats, model, single
 
 import cnncc
-from cnncc import log
 from cnncc.cli import main
 
 DIGITS = str(Path(cnncc.__file__).parent / "data" / "digits.onnx")
@@ -44,9 +43,8 @@ def here(tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder.mkdir()
     monkeypatch.chdir(folder)
     yield folder
-    while log._handlers:        # of a stderr that is gone
-        log.LOGGER.removeHandler(log._handlers.pop())
-    log.LOGGER.setLevel(logging.NOTSET)
+    logging.getLogger("cnncc").handlers.clear()     # of a stderr that is gone
+    logging.getLogger("cnncc").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
