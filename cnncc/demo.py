@@ -13,7 +13,8 @@ import numpy as np
 from cnncc.compiler import compile, read, reference, stages
 from cnncc.ir.errors import InternalError
 from cnncc.ir.target import target_for
-from cnncc.verify import error_of, tolerance
+from cnncc.reference_model import error_of
+from cnncc.verify import tolerance
 
 SHADES = "  .:-=+*#%@"
 SHOWN = 6
