@@ -18,7 +18,7 @@ from cnncc.version import __version__
 if TYPE_CHECKING:
     import onnx
 
-    from cnncc.frontend.external import Opening
+    from cnncc.frontend.onnx_file import Opening
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -203,7 +203,7 @@ def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
     """Whether the files beside a model, by name, still have the hashes of those that it was compiled from."""
     if not external or not isinstance(source, str | os.PathLike):
         return not external
-    from cnncc.frontend.external import inside
+    from cnncc.frontend.onnx_file import inside
     from cnncc.runtime import cache
     try:
         return all(cache.file_hash(inside(Path(source).parent, name, name)) == digest

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend.external import Array
+from cnncc.frontend.onnx_file import Array
 from cnncc.frontend.onnx_node import Call, support
 
 MAX_TABLE = 1 << 24     # windows for which a table of divisors may be made
