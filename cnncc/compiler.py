@@ -177,25 +177,18 @@ def folded(graph: Graph, plan: Plan) -> dict[str, str]:
 
 def _expected(source: Source) -> float:
     """Seconds that compiling may take, guessed from the size: whether to start worker processes at once."""
-    try:
-        size = os.path.getsize(source) if isinstance(source, str | os.PathLike) else len(source) \
-            if isinstance(source, bytes) else 0
-    except OSError:
-        return 0.0
+    size = len(source) if isinstance(source, bytes) else 0
+    with suppress(OSError, ValueError):
+        size = os.path.getsize(source) if isinstance(source, str | os.PathLike) else size
     return 2.0 if size > 1 << 20 else 0.0
 
 
 def _cache_key(source: Source, target: Target) -> str | None:
     """The key of a model's bytes and all else that decides the code; None without a cache or such bytes."""
     from cnncc.runtime import cache
-    if cache.directory() is None:
+    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
         return None
-    if isinstance(source, str | os.PathLike):
-        content = cache.file_hash(source)
-    elif isinstance(source, bytes):
-        content = cache.key(source)
-    else:
-        return None
+    content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
     return cache.key(__version__, content, repr(sorted(target.record().items())), code_hash())
 
 
