@@ -249,7 +249,7 @@ def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
     """
     from cnncc.verify import verify as check
     with progress() as report:
-        found = check(model, inputs, batch, progress=report, **how)
+        found = check(model, inputs, batch, report, **how)
     tell(found.record(), str(found), good=found.ok)
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import click
 
@@ -19,12 +19,11 @@ from cnncc.version import __version__
 OK, WRONG_INPUT, USAGE, OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 """Exit codes."""
 
-F = TypeVar("F", bound=Callable[..., Any])
 _given = {"verbose": 0, "quiet": 0, "json": 0}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def _noted(*names: str, **attributes: Any) -> Callable[[F], F]:
+def _noted(*names: str, **attributes: Any) -> Any:
     """An option that no verb gets as an argument: it is noted here."""
     def note(ctx: click.Context, param: click.Parameter, value: int) -> None:
         if value and param.name:
@@ -32,7 +31,7 @@ def _noted(*names: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*names, expose_value=False, callback=note, show_default=False, **attributes)
 
 
-def level_options(f: F) -> F:
+def level_options(f: Any) -> Any:
     """-v and -q, for the program and every verb."""
     f = _noted("-v", "--verbose", count=True, help="Say more on stderr (-vv: all); show tracebacks.")(f)
     return _noted("-q", "--quiet", count=True, help="No progress and no warnings.")(f)
@@ -50,20 +49,18 @@ class Verbs(click.Group):
         except BrokenPipeError:     # before click makes an exit code of its own of it
             raise click.exceptions.Exit(BROKEN_PIPE) from None
 
-    def verb(self, *options: Any, results: bool = True) -> Callable[[F], click.Command]:
+    def verb(self, *options: Any, results: bool = True) -> Callable[[Any], click.Command]:
         """A verb with these options, those of all verbs and, unless told otherwise, --json."""
-        def decorate(f: F) -> click.Command:
+        json_option = [_noted("--json", is_flag=True, help="Print JSON.")] if results else []
+
+        def decorate(f: Any) -> Any:
             @functools.wraps(f)
             def run(*args: Any, **kwargs: Any) -> Any:
                 levels = ["", "info", "debug"]
                 set_log("error" if _given["quiet"] else levels[min(_given["verbose"], 2)])
                 return f(*args, **kwargs)
-            json_option = [_noted("--json", is_flag=True, help="Print JSON.")] if results else []
-            decorators: list[Any] = [self.command(), *options, *json_option, level_options]
-            made: Any = run
-            for add in reversed(decorators):
-                made = add(made)
-            return cast(click.Command, made)
+            decorators = [level_options, *json_option, *reversed(options), self.command()]
+            return functools.reduce(lambda made, add: add(made), decorators, run)
         return decorate
 
     def run(self, args: Sequence[str] | None) -> int:
@@ -125,10 +122,10 @@ def _plain(x: Any) -> Any:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, float], None] | None]:
+def progress() -> Iterator[Callable[[str, float], None]]:
     """What to tell progress to: a bar on stderr if that is a terminal."""
     if _given["quiet"] or not sys.stderr.isatty():
-        yield None
+        yield lambda what, fraction: None
         return
     from rich.console import Console
     from rich.progress import Progress

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnncc.ir.errors import InputError
 from cnncc.ir.plan import Value
-from cnncc.ir.signature import DTYPES, Signature
+from cnncc.ir.signature import DTYPES, Array, Signature
 
-Array = NDArray[Any]
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP",
            ".ppm": "PPM", ".pgm": "PPM", ".tif": "TIFF", ".tiff": "TIFF"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}

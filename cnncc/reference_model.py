@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
-from cnncc.ir.signature import Signature
-
-Array = NDArray[Any]
+from cnncc.ir.signature import Array, Signature
 
 
 class Reference:

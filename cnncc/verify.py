@@ -78,14 +78,12 @@ def tolerance(own: Sequence[float]) -> float:
     return FACTOR * max([FLOOR, *(e for e in own if e <= PLAUSIBLE)])
 
 
-def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "native",
-           threads: int | None = None, cache: bool = True,
-           progress: Callable[[str, float], None] | None = None) -> Report:
+def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, float], None],
+           target: str = "native", threads: int | None = None, cache: bool = True) -> Report:
     """Compare a model's outputs for inputs from files, or random ones, and on a mismatch its kernels.
 
     Raises as `compile` and `read_feeds` do.
     """
-    report = progress or (lambda what, fraction: None)
     graph = read(path)
     inputs = Signature.of(graph).inputs
     feeds = read_feeds(inputs, files) if files else random_feeds(inputs, batch)

@@ -18,12 +18,11 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnncc.compiler import compile, reference
+from cnncc.ir.signature import Array
 from cnncc.reference_model import error_of
 
-Array = NDArray[Any]
 Feeds: TypeAlias = Mapping[str, Array]
 Call: TypeAlias = Callable[[Feeds], list[Array]]
 

@@ -62,13 +62,12 @@ class Bench:
     results: list[Result] = field(default_factory=list)
 
 
-def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int = 1, seconds: float = 3.0,
-          progress: Callable[[str, float], None] | None = None) -> Bench:
+def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int, seconds: float,
+          report: Callable[[str, float], None]) -> Bench:
     """Measure cnncc and the engines `against` on a model with seeded random inputs, `seconds` each.
 
     Raises ModelError as `compile` does, InputError where the model's batch is fixed to another.
     """
-    report = progress or (lambda what, fraction: None)
     report("reference", 0.0)
     graph = read(path)
     ours = plan(optimize(graph, target_for())).plan

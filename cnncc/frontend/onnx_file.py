@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cnncc.ir.errors import InputError, ModelError
+from cnncc.ir.signature import Array
 from cnncc.ir.types import product
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto"
-Array: TypeAlias = np.ndarray[Any, Any]
 Opening: TypeAlias = Callable[[str, Path], None]
 """Told the name of a file beside the model, as the model has it, and its real path, before it is read."""
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, Array, OnnxFile, absurd, expect
+from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, expect
 from cnncc.ir.errors import ModelError
 from cnncc.ir.graph import Attr, Builder
+from cnncc.ir.signature import Array
 from cnncc.ir.types import Extent, TensorType
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cnncc.frontend.onnx_file import Array
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_window import average_pool, max_pool, window
+from cnncc.ir.signature import Array
 from cnncc.ir.types import Extent, product
 
 Shape = tuple[Extent, ...]

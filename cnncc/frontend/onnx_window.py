@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend.onnx_file import Array
 from cnncc.frontend.onnx_node import Call, support
+from cnncc.ir.signature import Array
 
 MAX_TABLE = 1 << 24     # windows for which a table of divisors may be made
 

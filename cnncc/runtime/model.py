@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from cnncc.ir.errors import ArtifactError, InputError, InternalError
 from cnncc.ir.plan import FRAME, Plan, restore
-from cnncc.ir.signature import DTYPES, Signature
+from cnncc.ir.signature import DTYPES, Array, Signature
 from cnncc.ir.target import LEVELS, host_features
 from cnncc.runtime import artifact, buffers, cache, env, loader, profiler
 from cnncc.runtime.profiler import StepTime
 
-Array = NDArray[Any]
 _FIRST, _LAST = FRAME.index("first"), FRAME.index("last")
 
 
