@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,9 +27,7 @@ def cli() -> None:
     """
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return cli.run(args)
+main = cli.run      # the program's entry point
 
 
 # ---- options and arguments that verbs share

@@ -140,7 +140,7 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
         model = _build(source, chosen, threads, jobs, report, opening)
         model.meta["external"] = external
         if _unchanged(source, external):    # else it is open which content was read
-            model.store(key)
+            store.store(key, model.save)
     report("done", 1.0)
     return model
 

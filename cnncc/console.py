@@ -63,7 +63,7 @@ class Verbs(click.Group):
             return functools.reduce(lambda made, add: add(made), decorators, run)
         return decorate
 
-    def run(self, args: Sequence[str] | None) -> int:
+    def run(self, args: Sequence[str] | None = None) -> int:
         """Run the command line (None: that of the process); returns the exit code."""
         _given.update(verbose=0, quiet=0, json=0)
         for stream in (sys.stdout, sys.stderr):     # names that the terminal's encoding lacks are no error

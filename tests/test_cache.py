@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put(key: str, nbytes: int = 100_000) -> Path | None:
-    return cache.store(key, {"key": key}, b"code", [bytes(nbytes)])
+    return cache.store(key, lambda path: artifact.write(path, {"key": key}, b"code", bytes(nbytes)))
 
 
 def test_store_and_load(folder: Path) -> None:
@@ -168,10 +168,11 @@ def test_full_disk(folder: Path, monkeypatch: Any) -> None:
 
 def test_processes_store_at_once(folder: Path) -> None:
     script = (
-        "import sys; from cnncc.runtime import cache\n"
+        "import sys; from cnncc.runtime import artifact, cache\n"
         "for i in range(20):\n"
         "    key = cache.key('shared' if i % 2 else sys.argv[1] + str(i % 5))\n"
-        "    assert cache.store(key, {'key': key}, b'code' * 999, [bytes(40_000)])\n"
+        "    write = lambda path: artifact.write(path, {'key': key}, b'code' * 999, bytes(40_000))\n"
+        "    assert cache.store(key, write)\n"
         "    found = cache.load(key)\n"
         "    assert found is None or found.meta == {'key': key}"
     )

@@ -365,7 +365,7 @@ def test_artifacts_that_are_refused(tmp_path: Path) -> None:
 
     def refused(reason: str, **changes: Any) -> None:
         meta = {k: v for k, v in {**m.record(), **changes}.items() if v is not None}
-        artifact.write(path, meta, b"".join(objects(PLAN)), [WEIGHTS.data])
+        artifact.write(path, meta, b"".join(objects(PLAN)), WEIGHTS.data)
         with pytest.raises(ArtifactError, match=reason) as caught:
             load(path)
         assert str(path) in str(caught.value)
@@ -381,9 +381,9 @@ def test_artifacts_that_are_refused(tmp_path: Path) -> None:
     refused("incomplete", objects=["x"])
     refused("damaged object code", objects=[])
     refused("damaged object code", objects=[*map(len, objects(PLAN)), 1])
-    artifact.write(path, m.record(), b"nonsense", [WEIGHTS.data])
+    artifact.write(path, m.record(), b"nonsense", WEIGHTS.data)
     with pytest.raises(ArtifactError, match=r"m\.cnncc: damaged object code"):
         load(path)
-    artifact.write(path, m.record(), b"".join(objects(PLAN)), [WEIGHTS.data])
+    artifact.write(path, m.record(), b"".join(objects(PLAN)), WEIGHTS.data)
     with pytest.raises(InputError, match="threads"):
         load(path, threads=0)

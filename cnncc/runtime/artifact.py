@@ -17,7 +17,7 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -47,28 +47,22 @@ class Artifact:
     weights: NDArray[np.uint8]
 
 
-def write(path: PathLike, meta: Mapping[str, Any], object_bytes: bytes,
-          weights: Iterable[bytes | memoryview] = ()) -> None:
-    """Write an artifact atomically; `weights` (of an array: `array.data`) are stored one after the other.
+def write(path: PathLike, meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview = b"") -> None:
+    """Write an artifact atomically; `weights` (of an array of bytes: `array.data`) go last.
 
     Raises OSError if the disk refuses, ArtifactError if a part is beyond what `read` accepts or `path`
     is something other than a file. Either way an older file at `path` is unharmed.
     """
     text = json.dumps(dict(meta), separators=(",", ":")).encode()
-    if len(text) > MAX_META or len(object_bytes) > MAX_OBJECT:
+    if len(text) > MAX_META or len(code) > MAX_OBJECT:
         raise ArtifactError(f"{path}: too large: {len(text):,} bytes of metadata (at most {MAX_META:,}), "
-                            f"{len(object_bytes):,} of object code (at most {MAX_OBJECT:,})")
+                            f"{len(code):,} of object code (at most {MAX_OBJECT:,})")
+    head = _HEAD.pack(MAGIC, FORMAT, len(text), len(code), len(weights), hashlib.sha256(code).digest(),
+                      hashlib.sha256(weights).digest())
+    front = head + hashlib.sha256(head + text).digest() + text + code
     with replacing(path) as file:
-        start = _weights_start(len(text), len(object_bytes))
-        file.write((bytes(_HEADER_BYTES) + text + object_bytes).ljust(start, b"\0"))
-        digest = hashlib.sha256()
-        for piece in weights:
-            digest.update(piece)
-            file.write(piece)
-        head = _HEAD.pack(MAGIC, FORMAT, len(text), len(object_bytes), file.tell() - start,
-                          hashlib.sha256(object_bytes).digest(), digest.digest())
-        file.seek(0)
-        file.write(head + hashlib.sha256(head + text).digest())
+        file.write(front.ljust(_weights_start(len(text), len(code)), b"\0"))
+        file.write(weights)
 
 
 def read(path: PathLike, verify: bool = False) -> Artifact:

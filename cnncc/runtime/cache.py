@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -97,14 +97,13 @@ def load(key: str) -> artifact.Artifact | None:
     return found
 
 
-def store(key: str, meta: Mapping[str, Any], object_bytes: bytes,
-          weights: Iterable[bytes | memoryview] = ()) -> Path | None:
-    """Store an artifact, remove the least recently used ones beyond the limit; None if it can't be stored."""
+def store(key: str, write: Callable[[Path], None]) -> Path | None:
+    """Store what `write` writes, remove the least recently used beyond the limit; None if that fails."""
     if (folder := directory()) is None:
         return None
     path = folder / f"{key}.cnncc"
     try:
-        artifact.write(path, meta, object_bytes, weights)
+        write(path)
         nbytes = path.stat().st_size
     except (OSError, ArtifactError) as error:
         reason = getattr(error, "strerror", None) or error  # without the name of the temporary file

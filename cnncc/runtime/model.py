@@ -16,7 +16,7 @@ from cnncc.ir.errors import ArtifactError, InputError, InternalError
 from cnncc.ir.plan import FRAME, Plan, restore
 from cnncc.ir.signature import DTYPES, Array, Signature
 from cnncc.ir.target import LEVELS, host_features
-from cnncc.runtime import artifact, buffers, cache, env, loader, profiler
+from cnncc.runtime import artifact, buffers, env, loader, profiler
 from cnncc.runtime.profiler import StepTime
 
 _FIRST, _LAST = FRAME.index("first"), FRAME.index("last")
@@ -110,11 +110,7 @@ class CompiledModel:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.cnncc` file, for `cnncc.load`. Raises OSError, or ArtifactError if `path` is no file."""
-        artifact.write(path, self.record(), b"".join(self._objects), [self._weights.data])
-
-    def store(self, key: str) -> None:
-        """Put the model into the compile cache under `key`; a cache that can't be written is no error."""
-        cache.store(key, self.record(), b"".join(self._objects), [self._weights.data])
+        artifact.write(path, self.record(), b"".join(self._objects), self._weights.data)
 
     def __repr__(self) -> str:
         describe = profiler.describe
@@ -201,8 +197,6 @@ class CompiledModel:
 
 class _Space:
     """What one call at a time needs: its frame and where that is, its memory, the shapes of results."""
-
-    __slots__ = ("address", "batch", "frame", "memory", "shapes", "threads")
 
     def __init__(self, slots: int) -> None:
         self.frame = (ctypes.c_int64 * slots)()
