@@ -92,10 +92,9 @@ def set_log(level: str = "") -> None:
     handler.setFormatter(logging.Formatter("%(name)s: %(levelname)s: %(message)s"))
     logger.handlers[:] = [handler]
     word = level or os.environ.get("CNNCC_LOG") or "warning"
-    if word.lower() in ("debug", "info", "warning", "error"):
-        logger.setLevel(word.upper())
-    else:
-        logger.setLevel("WARNING")
+    known = word.lower() in ("debug", "info", "warning", "error")
+    logger.setLevel(word.upper() if known else "WARNING")
+    if not known:
         logger.warning("CNNCC_LOG=%r: expected debug, info, warning or error", word)
 
 

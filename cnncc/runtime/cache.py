@@ -155,18 +155,14 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         with suppress(OSError, ValueError, RecursionError), open(folder / _INDEX, "rb") as file:
             rows = json.loads(file.read(_INDEX_BYTES))
             known = rows if isinstance(rows, dict) else {}
-    try:
-        with artifact.opened(path) as file:
-            name, stamp = os.path.realpath(path), _stamp(file)
-            match known.pop(name, None):    # it goes to the end: the oldest are dropped first
-                case [old, str(digest)] if old == stamp and re.fullmatch("[0-9a-f]{64}", digest):
-                    return digest
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            # Its times tell a later change only if the last one is a while ago.
-            settled = _stamp(file) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"{os.fspath(path)}: cannot be read: {reason}") from error
+    with artifact.opened(path, ModelError) as file:
+        name, stamp = os.path.realpath(path), _stamp(file)
+        match known.pop(name, None):    # it goes to the end: the oldest are dropped first
+            case [old, str(digest)] if old == stamp and re.fullmatch("[0-9a-f]{64}", digest):
+                return digest
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        # Its times tell a later change only if the last one is a while ago.
+        settled = _stamp(file) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED
     if folder and settled:
         newest = [*known.items(), (name, (stamp, digest))][-_INDEX_FILES:]
         with suppress(OSError, ArtifactError), artifact.replacing(folder / _INDEX) as index:
