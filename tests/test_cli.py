@@ -312,7 +312,7 @@ def test_verify_finds_a_reference_that_is_wrong() -> None:
 
 def test_bench(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from cnncc.bench import run
-    monkeypatch.setattr(run, "installed", lambda engine: engine != "openvino")
+    monkeypatch.setattr(run, "find_spec", lambda engine: None if engine == "openvino" else engine)
     args = ("--against", "numpy,openvino", "--seconds", "0.02", "--json")
     found = json.loads(good(say("bench", DIGITS, *args)))
     ours, reference, missing = found["results"]

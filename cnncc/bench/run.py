@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import statistics
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -119,9 +119,6 @@ def _measure(engines: Sequence[_Engine], first: dict[str, Any], seconds: float,
                 e.peak = max(e.peak, answer.get("peak", 0.0))
 
 
-def installed(engine: str) -> bool:
-    """Whether the package of an engine can be imported here; it isn't."""
-    return importlib.util.find_spec(engine) is not None
 
 
 class _Engine:
@@ -132,7 +129,7 @@ class _Engine:
         self.times: list[tuple[float, list[float]]] = []        # a round: cores that others used, our times
         self.calls, self.rounds, self.peak = CALLS, ROUNDS * MOST, 0.0
         self.process: subprocess.Popen[str] | None = None
-        if not installed(name):
+        if find_spec(name) is None:
             self.result.note = "not installed"
             return
         paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]),
