@@ -11,8 +11,8 @@ from typing import Any
 
 from cnncc.ir.errors import ArtifactError
 
-ABI = 1
-"""Version of what generated code and runtime agree on: the call frame, the kernels' arguments, the pool."""
+ABI = 2
+"""Version of what generated code and runtime agree on: call frame, arguments, pool, the list of objects."""
 
 ENTRY = "cnncc_run"
 POOL = ("cnncc_pool_acquire", "cnncc_pool_run", "cnncc_pool_release")
