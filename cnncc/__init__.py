@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
-    from cnncc.compiler import compile, load, reference
+    from cnncc.compiler import compile, reference
     from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
     from cnncc.ir.graph import Graph
     from cnncc.reference_model import Reference
-    from cnncc.runtime.model import CompiledModel
+    from cnncc.runtime.model import CompiledModel, load
 
-_HOMES = {"compile": "compiler", "load": "compiler", "reference": "compiler", "Graph": "ir.graph",
-          "CompiledModel": "runtime.model", "Reference": "reference_model"}     # the rest: errors
+_HOMES = {"compile": "compiler", "reference": "compiler", "Reference": "reference_model", "Graph": "ir.graph",
+          "load": "runtime.model", "CompiledModel": "runtime.model"}     # the rest: errors
 __all__ = ["CnnccError", "CompiledModel", "Graph", "InputError", "InternalError", "ModelError", "Reference",
            "UnsupportedError", "__version__", "compile", "load", "reference"]
 

@@ -18,7 +18,7 @@ from cnncc.version import __version__
 if TYPE_CHECKING:
     import onnx
 
-    from cnncc.frontend.external import Opening
+    from cnncc.frontend.onnx_file import Opening
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -143,7 +143,7 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
         model = _build(source, chosen, threads, jobs, report, opening)
         model.meta["external"] = external
         if _unchanged(source, external):    # else it is open which content was read
-            model.store(key)
+            store.store(key, model.save)
     report("done", 1.0)
     return model
 
@@ -180,25 +180,18 @@ def folded(graph: Graph, plan: Plan) -> dict[str, str]:
 
 def _expected(source: Source) -> float:
     """Seconds that compiling may take, guessed from the size: whether to start worker processes at once."""
-    try:
-        size = os.path.getsize(source) if isinstance(source, str | os.PathLike) else len(source) \
-            if isinstance(source, bytes) else 0
-    except OSError:
-        return 0.0
+    size = len(source) if isinstance(source, bytes) else 0
+    with suppress(OSError, ValueError):
+        size = os.path.getsize(source) if isinstance(source, str | os.PathLike) else size
     return 2.0 if size > 1 << 20 else 0.0
 
 
 def _cache_key(source: Source, target: Target) -> str | None:
     """The key of a model's bytes and all else that decides the code; None without a cache or such bytes."""
     from cnncc.runtime import cache
-    if cache.directory() is None:
+    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
         return None
-    if isinstance(source, str | os.PathLike):
-        content = cache.file_hash(source)
-    elif isinstance(source, bytes):
-        content = cache.key(source)
-    else:
-        return None
+    content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
     return cache.key(__version__, content, repr(sorted(target.record().items())), code_hash())
 
 
@@ -206,7 +199,7 @@ def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
     """Whether the files beside a model, by name, still have the hashes of those that it was compiled from."""
     if not external or not isinstance(source, str | os.PathLike):
         return not external
-    from cnncc.frontend.external import inside
+    from cnncc.frontend.onnx_file import inside
     from cnncc.runtime import cache
     try:
         return all(cache.file_hash(inside(Path(source).parent, name, name)) == digest
@@ -229,9 +222,3 @@ def reference(source: Source, dtype: str = "float32") -> Reference:
     """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
     from cnncc.reference_model import Reference
     return Reference(read(source), dtype)
-
-
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModel:
-    """A compiled model from its `.cnncc` file (native code: trust it as you would a shared library)."""
-    from cnncc.runtime.model import open_artifact
-    return open_artifact(path, threads)

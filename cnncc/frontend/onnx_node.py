@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnncc.frontend.external import Array, expect
-from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd
+from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, expect
 from cnncc.ir.errors import ModelError
 from cnncc.ir.graph import Attr, Builder
+from cnncc.ir.signature import Array
 from cnncc.ir.types import Extent, TensorType
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Call:
         """Add a constant of this node's own."""
         file = self.scope.file
         self.scope.folded += array.nbytes
-        self.expect(self.scope.folded <= SPARE + 2 * (file.size + sum(file.external.taken.values())),
+        self.expect(self.scope.folded <= SPARE + 2 * (file.size + file.taken.total()),
                     "the constants derived from the model's would take too much memory")
         return self.scope.builder.const(f"{self.out}.{step}", array)
 

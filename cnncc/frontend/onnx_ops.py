@@ -1,18 +1,20 @@
-"""The importer's table: one row for each ONNX op."""
+"""The importer's table, at the end: one row for each ONNX op."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend.external import Array
 from cnncc.frontend.onnx_node import Call, Row, support
-from cnncc.frontend.onnx_window import average_pool, max_pool, window
+from cnncc.ir.signature import Array
 from cnncc.ir.types import Extent, product
 
 Shape = tuple[Extent, ...]
+
+MAX_TABLE = 1 << 24     # windows for which a table of divisors may be made
 
 
 def _fixed(extents: Iterable[Extent]) -> int:
@@ -20,11 +22,63 @@ def _fixed(extents: Iterable[Extent]) -> int:
     return product([e for e in extents if isinstance(e, int)])
 
 
+class _Axis(NamedTuple):
+    """Windows along one dimension; `pad` is the file's end padding, `end` what gives `out` windows."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    begin: int
+    pad: int
+    end: int
+    out: int
+
+    def taps(self, pads: bool) -> Array:
+        """How many taps of each window lie within the input (with `pads` also the padding): at least one."""
+        support(self.out <= MAX_TABLE, f"{self.out:,} windows along one dimension are too many")
+        start = np.arange(self.out) * self.stride - self.begin
+        low, high = (-self.begin, self.size + self.pad) if pads else (0, self.size)
+        first = np.maximum(0, -((start - low) // self.dilation))
+        taps: Array = np.minimum(self.kernel - 1, (high - 1 - start) // self.dilation) - first + 1
+        support((taps > 0).all(), "a window lies wholly in the padding")
+        return taps
+
+
+def _window(c: Call, x: str, weight: tuple[int, ...] | None = None) -> tuple[list[_Axis], dict[str, Any]]:
+    """A node's windows over x, and their attributes as ours; a convolution gives the sizes of its weight."""
+    spatial = c.spatial(x)
+    n, kernel = len(spatial), c.sizes("kernel_shape", len(spatial), 1, weight)
+    c.expect(weight in (None, kernel), f"its kernel_shape {list(kernel)} is not that of its weight")
+    ceil = weight is None and c.flag("ceil_mode")
+    strides, dilations = c.sizes("strides", n, 1, (1,) * n), c.sizes("dilations", n, 1, (1,) * n)
+    pads, auto = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), c.attribute("auto_pad", "s", b"NOTSET")
+    c.expect(auto in (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID"), f"auto_pad is {auto[:60]!r}")
+    axes: list[_Axis] = []
+    for size, k, s, d, a, b in zip(spatial, kernel, strides, dilations, pads[:n], pads[n:], strict=True):
+        reach = (k - 1) * d + 1
+        if auto == b"VALID":
+            a = b = 0
+        elif auto != b"NOTSET":
+            total = max(0, ((size + s - 1) // s - 1) * s + reach - size)
+            a, b = (total + (auto == b"SAME_LOWER")) // 2, (total + (auto == b"SAME_UPPER")) // 2
+        room = size + a + b - reach
+        count = (room + (s - 1 if ceil else 0)) // s + 1
+        if ceil and (count - 1) * s >= size + a:      # a window must not start beyond the input
+            count -= 1
+        c.expect(room >= 0 or (ceil and count > 0),
+                 f"a window of {reach} is larger than the padded input, {size + a + b}")
+        axes.append(_Axis(size, k, s, d, a, b, max(b, (count - 1) * s + reach - size - a), count))
+    attrs = {"strides": strides, "dilations": dilations, "begin": tuple(a.begin for a in axes),
+             "end": tuple(a.end for a in axes)}
+    return axes, attrs if weight is not None else attrs | {"kernel": kernel}
+
+
 def _conv(c: Call) -> str:
     x, w = c.value(0), c.needed(1, "weight")
     shape, group = c.shape(x), c.attribute("group", "i", 1)
     c.expect(w.ndim == len(shape), f"its weight has the shape {list(w.shape)}, its input {list(shape)}")
-    _, attrs = window(c, x, w.shape[2:])
+    _, attrs = _window(c, x, w.shape[2:])
     c.expect(group > 0 and w.shape[0] % group == 0 and 0 not in w.shape and shape[1] == w.shape[1] * group,
              f"an input of {shape[1]} channels and a weight of shape {list(w.shape)} don't fit group={group}")
     bias = c.needed(2, "bias") if c.has(2) else np.zeros(w.shape[0], np.float32)
@@ -32,6 +86,33 @@ def _conv(c: Call) -> str:
     bias = bias.reshape(-1, *(1,) * (len(shape) - 2))
     y = c.emit("conv", [x, c.value(1)], "conv" if bias.any() else "", group=group, **attrs)
     return c.emit("add", [y, c.const(bias, "bias")]) if bias.any() else y
+
+
+def _max_pool(c: Call) -> str:
+    x = c.value(0)
+    axes, attrs = _window(c, x)
+    for a in axes:
+        a.taps(pads=False)      # refuses windows that lie wholly in the padding
+    return c.emit("max_pool", [x], **attrs)
+
+
+def _average_pool(c: Call) -> str:
+    """A sum, times one factor where all windows count as many elements, else times a table."""
+    x = c.value(0)
+    axes, attrs = _window(c, x)
+    include = c.flag("count_include_pad")
+    if {*attrs["kernel"], *attrs["strides"]} == {1} and not any(attrs["begin"] + attrs["end"]):
+        return x
+    taps = [a.taps(include) for a in axes]
+    y = c.emit("sum_pool", [x], "sum", **attrs)
+    if all((t == t[0]).all() for t in taps):
+        return c.emit("scale", [y], factor=1.0 / float(np.prod([float(t[0]) for t in taps])))
+    support(np.prod([float(t.size) for t in taps]) <= MAX_TABLE,
+            "its output is too large for padding that is not counted")
+    table = np.ones((1, 1), np.float64)
+    for t in taps:
+        table = table[..., None] / t
+    return c.emit("mul", [y, c.const(table.astype(np.float32), "divisors")])
 
 
 def _batch_norm(c: Call) -> str:
@@ -183,7 +264,7 @@ def _elementwise(op: str, inputs: int = 2) -> Row:
 
 ROWS = {
     "Add": _elementwise("add"),
-    "AveragePool": Row(average_pool, 1, 1),
+    "AveragePool": Row(_average_pool, 1, 1),
     "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum",)),
     "Clip": Row(_clip, 1, 3),
     "Constant": Row(_constant, 0, 0),
@@ -196,7 +277,7 @@ ROWS = {
     "GlobalAveragePool": Row(_global_average, 1, 1),
     "Identity": Row(lambda c: c.operand(0), 1, 1),
     "MatMul": Row(_gemm, 2, 2),
-    "MaxPool": Row(max_pool, 1, 1, ("storage_order",)),
+    "MaxPool": Row(_max_pool, 1, 1, ("storage_order",)),
     "Mul": _elementwise("mul"),
     "ReduceMean": Row(_reduce_mean, 1, 2),
     "Relu": _elementwise("relu", 1),
