@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
     from cnncc.frontend.external import Opening
+    from cnncc.frontend.onnx import ModelInfo
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -41,11 +42,34 @@ def pipeline() -> tuple[Pass, ...]:
 
 def read(source: Source, opening: Opening | None = None) -> Graph:
     """The graph of a model; `opening` is told of files beside it before they are read. Raises ModelError."""
+    from cnncc.frontend import definition
     from cnncc.ir.graph import Graph
     if isinstance(source, Graph):
         return source
+    if definition.is_definition(source):
+        return definition.read(source, opening)
     from cnncc.frontend.onnx import read as read_onnx
     return read_onnx(source, opening=opening)
+
+
+def inspect(path: str) -> ModelInfo:
+    """What is in a model file, also where it can't be compiled yet. Raises ModelError for a broken one."""
+    from cnncc.frontend import definition, onnx
+    return definition.inspect(path) if definition.is_definition(path) else onnx.inspect(path)
+
+
+def convert(source: Source, path: str | os.PathLike[str]) -> None:
+    """Write a model as an ONNX file, which appears complete or not at all. Raises as `read`, and OSError."""
+    from cnncc.runtime.artifact import replacing
+    data = as_onnx(source)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def as_onnx(source: Source) -> bytes:
+    """A model, as read, as the bytes of an ONNX file. Raises as `read`."""
+    from cnncc.frontend.onnx_out import to_onnx
+    return bytes(to_onnx(read(source)).SerializeToString())
 
 
 def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
@@ -108,7 +132,7 @@ def plan(graph: Graph) -> Code:
 
 def compile(source: Source, *, threads: int | None = None, target: str = "native", cache: bool = True,
             jobs: int | None = None, progress: Callable[[str, float], None] | None = None) -> CompiledModel:
-    """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
+    """Compile a model (path, ONNX as bytes or onnx.ModelProto, or Graph) for this machine.
 
     `threads` only sets how many the model uses when it runs. `target` is native, x86-64-v3 or x86-64-v4.
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
