@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from cnncc.frontend import onnx_text
 from cnncc.frontend.external import Array, External, Opening, expect, read_model
 from cnncc.ir.errors import InputError, ModelError
 from cnncc.ir.types import product
@@ -121,7 +122,10 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None,
             raise InputError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
         expect(source, f"{label}: can't be read as ONNX: it is empty")
         try:        # protobuf's own exceptions differ between its implementations
-            proto = ModelProto.FromString(bytes(source))
+            text = label.lower().endswith(onnx_text.SUFFIXES)
+            proto = onnx_text.parse(source, label) if text else ModelProto.FromString(bytes(source))
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(f"{label}: can't be read as ONNX: {error}") from None
     g = proto.graph
