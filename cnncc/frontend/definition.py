@@ -81,7 +81,11 @@ class _Definition:
     def __init__(self, root: Entry, path: Path, opening: Opening | None) -> None:
         self.keys = _keys(root, "a definition", ("input", "layers"),
                           ("name", "output", "blocks", "seed", "init", "weights"))
-        options: dict[str, Any] = {key: self.keys[key].value for key in ("seed", "init") if key in self.keys}
+        options: dict[str, Any] = {}
+        for key in (k for k in ("seed", "init") if k in self.keys):
+            with at(self.keys[key].line):
+                options[key] = self.keys[key].value
+                Builder(**options)      # checks it
         if entry := self.keys.get("weights"):
             name = _typed(entry, str, "weights")
             with at(entry.line):
@@ -90,8 +94,7 @@ class _Definition:
                     opening(name, file)
                 options["weights"] = read_weights(file, f"weights: {name!r}")
         name = _typed(self.keys["name"], str, "name") if "name" in self.keys else path.stem
-        with at(next((e.line for k, e in self.keys.items() if k in options), root.line)):
-            self.builder = Builder(name, **options)
+        self.builder = Builder(name, **options)
         self.layers, self.blocks, self.kinds = 0, list[str](), dict(KINDS)
         for name, block in _typed(self.keys.get("blocks", Entry({}, 1)), dict, "blocks").items():
             with at(block.line):
@@ -224,11 +227,13 @@ def _names(entry: Entry, what: str) -> list[str]:
 
 def _evaluate(entry: Entry, parameters: Mapping[str, Any]) -> Any:
     """A plain value, in which texts are parameters or integer arithmetic with them."""
-    if isinstance(entry.value, list):
-        return [_evaluate(e, parameters) for e in entry.value]
-    if not isinstance(entry.value, str) or entry.value in parameters:
-        return parameters.get(entry.value, entry.value) if isinstance(entry.value, str) else entry.value
-    text: str = entry.value
+    text = entry.value
+    if isinstance(text, list):
+        return [_evaluate(e, parameters) for e in text]
+    if not isinstance(text, str):
+        return text
+    if text in parameters:
+        return parameters[text]
     with at(entry.line):
         try:
             expect(len(text) <= 200, "the arithmetic is too long")
