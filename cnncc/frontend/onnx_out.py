@@ -48,8 +48,8 @@ def _sum_pool(g: Graph, n: Node) -> Made:
 
 
 def _clip(g: Graph, n: Node) -> Made:
-    bounds = [None if math.isinf(n.attr[k]) else np.array(n.attr[k], np.float32) for k in ("low", "high")]
-    return "Clip", [*n.inputs, *bounds], {}
+    bounds = {-math.inf: n.attr["low"], math.inf: n.attr["high"]}
+    return "Clip", [*n.inputs, *(None if v == no else np.array(v, np.float32) for no, v in bounds.items())], {}
 
 
 def _reduce(op: str) -> Row:

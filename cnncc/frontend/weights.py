@@ -12,7 +12,7 @@ from cnncc.frontend.external import expect, opened
 from cnncc.ir.errors import ModelError
 from cnncc.ir.signature import Array
 
-MAX_BYTES = 1 << 33
+MAX_BYTES = 3 << 30         # of a file, and of what an archive holds
 
 
 def read_weights(path: Path, what: str) -> dict[str, Array]:
