@@ -48,8 +48,8 @@ def _sum_pool(g: Graph, n: Node) -> Made:
 
 
 def _clip(g: Graph, n: Node) -> Made:
-    bounds = {-math.inf: n.attr["low"], math.inf: n.attr["high"]}
-    return "Clip", [*n.inputs, *(None if v == no else np.array(v, np.float32) for no, v in bounds.items())], {}
+    bounds = ((n.attr["low"], -math.inf), (n.attr["high"], math.inf))
+    return "Clip", [*n.inputs, *(None if v == no else np.array(v, np.float32) for v, no in bounds)], {}
 
 
 def _reduce(op: str) -> Row:
