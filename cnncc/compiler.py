@@ -132,7 +132,7 @@ def plan(graph: Graph) -> Code:
 
 def compile(source: Source, *, threads: int | None = None, target: str = "native", cache: bool = True,
             jobs: int | None = None, progress: Callable[[str, float], None] | None = None) -> CompiledModel:
-    """Compile a model (path, ONNX as bytes or onnx.ModelProto, or Graph) for this machine.
+    """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
 
     `threads` only sets how many the model uses when it runs. `target` is native, x86-64-v3 or x86-64-v4.
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
