@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
-    from cnncc.compiler import compile, reference
+    from cnncc.compiler import compile, convert, reference
+    from cnncc.frontend.builder import Builder
     from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
     from cnncc.ir.graph import Graph
     from cnncc.reference_model import Reference
     from cnncc.runtime.model import CompiledModel, load
 
-_HOMES = {"compile": "compiler", "reference": "compiler", "Reference": "reference_model", "Graph": "ir.graph",
+_HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
+          "Builder": "frontend.builder", "Reference": "reference_model",
           "load": "runtime.model", "CompiledModel": "runtime.model"}     # the rest: errors
-__all__ = ["CnnccError", "CompiledModel", "Graph", "InputError", "InternalError", "ModelError", "Reference",
-           "UnsupportedError", "__version__", "compile", "load", "reference"]
+__all__ = ["Builder", "CnnccError", "CompiledModel", "Graph", "InputError", "InternalError", "ModelError",
+           "Reference", "UnsupportedError", "__version__", "compile", "convert", "load", "reference"]
 
 
 def __getattr__(name: str) -> Any:

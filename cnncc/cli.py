@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.version_option(__version__, message="cnncc %(version)s")
 @level_options
 def cli() -> None:
-    """Compile convolutional networks (ONNX) to fast CPU code, run and inspect them.
+    """Compile convolutional networks (ONNX, definitions in YAML) to fast CPU code, run and inspect them.
 
     Results go to stdout, log and progress to stderr (CNNCC_LOG=debug, info or warning). Exit codes: 0 good,
     1 the input is wrong, 2 usage, 3 a bug in cnncc, 130 interrupted.
@@ -164,10 +164,10 @@ def info(model: str) -> None:
         by = f"compiled by cnncc {made.meta.get('version')} for {made.meta['target'].get('cpu')}"
         tell({"name": made.name, **made.record()}, f"{by}\n{made.summary()}")
         return
-    from cnncc.frontend.onnx import inspect
+    from cnncc.compiler import inspect
     found = inspect(model)
-    lines = [f"{found.name or 'no name'}: opset {found.opset}, IR version {found.ir_version}, by "
-             f"{found.producer or 'an unknown producer'}",
+    by = f"opset {found.opset}, IR version {found.ir_version}, by {found.producer or 'an unknown producer'}"
+    lines = [f"{found.name or 'no name'}: {by if found.ir_version else 'a definition'}",
              *(f"  input   {name}: {type}" for name, type in found.inputs),
              *(f"  output  {name}: {type}" for name, type in found.outputs),
              f"  {found.parameters:,} parameters, {found.parameter_bytes / 1e6:,.2f} MB",
@@ -177,6 +177,16 @@ def info(model: str) -> None:
              "everything in it can be compiled",
              *(f"  {op} {name!r}: {reason}" for op, name, reason in found.unsupported)]
     tell(found, "\n".join(lines))
+
+
+@cli.verb(onnx_argument, option("-o", "--output", metavar="FILE", required=True, help="The ONNX file."))
+def convert(model: str, output: str) -> None:
+    """Write MODEL, a definition or ONNX (also as text), as an ONNX file."""
+    from cnncc.compiler import convert as write
+    with writing(output):
+        write(model, output)
+    nbytes = os.path.getsize(output)
+    tell({"output": output, "bytes": nbytes}, f"{nbytes / 1e3:,.1f} KB in {output}")
 
 
 @cli.verb(onnx_argument,

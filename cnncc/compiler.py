@@ -18,7 +18,8 @@ from cnncc.version import __version__
 if TYPE_CHECKING:
     import onnx
 
-    from cnncc.frontend.onnx_file import Opening
+    from cnncc.frontend.files import Opening
+    from cnncc.frontend.onnx import ModelInfo
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -42,11 +43,34 @@ def pipeline() -> tuple[Pass, ...]:
 
 def read(source: Source, opening: Opening | None = None) -> Graph:
     """The graph of a model; `opening` is told of files beside it before they are read. Raises ModelError."""
+    from cnncc.frontend import definition
     from cnncc.ir.graph import Graph
     if isinstance(source, Graph):
         return source
+    if definition.is_definition(source):
+        return definition.read(source, opening)
     from cnncc.frontend.onnx import read as read_onnx
     return read_onnx(source, opening=opening)
+
+
+def inspect(path: str) -> ModelInfo:
+    """What is in a model file, also where it can't be compiled yet. Raises ModelError for a broken one."""
+    from cnncc.frontend import definition, onnx
+    return definition.inspect(path) if definition.is_definition(path) else onnx.inspect(path)
+
+
+def convert(source: Source, path: str | os.PathLike[str]) -> None:
+    """Write a model as an ONNX file, which appears complete or not at all. Raises as `read`, and OSError."""
+    from cnncc.runtime.artifact import replacing
+    data = as_onnx(source)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def as_onnx(source: Source) -> bytes:
+    """A model, as read, as the bytes of an ONNX file. Raises as `read`."""
+    from cnncc.frontend.onnx_out import to_onnx
+    return bytes(to_onnx(read(source)).SerializeToString())
 
 
 def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
@@ -199,7 +223,7 @@ def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
     """Whether the files beside a model, by name, still have the hashes of those that it was compiled from."""
     if not external or not isinstance(source, str | os.PathLike):
         return not external
-    from cnncc.frontend.onnx_file import inside
+    from cnncc.frontend.files import inside
     from cnncc.runtime import cache
     try:
         return all(cache.file_hash(inside(Path(source).parent, name, name)) == digest

@@ -27,20 +27,26 @@ Feeds: TypeAlias = Mapping[str, Array]
 Call: TypeAlias = Callable[[Feeds], list[Array]]
 
 
+def _onnx(path: str) -> str | bytes:
+    """What others can read of a model file: the file itself, or what it says as ONNX."""
+    from cnncc.compiler import as_onnx
+    return path if path.lower().endswith(".onnx") else as_onnx(path)
+
+
 def _onnxruntime(path: str, threads: int, feeds: Feeds) -> Call:
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(_onnx(path), options, providers=["CPUExecutionProvider"])
     return lambda given: [np.asarray(y) for y in session.run(None, dict(given))]
 
 
 def _openvino(path: str, threads: int, feeds: Feeds) -> Call:
     import openvino
     core = openvino.Core()
-    model = core.read_model(path)
+    model = core.read_model(_onnx(path))
     model.reshape({name: list(x.shape) for name, x in feeds.items()})       # a fixed batch is faster
     compiled = core.compile_model(model, "CPU", {
         "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",   # its default may be bfloat16

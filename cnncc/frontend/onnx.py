@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cnncc.frontend.onnx_file import OnnxFile, Opening, Source, dtype_name, expect, load
+from cnncc.frontend.files import Opening, expect
+from cnncc.frontend.onnx_file import OnnxFile, Source, dtype_name, load
 from cnncc.frontend.onnx_node import Call, Refused, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.ir.errors import ModelError, UnsupportedError

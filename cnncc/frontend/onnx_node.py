@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, expect
+from cnncc.frontend.files import expect
+from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd
 from cnncc.ir.errors import ModelError
 from cnncc.ir.graph import Attr, Builder
 from cnncc.ir.signature import Array

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnncc.frontend.layers import scale_and_shift
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.signature import Array
 from cnncc.ir.types import Extent, product
@@ -123,12 +124,8 @@ def _batch_norm(c: Call) -> str:
     vectors = [c.needed(i, what) for i, what in enumerate(("scale", "bias", "mean", "variance"), 1)]
     c.expect(len(shape) > 1 and all(v.shape == shape[1:2] for v in vectors),
              f"its parameters have the shapes {[list(v.shape) for v in vectors]}, its input {list(shape)}")
-    gamma, beta, mean, variance = (v.astype(np.float64) for v in vectors)
-    with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(variance + c.attribute("epsilon", "f", 1e-5))
-        parts = [(scale.astype(np.float32), "scale"), ((beta - mean * scale).astype(np.float32), "shift")]
-    ones = (1,) * (len(shape) - 2)
-    return c.emit("batch_norm", [x, *(c.const(v.reshape(-1, *ones), step) for v, step in parts)])
+    scale, shift = scale_and_shift(vectors, c.attribute("epsilon", "f", 1e-5), len(shape))
+    return c.emit("batch_norm", [x, c.const(scale, "scale"), c.const(shift, "shift")])
 
 
 def _clip(c: Call) -> str:
