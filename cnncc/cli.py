@@ -61,7 +61,7 @@ onnx_argument: Any = click.argument("model", metavar="MODEL", callback=_not_comp
 inputs_argument: Any = click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 threads_option: Any = option("--threads", type=int,
                              help="Threads to run with (default: the CPUs we may use).")
-target_option: Any = option("--target", type=click.Choice(["native", "x86-64-v3", "x86-64-v4"]),
+target_option: Any = option("--target", type=click.Choice(["native", "x86-64-v2", "x86-64-v3", "x86-64-v4"]),
                             default="native", help="Instructions to use.")
 precision_option: Any = option("--precision", type=click.Choice(["fast", "strict"]), default="fast",
                                help="strict: no algorithm that rounds worse than plain multiply-adds.")

@@ -136,8 +136,8 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
             progress: Callable[[str, float], None] | None = None) -> CompiledModel:
     """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
 
-    `threads` only sets how many the model uses when it runs. `target` is native, x86-64-v3 or x86-64-v4.
-    `precision` is fast, or strict: without Winograd's convolution, which rounds somewhat worse.
+    `threads` only sets how many the model uses when it runs. `target` is native or
+    x86-64-v2, -v3 or -v4. `precision` is fast or strict, without Winograd's convolution that rounds worse.
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument.

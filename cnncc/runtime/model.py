@@ -225,7 +225,8 @@ def from_artifact(found: artifact.Artifact, threads: int | None, where: str = "m
                                 f"compile the model again")
         features, here = meta["target"]["features"], host_features()
         if missing := [f[1:] for f in features.split(",") if f.startswith("+") and f[1:] not in here]:
-            level = next((f"code for {name}" for name, text in LEVELS.items() if text == features), "code")
+            level = next((f"code for {name}" for name, (_, text, _, _) in LEVELS.items() if text == features),
+                         "code")
             raise ArtifactError(f"holds {level}, but this CPU has no {', '.join(missing)}: "
                                 f"compile the model again, here or with a lower target")
         ends = [*itertools.accumulate(meta.pop("objects"), initial=0)]
