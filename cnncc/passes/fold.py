@@ -62,15 +62,17 @@ def fold_batchnorm(graph: Graph, target: Target) -> Graph:
 
 
 def expand(graph: Graph, target: Target) -> Graph:
-    """Ops composed of others are replaced by what they are made of."""
-    b = Rebuild(graph)
-    for n in graph:
-        composed = OPS[n.op].composed if n.op in OPS else None
-        if composed is None:
-            b.copy(n)
-        else:
-            b.renamed[n.name] = composed(b, replace(n, inputs=tuple(b.name_of(i) for i in n.inputs)))
-    return b.finish()
+    """Ops composed of others are replaced by what they are made of, until none is left."""
+    while any(n.op in OPS and OPS[n.op].composed for n in graph):
+        b = Rebuild(graph)
+        for n in graph:
+            composed = OPS[n.op].composed if n.op in OPS else None
+            if composed is None:
+                b.copy(n)
+            else:
+                b.renamed[n.name] = composed(b, replace(n, inputs=tuple(b.name_of(i) for i in n.inputs)))
+        graph = b.finish()
+    return graph
 
 
 def fold_constants(graph: Graph, target: Target) -> Graph:

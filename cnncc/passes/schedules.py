@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from cnncc.ir.expr import Load
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.layout import Layout
 from cnncc.ir.regions import scratch_shapes
@@ -141,13 +142,14 @@ class _Space:
         self.out = [d for d in self.extents if d not in self.reduced]
         result = set(self.stage.formulas[-1].out_dims)
         self.folded = [d for d in self.out if d not in result]      # folded in the epilogue: always unrolled
-        self.lanes = target.lanes_of(kernel.output.type.dtype)
+        self.lanes = stage_lanes(self.stage, self.tensors, target)
         self.simd = self._vector()
         out = self.stage.out.index
         rows = dict.fromkeys(d for a, _ in kernel.output.layout.order for d in out[a].dims)
         self.rows = [d for d in rows if d not in (self.simd, *self.folded)]
         self.batch = next((d for d in self.rows if isinstance(self.extents[d], str)), None)
-        if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0]:
+        if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0] \
+                and not self._blocked(self.rows[0]):
             self.batch = self.rows[0]
         self.loads = [x for x in first.loads if x.tensor != ACC]
         self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
@@ -272,11 +274,13 @@ class _Space:
 
     def _levels(self, d: str, step: int) -> list[Loop]:
         """The loops over a dimension: within a block first where an operand's memory is blocked."""
-        blocked = any(self.tensors[x.tensor].layout.block(a) > 1 and i.coefficient(d)
-                      for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
-                      if x.tensor not in self.weights)
-        outer = [Loop("for", d, self.lanes)] if blocked and _number(self.extents[d]) > self.lanes else []
-        return [*outer, Loop("for", d, step)]
+        several = self._blocked(d) and _number(self.extents[d]) > self.lanes
+        return [*([Loop("for", d, self.lanes)] if several else []), Loop("for", d, step)]
+
+    def _blocked(self, d: str) -> bool:
+        return any(self.tensors[x.tensor].layout.block(a) > 1 and i.coefficient(d)
+                   for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
+                   if x.tensor not in self.weights)
 
     def _prefetch(self, nb: int, tile: str | None, rw: int) -> Iterator[Loop]:
         """Large weights come from memory: ask for the next tile's or, where L2 can't hold that, a bit ahead.
