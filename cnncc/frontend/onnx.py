@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cnncc.frontend.external import Opening, expect
-from cnncc.frontend.onnx_file import OnnxFile, Source, dtype_name, load
+from cnncc.frontend.onnx_file import DTYPES, OnnxFile, Source, dtype_name, load
 from cnncc.frontend.onnx_node import Call, Refused, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.ir.errors import ModelError, UnsupportedError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
 
 BATCH = "N"
-OLDEST = 7
+OLDEST = 6
 DOMAINS = ("", "ai.onnx")
 
 
@@ -163,8 +163,8 @@ class _Importer:
     def _input(self, value: ValueInfoProto) -> str:
         tensor = value.type.tensor_type
         support(value.type.WhichOneof("value") == "tensor_type", "it is no tensor")
-        support(tensor.elem_type == 1,
-                f"its type is {dtype_name(tensor.elem_type)}, only float32 inputs are supported")
+        support(tensor.elem_type in DTYPES,
+                f"its type is {dtype_name(tensor.elem_type)}, which isn't supported")
         support(tensor.HasField("shape"), "it has no shape: export the model with its input's shape")
         shape: list[Extent] = []
         for axis, d in enumerate(tensor.shape.dim):
@@ -178,7 +178,7 @@ class _Importer:
             support(not others, f"its batch is {d.dim_param[:60]!r}, that of input "
                                 f"{self.symbols[name][:200]!r} is {name[:60]!r}: give both one name")
             shape.append(BATCH)
-        type = TensorType("f32", tuple(shape))
+        type = TensorType(DTYPES[tensor.elem_type], tuple(shape))
         self.scope.check(type, f"{self.file.label}: input {value.name[:200]!r}")
         return self.scope.builder.input(value.name, type)
 

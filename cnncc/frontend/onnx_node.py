@@ -13,7 +13,7 @@ from cnncc.frontend.external import Array, expect
 from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd
 from cnncc.ir.errors import ModelError
 from cnncc.ir.graph import Attr, Builder
-from cnncc.ir.types import Extent, TensorType
+from cnncc.ir.types import NUMPY, Extent, TensorType
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TensorProto
@@ -55,8 +55,8 @@ class Scope:
         """Our name of a value; a constant becomes a node with its first use."""
         if name not in self.values:
             array = self.array(name)
-            support(array.dtype == np.float32, f"reads {name[:200]!r} of type {array.dtype}; only float32 is "
-                                               "computed with: convert the model to float32")
+            support(array.dtype in NUMPY.values(), f"reads {name[:200]!r} of type {array.dtype}, which isn't "
+                                                   "computed with: convert the model to float32")
             self.values[name] = self.builder.const(name, array)
         return self.values[name]
 
@@ -145,6 +145,9 @@ class Call:
     def shape(self, x: str | Array) -> tuple[Extent, ...]:
         return self.scope.builder.nodes[x].type.shape if isinstance(x, str) else x.shape
 
+    def dtype(self, x: str) -> str:
+        return self.scope.builder.nodes[x].type.dtype
+
     def spatial(self, value: str) -> tuple[int, ...]:
         """The sizes after batch and channels, of which there must be one to three."""
         shape = self.shape(value)
@@ -160,7 +163,10 @@ class Call:
             value = builder.op(op, inputs, f"{self.out}.{step}" if step else self.out, (self.name,), **attrs)
         except ModelError as error:
             raise ModelError(f"{self.label}: {error}") from None
-        self.scope.check(builder.nodes[value].type, self.label)
+        type = builder.nodes[value].type
+        self.scope.check(type, self.label)
+        support(not any(isinstance(e, str) for e in type.shape[1:]),
+                f"its result {type} has the batch, whose size is open, in another place than the first")
         return value
 
     def const(self, array: Array, step: str) -> str:
