@@ -165,6 +165,11 @@ def size(e: Expr) -> int:
     return 1 + sum(size(a) for a in e.args) if isinstance(e, Call) else 0
 
 
+def cost(e: Expr) -> int:
+    """About how many instructions `e` takes."""
+    return FUNCTIONS[e.fn].cost + sum(cost(a) for a in e.args) if isinstance(e, Call) else 0
+
+
 # ---- text
 
 

@@ -7,7 +7,7 @@ NaN becomes zero. max and min pass NaN on. The functions' code is in `codegen/sc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,15 @@ CLASSES = {"b": ("bool",), "f": FLOATS, "i": INTEGERS, "n": (*FLOATS, *INTEGERS)
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A function: a letter of CLASSES per argument, and the letter, or the dtype, of its result."""
+    """A function: a letter of CLASSES per argument, and the letter, or the dtype, of its result.
+
+    `cost` is about how many instructions it takes.
+    """
 
     args: str
     result: str
     numpy: Callable[..., Array]
+    cost: int = 1
 
 
 def cast(x: Array, dtype: np.dtype[Any]) -> Array:
@@ -74,10 +78,10 @@ _ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 _ROWS: dict[str, dict[str, Callable[..., Array]]] = {
-    "nn n": {"add": np.add, "sub": np.subtract, "mul": np.multiply, "pow": _pow,
-             "div": _div,       # towards zero
-             "mod": np.mod,     # with the sign of the divisor
-             "fmod": np.fmod},  # with the sign of the dividend
+    "nn n": {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": _div},
+    "nn n 20": {"mod": np.mod,      # with the sign of the divisor
+                "fmod": np.fmod},   # with the sign of the dividend
+    "nn n 150": {"pow": _pow},
     "n n": {"neg": np.negative, "abs": np.absolute, "sign": np.sign},
     "tt t": {"max": np.maximum, "min": np.minimum},
     "nn bool": {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal},
@@ -89,13 +93,22 @@ _ROWS: dict[str, dict[str, Callable[..., Array]]] = {
     "f bool": {"isnan": np.isnan, "isinf": np.isinf},
     "f f": {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc,
             "round": np.rint,   # halves to even
-            "sqrt": np.sqrt, "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p,
-            "sigmoid": _sigmoid, "tanh": np.tanh, "softplus": lambda x: np.logaddexp(x, x.dtype.type(0)),
-            "erf": lambda x: _ERF(x).astype(x.dtype),
-            "sin": np.sin, "cos": np.cos, "tan": np.tan, "sinh": np.sinh, "cosh": np.cosh,
-            "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "asinh": np.arcsinh,
-            "acosh": np.arccosh, "atanh": np.arctanh}}
-FUNCTIONS = {name: Scalar(signature.split()[0], signature.split()[1], function)
-             for signature, row in _ROWS.items() for name, function in row.items()} | {
+            "sqrt": np.sqrt},
+    "f f 25": {"exp": np.exp, "expm1": np.expm1, "log": np.log, "sigmoid": _sigmoid, "tanh": np.tanh},
+    "f f 50": {"log1p": np.log1p, "softplus": lambda x: np.logaddexp(x, x.dtype.type(0)),
+               "erf": lambda x: _ERF(x).astype(x.dtype)},
+    "f f 100": {"sin": np.sin, "cos": np.cos, "tan": np.tan, "sinh": np.sinh, "cosh": np.cosh,
+                "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "asinh": np.arcsinh,
+                "acosh": np.arccosh, "atanh": np.arctanh}}
+
+
+def _table() -> Iterator[tuple[str, Scalar]]:
+    for signature, row in _ROWS.items():
+        args, result, *cost = signature.split()
+        for name, function in row.items():
+            yield name, Scalar(args, result, function, *map(int, cost))
+
+
+FUNCTIONS = dict(_table()) | {
     name: Scalar("t", name, lambda x, to=dtype: cast(x, to)) for name, dtype in NUMPY.items()}
 """By name; a dtype's name is the cast to it."""

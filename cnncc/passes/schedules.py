@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cnncc.ir.expr import Load
+from cnncc.ir.expr import Load, cost
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
@@ -28,6 +28,7 @@ PASSES = 32                 # tiles over the same weights up to which they are w
 AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
+LONG = 160                  # instructions of elementwise code that are worth unrolling
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
@@ -185,8 +186,11 @@ class _Space:
         extent = _number(self.extents[tile]) if tile else 1
         widths = {_count(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {_count(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
+        long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
         for nb in heights.values():
             for rw in widths.values():
+                if rw * nb * long > LONG and rw * nb > 1:
+                    continue
                 if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
                     continue
                 for loops in self.orders(tile, rw, nb):
