@@ -75,7 +75,7 @@ def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = P
 
 
 def random_feeds(inputs: Sequence[Value], batch: int = 1, seed: int = 0) -> dict[str, Array]:
-    """Seeded normal numbers, or small integers, for every input; `batch` takes the place of a symbolic size."""
+    """Seeded normal numbers, or small integers, for every input; `batch` stands for a symbolic size."""
     rng = np.random.default_rng(seed)
 
     def numbers(v: Value) -> Array:

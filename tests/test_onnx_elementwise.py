@@ -6,6 +6,7 @@ vector; operands broadcast between ranks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class Case(NamedTuple):
     def model(self, batch: bool = False) -> onnx.ModelProto:
         names = ["" if v is None else f"x{i}" for i, v in enumerate(self.operands)]
         given = {i: v for i, v in enumerate(self.operands) if v is not None}
-        rank = max(v.ndim for v in given.values())
+        rank = max(v.ndim for i, v in given.items() if i not in self.constant)
         infos = [helper.make_tensor_value_info(
             f"x{i}", helper.np_dtype_to_tensor_dtype(v.dtype),
             ["N", *v.shape[1:]] if batch and v.shape[:1] > (1,) and v.ndim == rank else v.shape)
@@ -346,6 +347,32 @@ def test_a_chain_through_several_types() -> None:
         got = results(compiled(read(model)), {"x": x})
         for name in chosen:
             np.testing.assert_array_equal(got[name], expected[name], name)
+
+
+@pytest.mark.parametrize("channels", [3, 16, 21])
+def test_halves_are_widened_and_narrowed(channels: int) -> None:
+    """Inputs, outputs and weights in half precision; everything between is computed in single."""
+    x, w = (numbers(s).astype(np.float16) for s in ((2, channels, 6, 7), (5, channels, 1, 1)))
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Gelu", ["a"], ["y"]),
+             helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+             helper.make_node("Cast", ["f"], ["h"], to=TensorProto.FLOAT16)]
+    info = helper.make_tensor_value_info
+    half, single = TensorProto.FLOAT16, TensorProto.FLOAT
+    graph = helper.make_graph(nodes, "test", [info("x", half, ["N", channels, 6, 7])],
+                              [info("y", half, None), info("f", single, None), info("h", half, None),
+                               info("w", half, None)],
+                              [numpy_helper.from_array(w, "w")])
+    source = read(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9))
+    got = results(compiled(source), {"x": x})
+    a = np.einsum("nchw,kc->nkhw", x.astype(np.float64), w[:, :, 0, 0].astype(np.float64))
+    exact = 0.5 * a * (1 + np.vectorize(math.erf)(a / math.sqrt(2)))
+    assert got["y"].dtype == np.float16 and got["f"].dtype == np.float32
+    np.testing.assert_allclose(got["y"], exact, rtol=2.0 ** -11 * 1.001, atol=1e-6)
+    np.testing.assert_array_equal(got["f"], x.astype(np.float32))
+    np.testing.assert_array_equal(got["h"], x)
+    np.testing.assert_array_equal(got["w"], w)
+    again = evaluate(source, {"x": x})
+    np.testing.assert_allclose(again["y"], exact, rtol=1e-5, atol=1e-6)
 
 
 # ---- reductions

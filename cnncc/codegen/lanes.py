@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cnncc.codegen.emitter import Emitter, Type, Value
-from cnncc.ir.types import FLOATS
+from cnncc.ir.types import HALVES
 
 Operand: TypeAlias = "Lanes | float"
 ORDERED = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
@@ -157,12 +157,14 @@ class Lanes:
         a, t = self.type, self.type.of(dtype)
         if a == t:
             return self
+        if (a.dtype in HALVES or dtype in HALVES) and "f32" not in (a.dtype, dtype):
+            return self.to("f32").to(dtype)
         if dtype == "bool":
             return self.ne(0)
         if a.floating and not t.floating:
             return self.of(self.e.saturate(self.value, t))
         if a.floating:
-            op = "fpext" if FLOATS.index(a.dtype) < FLOATS.index(dtype) else "fptrunc"
+            op = "fpext" if a.bits < t.bits else "fptrunc"
         elif t.floating:
             op = "sitofp" if a.signed else "uitofp"
         elif a.dtype == "bool" or a.bits < t.bits:

@@ -8,7 +8,7 @@ from cnncc.codegen import functions
 from cnncc.codegen.emitter import Emitter, Type, Value
 from cnncc.codegen.lanes import Lanes
 from cnncc.ir.errors import InternalError
-from cnncc.ir.types import NUMPY
+from cnncc.ir.types import HALVES, NUMPY
 
 # ---- integers
 
@@ -131,15 +131,17 @@ def across(e: Emitter, fn: str, v: Value) -> Value:
 
 
 def stored(type: Type) -> Type:
-    """How elements of a type are held in memory: truth values are bytes."""
-    return type.of("u8") if type.dtype == "bool" else type
+    """How elements of a type are held in memory: truth values are bytes, halves are moved by their bits."""
+    return type.of({"bool": "u8", "f16": "u16"}.get(type.dtype, type.dtype))
 
 
 def widen(e: Emitter, v: Value, dtype: str) -> Value:
     """What was loaded of a tensor of a dtype, as it is computed with."""
-    return Lanes(e, v).to(dtype).value
+    x = Lanes(e, v)
+    return (x.bitcast(dtype) if dtype in HALVES else x.to(dtype)).value
 
 
 def narrow(e: Emitter, v: Value, dtype: str) -> Value:
     """A value as it is stored in a tensor of a dtype."""
-    return Lanes(e, v).to(stored(Type(dtype)).dtype).value
+    x, memory = Lanes(e, v), stored(Type(dtype)).dtype
+    return (x.bitcast(memory) if dtype in HALVES else x.to(memory)).value

@@ -13,7 +13,7 @@ from cnncc.frontend.onnx_node import Call, Refused, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Builder, Graph
-from cnncc.ir.types import Extent, TensorType, product
+from cnncc.ir.types import HALVES, Extent, TensorType, product
 
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
@@ -180,7 +180,8 @@ class _Importer:
             shape.append(BATCH)
         type = TensorType(DTYPES[tensor.elem_type], tuple(shape))
         self.scope.check(type, f"{self.file.label}: input {value.name[:200]!r}")
-        return self.scope.builder.input(value.name, type)
+        x = self.scope.builder.input(value.name, type)
+        return self.scope.builder.op("cast", [x], f"{x}.f32", to="f32") if type.dtype in HALVES else x
 
     def _check_order(self) -> None:
         """Raises ModelError where two nodes define a value, or none does before it is read."""
@@ -217,12 +218,16 @@ class _Importer:
     def _outputs(self) -> list[tuple[str, str]]:
         outputs: dict[str, str] = {}
         self.expect(self.proto.output, "the model has no outputs")
-        for name in (v.name for v in self.proto.output):
+        for v in self.proto.output:
+            name = v.name
             self.expect(name not in outputs, f"the output {name[:200]!r} is given twice")
             self.expect(name in self.defined, f"nothing defines the output {name[:200]!r}")
             try:
                 if self.scope.has(name):
-                    outputs[name] = self.scope.value(name)
+                    outputs[name] = x = self.scope.value(name)
+                    if DTYPES.get(v.type.tensor_type.elem_type) in HALVES:
+                        to = DTYPES[v.type.tensor_type.elem_type]
+                        outputs[name] = self.scope.builder.op("cast", [x], f"{x}.{to}", to=to)
             except Refused as reason:
                 self.refuse("output", name, reason)
         return list(outputs.items())

@@ -11,7 +11,7 @@ from cnncc.frontend.external import Array
 from cnncc.frontend.onnx_file import DTYPES, dtype_name
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.scalars import FUNCTIONS
-from cnncc.ir.types import FLOATS, INTEGERS, NUMPY, UNSIGNED
+from cnncc.ir.types import FLOATS, HALVES, INTEGERS, NUMPY, UNSIGNED
 
 OLD = ("consumed_inputs", "broadcast", "axis")
 TRUTH = ("bool",)
@@ -135,10 +135,11 @@ def _bit_shift(c: Call) -> str:
 
 
 def _cast(c: Call) -> str:
+    """To a half: computed in f32, rounded where the model's outputs are halves."""
     number = c.attribute("to", "i", 0)
     support(number in DTYPES, f"casts to {dtype_name(number)} are not supported")
-    x = c.value(0)
-    return x if c.dtype(x) == DTYPES[number] else c.emit("cast", [x], to=DTYPES[number])
+    x, to = c.value(0), "f32" if DTYPES[number] in HALVES else DTYPES[number]
+    return x if c.dtype(x) == to else c.emit("cast", [x], to=to)
 
 
 def _cast_like(c: Call) -> str:

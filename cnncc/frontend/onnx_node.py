@@ -48,8 +48,13 @@ class Scope:
     def array(self, name: str) -> Array:
         value = self.constants[name]
         if not isinstance(value, np.ndarray):
-            value = self.constants[name] = self.file.array(value)
+            value = self.constants[name] = self.widened(self.file.array(value))
         return value
+
+    @staticmethod
+    def widened(array: Array) -> Array:
+        """Halves as single floats: that is what they are computed in."""
+        return array.astype(np.float32) if array.dtype == np.float16 else array
 
     def value(self, name: str) -> str:
         """Our name of a value; a constant becomes a node with its first use."""

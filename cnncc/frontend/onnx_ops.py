@@ -118,7 +118,7 @@ def _constant(c: Call) -> Array:
     c.expect(len(c.attributes) == 1, f"has {len(c.attributes)} attributes, expected one")
     name = next(iter(c.attributes))
     if name == "value":
-        return c.scope.file.array(c.attribute(name, "t"))
+        return c.scope.widened(c.scope.file.array(c.attribute(name, "t")))
     forms = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
     support(name in forms, f"attribute {name[:60]!r} is not supported")
     return np.array(c.attribute(name, forms[name]), np.float32 if "float" in name else np.int64)

@@ -19,7 +19,7 @@ from cnncc.ir.types import FLOATS, INTEGERS, NUMPY
 Array = NDArray[Any]
 
 CLASSES = {"b": ("bool",), "f": FLOATS, "i": INTEGERS, "n": (*FLOATS, *INTEGERS), "l": (*INTEGERS, "bool"),
-           "t": tuple(NUMPY)}
+           "t": (*FLOATS, *INTEGERS, "bool"), "a": tuple(NUMPY)}
 """The letters of a signature; arguments of one letter have one dtype."""
 
 
@@ -110,5 +110,5 @@ def _table() -> Iterator[tuple[str, Scalar]]:
 
 
 FUNCTIONS = dict(_table()) | {
-    name: Scalar("t", name, lambda x, to=dtype: cast(x, to)) for name, dtype in NUMPY.items()}
+    name: Scalar("a", name, lambda x, to=dtype: cast(x, to)) for name, dtype in NUMPY.items()}
 """By name; a dtype's name is the cast to it."""
