@@ -71,10 +71,15 @@ def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = P
 
 
 def random_feeds(inputs: Sequence[Value], batch: int = 1, seed: int = 0) -> dict[str, Array]:
-    """Seeded normal numbers for every input; `batch` takes the place of a symbolic size."""
+    """Seeded normal numbers, or small integers, for every input; `batch` stands for a symbolic size."""
     rng = np.random.default_rng(seed)
-    return {v.name: rng.standard_normal([batch if isinstance(e, str) else e for e in v.shape])
-            .astype(DTYPES[v.dtype]) for v in inputs}
+
+    def numbers(v: Value) -> Array:
+        shape, dtype = [batch if isinstance(e, str) else e for e in v.shape], DTYPES[v.dtype]
+        if dtype.kind == "f":
+            return rng.standard_normal(shape).astype(dtype)
+        return rng.integers(0, 2 if dtype.kind == "b" else 10, shape).astype(dtype)
+    return {v.name: numbers(v) for v in inputs}
 
 
 def write_results(path: str | os.PathLike[str], results: Mapping[str, Array]) -> None:

@@ -24,7 +24,8 @@ class Reference:
             raise InputError(f"dtype: expected float32 or float64, got {self.dtype}")
         plain = Signature.of(graph)
         self.inputs, self.outputs = plain.inputs, tuple(
-            replace(v, dtype=self.dtype.name) if v.dtype.startswith("float") else v for v in plain.outputs)
+            replace(v, dtype=np.promote_types(v.dtype, self.dtype).name) if v.dtype.startswith("float") else v
+            for v in plain.outputs)
         self.signature = Signature(self.inputs, self.outputs)
 
     def __call__(self, /, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 from cnncc.codegen.access import Access, Pos, Positions, Term
 from cnncc.codegen.emitter import Emitter, Int, Type, Value
-from cnncc.codegen.scalar import across, apply
+from cnncc.codegen.scalar import across, apply, narrow, stored, widen
 from cnncc.codegen.validity import Constraint, Validity, decide, signature
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Call, Const, Expr, Load, Table
 from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add, outside
+from cnncc.ir.infer import stage_dtypes, stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.regions import placed
 from cnncc.ir.schedule import Loop, tiles
@@ -71,9 +72,8 @@ class StageLowering:
             if extent != 1 and not (own and (own[-1].kind == "simd" or own[-1].step == 1)):
                 raise InternalError(f"the schedule doesn't walk {d}: {', '.join(map(str, self.loops))}")
         self.simd = next((x for x in self.loops if x.kind == "simd"), None)
-        self.lanes = 0
-        if self.simd:
-            self.lanes = target.lanes_of(self.accesses[-1].tensor.type.dtype)
+        self.lanes = stage_lanes(stage, tensors, target) if self.simd else 0
+        self.dtype = stage_dtypes(stage, tensors)[0]
         self.tile_dims = tuple(d for d in self.extents if d not in reduced)
         self.memo: dict[tuple[str, int, str, int, int, tuple[int, ...]], Value] = {}
         self.pad = self.lanes if self.simd and self.accesses[-1].padded(self.simd.dim, self.lanes) else 0
@@ -234,7 +234,7 @@ class StageLowering:
     def tile(self, pos: Positions, ptrs: Pointers) -> None:
         """Fold into registers, then the epilogue, then the stores."""
         places = {self.key(p): p for p in self.combinations(self.tile_at, pos)}
-        wide = Type(self.accesses[-1].tensor.type.dtype, self.lanes)
+        wide = Type(self.dtype, self.lanes)
         if self.first.fold == "=":
             values = {k: self.value(self.first.expr, p, ptrs, wide, None) for k, p in places.items()}
         else:
@@ -365,7 +365,7 @@ class StageLowering:
               active: Sequence[int] = ()) -> Value:
         """An expression on the `active` lanes, all within the extent where none are named."""
         if isinstance(x, Const):
-            return self.e.constant(x.value, wide)
+            return self.e.constant(x.value, wide.of(x.dtype))
         if isinstance(x, Load):
             if x.tensor == ACC:
                 if acc is None:
@@ -385,6 +385,7 @@ class StageLowering:
         memo = (self.e.block, i, ptrs[i].text, at, wide.lanes, tuple(lanes))
         known = self.memo.get(memo)
         if known is None:
+            wide = stored(wide.of(a.tensor.type.dtype))
             scalar = Type(wide.dtype)
             if not vector or self.simd is None:
                 known = self.e.splat(self.e.load(ptrs[i], at, scalar, a.bytes), wide)
@@ -402,12 +403,14 @@ class StageLowering:
                 for lane in lanes:
                     one = self.e.load(ptrs[i], at + lane * stride, scalar, a.bytes)
                     known = self.e.insert(known, one, lane)
+            known = widen(self.e, known, a.tensor.type.dtype)
             self.memo[memo] = known
         return known
 
     def store(self, v: Value, pos: Positions, ptrs: Pointers) -> None:
         a, p = self.accesses[self.store_at], ptrs[self.store_at]
         at = a.offset(pos, self.simd.dim if self.simd else None)
+        v = narrow(self.e, v, a.tensor.type.dtype)
         if not v.type.lanes or self.simd is None:
             self.e.store(v, p, at, a.bytes)
             return

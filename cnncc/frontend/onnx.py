@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cnncc.frontend.files import Opening, expect
-from cnncc.frontend.onnx_file import OnnxFile, Source, dtype_name, load
+from cnncc.frontend.onnx_file import DTYPES, OnnxFile, Source, dtype_name, load
 from cnncc.frontend.onnx_node import Call, Refused, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Builder, Graph
-from cnncc.ir.types import Extent, TensorType, product
+from cnncc.ir.types import HALVES, Extent, TensorType, product
 
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
 
 BATCH = "N"
-OLDEST = 7
+OLDEST = 6
 DOMAINS = ("", "ai.onnx")
 
 
@@ -164,8 +164,8 @@ class _Importer:
     def _input(self, value: ValueInfoProto) -> str:
         tensor = value.type.tensor_type
         support(value.type.WhichOneof("value") == "tensor_type", "it is no tensor")
-        support(tensor.elem_type == 1,
-                f"its type is {dtype_name(tensor.elem_type)}, only float32 inputs are supported")
+        support(tensor.elem_type in DTYPES,
+                f"its type is {dtype_name(tensor.elem_type)}, which isn't supported")
         support(tensor.HasField("shape"), "it has no shape: export the model with its input's shape")
         shape: list[Extent] = []
         for axis, d in enumerate(tensor.shape.dim):
@@ -179,9 +179,10 @@ class _Importer:
             support(not others, f"its batch is {d.dim_param[:60]!r}, that of input "
                                 f"{self.symbols[name][:200]!r} is {name[:60]!r}: give both one name")
             shape.append(BATCH)
-        type = TensorType("f32", tuple(shape))
+        type = TensorType(DTYPES[tensor.elem_type], tuple(shape))
         self.scope.check(type, f"{self.file.label}: input {value.name[:200]!r}")
-        return self.scope.builder.input(value.name, type)
+        x = self.scope.builder.input(value.name, type)
+        return self.scope.builder.op("cast", [x], f"{x}.f32", to="f32") if type.dtype in HALVES else x
 
     def _check_order(self, node: NodeProto, what: str, made: set[str]) -> None:
         """Raises ModelError where another node defines a value of this one, or none does before it reads."""
@@ -215,12 +216,16 @@ class _Importer:
     def _outputs(self) -> list[tuple[str, str]]:
         outputs: dict[str, str] = {}
         self.expect(self.proto.output, "the model has no outputs")
-        for name in (v.name for v in self.proto.output):
+        for v in self.proto.output:
+            name = v.name
             self.expect(name not in outputs, f"the output {name[:200]!r} is given twice")
             self.expect(name in self.defined, f"nothing defines the output {name[:200]!r}")
             try:
                 if self.scope.has(name):
-                    outputs[name] = self.scope.value(name)
+                    outputs[name] = x = self.scope.value(name)
+                    if DTYPES.get(v.type.tensor_type.elem_type) in HALVES:
+                        to = DTYPES[v.type.tensor_type.elem_type]
+                        outputs[name] = self.scope.builder.op("cast", [x], f"{x}.{to}", to=to)
             except Refused as reason:
                 self.refuse("output", name, reason)
         return list(outputs.items())

@@ -28,12 +28,15 @@ MAX_ELEMENTS = 1 << 31
 MAX_RANK = 8
 MAX_PARTS = 1 << 20         # nodes, tensors, ... of one graph
 KNOWN = (*range(1, 8), *range(9, 14))       # TensorProto.data_type: NumPy's own ints, floats and bool
+DTYPES = {1: "f32", 2: "u8", 3: "i8", 4: "u16", 5: "i16", 6: "i32", 7: "i64", 9: "bool", 10: "f16", 11: "f64",
+          12: "u32", 13: "u64"}
+"""By our names."""
 
 
 def dtype_name(number: int) -> str:
     """How messages call an element type: ours where we have it, else ONNX's."""
     from onnx import TensorProto
-    known: dict[int, str] = {n: name for name, n in TensorProto.DataType.items()} | {1: "f32", 7: "i64"}
+    known: dict[int, str] = {n: name for name, n in TensorProto.DataType.items()} | DTYPES
     return known.get(number, f"type {number}").lower()
 
 

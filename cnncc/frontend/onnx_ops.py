@@ -1,13 +1,13 @@
-"""The importer's table, at the end: one row for each ONNX op."""
+"""The importer's table, at the end: one row for each ONNX op, some of them in other files."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnncc.frontend import onnx_elementwise, onnx_reduce
 from cnncc.frontend.layers import scale_and_shift
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.signature import Array
@@ -128,40 +128,6 @@ def _batch_norm(c: Call) -> str:
     return c.emit("batch_norm", [x, c.const(scale, "scale"), c.const(shift, "shift")])
 
 
-def _clip(c: Call) -> str:
-    bounds: list[float] = []
-    for i, name, default in ((1, "min", -math.inf), (2, "max", math.inf)):
-        bound = np.asarray(c.attribute(name, "f", default) if c.opset < 11 else
-                           c.needed(i, "bound") if c.has(i) else default)
-        c.expect(bound.size == 1 and not np.isnan(bound).any(), "its bounds are arrays or not a number")
-        bounds.append(float(bound.reshape(())))
-    if bounds == [-math.inf, math.inf]:
-        return c.value(0)
-    if bounds == [0, math.inf]:
-        return c.emit("relu", [c.value(0)])
-    return c.emit("clip", [c.value(0)], low=bounds[0], high=bounds[1])
-
-
-def _reduce_mean(c: Call) -> str:
-    x = c.value(0)
-    shape, noop, keepdims = c.shape(x), c.flag("noop_with_empty_axes"), c.flag("keepdims", True)
-    given = c.attribute("axes", "ints", ()) if c.opset < 18 else \
-        c.needed(1, "axes", "int64").reshape(-1).tolist() if c.has(1) else ()
-    axes = tuple(sorted(c.axis(a, len(shape)) for a in given)) or (() if noop else tuple(range(len(shape))))
-    c.expect(len(set(axes)) == len(axes), f"axes {list(given)} name one dimension twice")
-    support(all(isinstance(shape[a], int) for a in axes), "it reduces over the batch, whose size is open")
-    if not axes:
-        return x
-    if keepdims or len(axes) < len(shape):
-        return c.emit("reduce_mean", [x], axes=axes, keepdims=keepdims)
-    return c.emit("reshape", [c.emit("reduce_mean", [x], "mean", axes=axes, keepdims=True)], shape=())
-
-
-def _global_average(c: Call) -> str:
-    x = c.value(0)
-    return c.emit("reduce_mean", [x], axes=tuple(range(2, 2 + len(c.spatial(x)))), keepdims=True)
-
-
 def _shaped(c: Call, x: str | Array, shape: Shape) -> str | Array:
     if isinstance(x, str):
         return x if shape == c.shape(x) else c.emit("reshape", [x], shape=shape)
@@ -226,59 +192,26 @@ def _gemm(c: Call) -> str:
     return c.emit("add", [y, c.value(2) if beta == 1 else c.const(scaled, "bias")])
 
 
-def _softmax(c: Call) -> str:
-    x = c.value(0)
-    shape = c.shape(x)
-    axis = c.axis(c.attribute("axis", "i", -1 if c.opset >= 13 else 1), len(shape))
-    # Before opset 13 it is over all dimensions from axis on.
-    over = [axis] if c.opset >= 13 else [a for a in range(axis, len(shape)) if shape[a] != 1] or [axis]
-    support(all(isinstance(shape[a], int) for a in over), "it normalises over the batch")
-    if len(over) == 1:
-        return c.emit("softmax", [x], axis=over[0])
-    flat = c.emit("reshape", [x], "flat", shape=(*shape[:axis], _fixed(shape[axis:])))
-    return c.emit("reshape", [c.emit("softmax", [flat], "softmax", axis=axis)], shape=shape)
-
-
-def _dropout(c: Call) -> str | Array:
-    support(not (c.has(2) and c.needed(2, "training_mode", "bool").any()),
-            "training_mode is on: export the model for inference")
-    return c.operand(0)
-
-
 def _constant(c: Call) -> Array:
     c.expect(len(c.attributes) == 1, f"has {len(c.attributes)} attributes, expected one")
     name = next(iter(c.attributes))
     if name == "value":
-        return c.scope.file.array(c.attribute(name, "t"))
+        return c.scope.widened(c.scope.file.array(c.attribute(name, "t")))
     forms = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
     support(name in forms, f"attribute {name[:60]!r} is not supported")
     return np.array(c.attribute(name, forms[name]), np.float32 if "float" in name else np.int64)
 
 
-def _elementwise(op: str, inputs: int = 2) -> Row:
-    return Row(lambda c: c.emit(op, [c.value(i) for i in range(inputs)]), inputs, inputs)
-
-
 ROWS = {
-    "Add": _elementwise("add"),
+    **onnx_elementwise.ROWS,
+    **onnx_reduce.ROWS,
     "AveragePool": Row(_average_pool, 1, 1),
-    "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum",)),
-    "Clip": Row(_clip, 1, 3),
+    "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum", "is_test")),
     "Constant": Row(_constant, 0, 0),
     "Conv": Row(_conv, 2, 3),
-    "Div": _elementwise("div"),
-    "Dropout": Row(_dropout, 1, 3, ("ratio", "seed")),
-    "Exp": _elementwise("exp", 1),
     "Flatten": Row(_flatten, 1, 1),
-    "Gemm": Row(_gemm, 2, 3),
-    "GlobalAveragePool": Row(_global_average, 1, 1),
-    "Identity": Row(lambda c: c.operand(0), 1, 1),
+    "Gemm": Row(_gemm, 2, 3, ("broadcast",)),
     "MatMul": Row(_gemm, 2, 2),
     "MaxPool": Row(_max_pool, 1, 1, ("storage_order",)),
-    "Mul": _elementwise("mul"),
-    "ReduceMean": Row(_reduce_mean, 1, 2),
-    "Relu": _elementwise("relu", 1),
     "Reshape": Row(_reshape, 2, 2),
-    "Softmax": Row(_softmax, 1, 1),
-    "Sub": _elementwise("sub"),
 }

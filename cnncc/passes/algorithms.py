@@ -35,7 +35,7 @@ def choose_algorithms(graph: Graph, target: Target) -> Graph:
 
 def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
     """Predicted cycles of a convolution by the size m of its tiles, 1: as it is; empty for other nodes."""
-    if n.op != "conv" or graph[n.inputs[1]].op != "const":
+    if n.op != "conv" or graph[n.inputs[1]].op != "const" or n.type.dtype != "f32":
         return {}
     outer, inner, *windows = (int(e) for e in graph[n.inputs[1]].type.shape)
     whole = inner % target.lanes == outer // n.attr["group"] % target.lanes == 0

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cnncc.ir.expr import Load, tables
+from cnncc.ir.expr import Load, cost, tables
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.layout import Layout
 from cnncc.ir.regions import scratch_shapes
@@ -26,6 +27,7 @@ ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
+LONG = 160                  # instructions of elementwise code that are worth unrolling
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
@@ -140,13 +142,14 @@ class _Space:
         self.out = [d for d in self.extents if d not in self.reduced]
         result = set(self.stage.formulas[-1].out_dims)
         self.folded = [d for d in self.out if d not in result or d in first.tabled]     # always unrolled
-        self.lanes = target.lanes_of(kernel.output.type.dtype)
+        self.lanes = stage_lanes(self.stage, self.tensors, target)
         self.simd = self._vector()
         out = self.stage.out.index
         rows = dict.fromkeys(d for a, _ in kernel.output.layout.order for d in out[a].dims)
         self.rows = [d for d in rows if d not in (self.simd, *self.folded)]
         self.batch = next((d for d in self.rows if isinstance(self.extents[d], str)), None)
-        if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0]:
+        if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0] \
+                and not self._blocked(self.rows[0]):
             self.batch = self.rows[0]
         self.loads = [x for x in first.loads if x.tensor != ACC]
         self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
@@ -182,8 +185,11 @@ class _Space:
         extent = _number(self.extents[tile]) if tile else 1
         widths = {_count(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {_count(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
+        long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
         for nb in heights.values():
             for rw in widths.values():
+                if rw * nb * long > LONG and rw * nb > 1:
+                    continue
                 if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
                     continue
                 for loops in self.orders(tile, rw, nb):
@@ -288,11 +294,13 @@ class _Space:
 
     def _levels(self, d: str, step: int) -> list[Loop]:
         """The loops over a dimension: within a block first where an operand's memory is blocked."""
-        blocked = any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
-                      for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
-                      if x.tensor not in self.weights)
-        outer = [Loop("for", d, self.lanes)] if blocked and _number(self.extents[d]) > self.lanes else []
-        return [*outer, Loop("for", d, step)]
+        several = self._blocked(d) and _number(self.extents[d]) > self.lanes
+        return [*([Loop("for", d, self.lanes)] if several else []), Loop("for", d, step)]
+
+    def _blocked(self, d: str) -> bool:
+        return any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
+                   for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
+                   if x.tensor not in self.weights)
 
     def _prefetch(self, nb: int, tile: str | None, rw: int) -> Iterator[Loop]:
         """What comes from beyond L2 is asked for early.
