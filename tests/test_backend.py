@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -43,3 +51,42 @@ def test_what_is_supported() -> None:
     assert not cnncc.backend.is_compatible(single("StringNormalizer", [2, 3]))
     with pytest.raises(cnncc.UnsupportedError, match="device 'CUDA': there is only the CPU"):
         cnncc.backend.prepare(single("Relu", [2, 3]), "CUDA")
+
+
+@pytest.fixture(scope="module")
+def suite() -> ModuleType:
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "onnx_suite.py"
+    spec = importlib.util.spec_from_file_location("onnx_suite", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["onnx_suite"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_suite_of_stored_cases(suite: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert suite.main(["--kinds", "pytorch-operator,pytorch-converted", "--ops", "MaxPool"]) == 0
+    text = capsys.readouterr().out
+    counts = dict(reversed(part.split(" ", 1)) for part in text.splitlines()[-1].split(": ")[1].split(", "))
+    assert int(counts["passed"]) >= 1 and counts["failed"] == counts["out of scope"] == "0"
+    assert suite.main(["--kinds", "simple", "--ops", "StringNormalizer", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["counts"]) == {"out of scope"} and "text" in found["results"][0]["rows"][0][1]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_verdicts(suite: ModuleType) -> None:
+    x = floats(2, 3)
+
+    def verdict(node: str, y: np.ndarray, **attributes: int) -> tuple[str, str]:
+        case = suite.Case("case", single(node, [2, 3], **attributes), lambda: [([x], [y])], 1e-3, 1e-7)
+        result = suite.guarded(case, 60)
+        return result.verdict, result.rows[0][1] if result.rows else ""
+    assert verdict("Relu", np.maximum(x, 0)) == ("passed", "")
+    assert verdict("Relu", x)[0] == "failed" and "AssertionError" in verdict("Relu", x)[1]
+    assert verdict("Relu", np.maximum(x, 0).astype(float))[0] == "failed"
+    assert verdict("NonZero", x)[0] == "unsupported"
+    assert verdict("StringConcat", x) == ("out of scope", "text: values are numbers")
+    for data, what in [(lambda: os._exit(3), "ended with 3"), (lambda: os.kill(os.getpid(), 9), "with -9"),
+                       (lambda: time.sleep(60), "no result in 2 s")]:
+        result = suite.guarded(suite.Case("case", single("Relu", [2, 3]), data, 0, 0), 2)
+        assert result.verdict == "failed" and what in result.rows[0][1]
