@@ -31,8 +31,8 @@ _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler",
 _MODULES = ("backend", "torch_backend")
 __all__ = ["Builder", "CnnccError", "CompiledModel", "ExecutionMode", "Graph", "GraphOptimizationLevel",
            "InferenceSession", "InputError", "InternalError", "ModelError", "Reference", "RunOptions",
-           "SessionOptions", "UnsupportedError", "__version__", "compile", "convert", "get_available_providers",
-           "get_device", "load", "reference"]      # the homes of the others: errors
+           "SessionOptions", "UnsupportedError", "__version__", "compile", "convert",
+           "get_available_providers", "get_device", "load", "reference"]   # the rest: errors
 
 
 def __getattr__(name: str) -> Any:

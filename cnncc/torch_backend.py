@@ -5,8 +5,8 @@ frontend refuses some of its nodes, in the stretches between these, which PyTorc
 the log says so. Every compiled part is compared with PyTorch on the first inputs before it is used.
 
 Parameters and buffers become constants: the graph is compiled again when one was replaced or written to (by
-PyTorch). PyTorch runs graphs whose results need gradients, that write to tensors which are used elsewhere, or
-whose inputs come in more than `SHAPES` combinations of shapes.
+PyTorch). PyTorch runs graphs whose results need gradients or that write to tensors which are used elsewhere,
+and calls with more than `SHAPES` combinations of shapes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import io
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -30,7 +30,7 @@ from cnncc.ir.errors import CnnccError
 
 log = logging.getLogger("cnncc")
 
-SHAPES = 8
+SHAPES, MODULES = 8, 64     # of each the programs of one graph
 OPSET = 17
 TOLERANCE = 1e-3        # of the largest value: what tells a wrong export from rounding
 
@@ -86,14 +86,15 @@ class _Part:
 
 
 class _Graph:
-    """A graph with what was compiled of it, by the shapes of its inputs, for the present weights."""
+    """A graph with what was compiled of it: by its weights (modules of one class share a graph), with how
+    often these had been written to, and by the shapes of its inputs."""
 
     def __init__(self, graph: Any, inputs: Sequence[Any]) -> None:
-        self.graph, self.state = graph, None
-        self.built: dict[Any, _Program | str] = {}
+        self.graph = graph
+        self.built: dict[Any, tuple[Any, dict[Any, _Program | str]]] = {}
         self.said: set[str] = set()
-        self.fixed = [i for i, x in enumerate(inputs) if isinstance(x, torch.nn.Parameter)
-                      or getattr(x, "_dynamo_static_input_type", None)]
+        self.fixed = {i: None for i, x in enumerate(inputs) if isinstance(x, torch.nn.Parameter)
+                      or getattr(x, "_dynamo_static_input_type", None)}
 
     def run(self, *args: Any) -> Any:
         program = self._refusal(args) or self._program(args)
@@ -118,28 +119,31 @@ class _Graph:
         return ""
 
     def _program(self, args: Sequence[Any]) -> _Program | str:
-        state: Any = [(args[i].data_ptr(), args[i]._version) for i in self.fixed]
-        if state != self.state:
-            self.state = state
-            self.built.clear()
-        fixed = set(self.fixed)
+        weights = tuple(args[i].data_ptr() for i in self.fixed)
+        writes = tuple(args[i]._version for i in self.fixed)
+        known, built = self.built.get(weights, (None, {}))
+        if known != writes:
+            self.built.pop(weights, None)
+            if len(self.built) >= MODULES:
+                del self.built[next(iter(self.built))]
+            self.built[weights] = writes, (built := {})
         key = tuple((x.shape, x.dtype) if isinstance(x, torch.Tensor) else x
-                    for i, x in enumerate(args) if i not in fixed)
-        if key not in self.built:
-            if len(self.built) >= SHAPES:
+                    for i, x in enumerate(args) if i not in self.fixed)
+        if key not in built:
+            if len(built) >= SHAPES:
                 return f"its inputs came in more than {SHAPES} combinations of shapes"
             try:    # outside of inference mode, so that writes are counted
                 with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng([]):
-                    self.built[key] = _Program(self.graph, self.fixed, args)
+                    built[key] = _Program(self.graph, self.fixed, args)
             except _Eager as reason:
-                self.built[key] = str(reason)
-        return self.built[key]
+                built[key] = str(reason)
+        return built[key]
 
 
 class _Program:
     """A graph for inputs of one shape: its parts in order, compiled or PyTorch's. Raises _Eager."""
 
-    def __init__(self, graph: Any, fixed: Sequence[int], args: Sequence[Any]) -> None:
+    def __init__(self, graph: Any, fixed: Iterable[int], args: Sequence[Any]) -> None:
         self.graph = fx.GraphModule(graph, copy.deepcopy(graph.graph))
         self.inputs = [n for n in self.graph.graph.nodes if n.op == "placeholder"]
         for i in fixed:

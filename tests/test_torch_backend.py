@@ -139,6 +139,18 @@ def test_weights_change() -> None:
     assert torch_backend.report().share == 1 and not torch_backend.report().eager_calls
 
 
+def test_modules_that_share_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported: list[int] = []
+    export = torch_backend._export
+    monkeypatch.setattr(torch_backend, "_export", lambda *args: exported.append(1) or export(*args))
+    models = [nn.Conv2d(3, 2, 3) for _ in range(3)]
+    fast, x = compiled(lambda model, x: model(x)), torch.randn(1, 3, 5, 5)
+    for _ in range(2):
+        for model in models:
+            close(fast(model, x), model(x))
+    assert len(exported) == len(models) and torch_backend.report().share == 1
+
+
 def test_shapes_change(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Conv2d(3, 4, 3)
     fast = compiled(model, dynamic=True)
