@@ -53,16 +53,27 @@ def write(path: PathLike, meta: Mapping[str, Any], code: bytes, weights: bytes |
     Raises OSError if the disk refuses, ArtifactError if a part is beyond what `read` accepts or `path`
     is something other than a file. Either way an older file at `path` is unharmed.
     """
+    front = _front(os.fspath(path), meta, code, weights)
+    with replacing(path) as file:
+        file.write(front)
+        file.write(weights)
+
+
+def to_bytes(meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview = b"") -> bytes:
+    """What `write` puts into a file. Raises ArtifactError if a part is beyond what `read` accepts."""
+    return b"".join((_front("the model", meta, code, weights), weights))
+
+
+def _front(where: object, meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview) -> bytes:
+    """All that goes before the weights."""
     text = json.dumps(dict(meta), separators=(",", ":")).encode()
     if len(text) > MAX_META or len(code) > MAX_OBJECT:
-        raise ArtifactError(f"{path}: too large: {len(text):,} bytes of metadata (at most {MAX_META:,}), "
+        raise ArtifactError(f"{where}: too large: {len(text):,} bytes of metadata (at most {MAX_META:,}), "
                             f"{len(code):,} of object code (at most {MAX_OBJECT:,})")
     head = _HEAD.pack(MAGIC, FORMAT, len(text), len(code), len(weights), hashlib.sha256(code).digest(),
                       hashlib.sha256(weights).digest())
     front = head + hashlib.sha256(head + text).digest() + text + code
-    with replacing(path) as file:
-        file.write(front.ljust(_weights_start(len(text), len(code)), b"\0"))
-        file.write(weights)
+    return front.ljust(_weights_start(len(text), len(code)), b"\0")
 
 
 def read(path: PathLike, verify: bool = False) -> Artifact:
@@ -74,37 +85,49 @@ def read(path: PathLike, verify: bool = False) -> Artifact:
     Raises ArtifactError, with path and reason, if the file is damaged, not ours or of another format
     version; also, with the system's error as its cause, if it is missing or does not fit in memory.
     """
+    with opened(path, ArtifactError) as file:
+        return _read(file, os.fspath(path), verify)
+
+
+def from_bytes(data: bytes) -> Artifact:
+    """The artifact in what `to_bytes` gave, checked against all of its hashes. Raises ArtifactError."""
+    with open(os.memfd_create("cnncc"), "w+b") as file:     # in memory: one way to read
+        file.write(data)
+        file.seek(0)
+        return _read(file, "the model's bytes", True)
+
+
+def _read(file: BinaryIO, where: object, verify: bool) -> Artifact:
     def require(right: bool, otherwise: str) -> None:
         if not right:
-            raise ArtifactError(f"{os.fspath(path)}: {otherwise}")
-    with opened(path, ArtifactError) as file:
-        nbytes, header = os.fstat(file.fileno()).st_size, file.read(_HEADER_BYTES)
-        require(header[:len(MAGIC)] == MAGIC, "not a .cnncc file" if header else "empty file")
-        require(len(header) == _HEADER_BYTES, f"truncated within the {_HEADER_BYTES} bytes of its header")
-        _, version, meta_size, code_size, weights_size, code_hash, weights_hash = _HEAD.unpack_from(header)
-        require(version == FORMAT, f"format {version}, from {'a newer' if version > FORMAT else 'an older'} "
-                f"cnncc; this one reads {FORMAT}: compile the model again")
-        require(meta_size <= MAX_META and code_size <= MAX_OBJECT, "damaged header: absurd lengths")
-        start = _weights_start(meta_size, code_size)
-        require(nbytes == start + weights_size,
-                f"truncated or damaged: {nbytes:,} bytes, expected {start + weights_size:,}")
-        text = file.read(meta_size)
-        require(hashlib.sha256(header[:_HEAD.size] + text).digest() == header[_HEAD.size:],
-                "damaged header or metadata: the SHA-256 differs")
-        try:
-            meta = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"{os.fspath(path)}: metadata is not JSON: {error}") from None
-        require(isinstance(meta, dict), "metadata is not a JSON object")
-        code = file.read(code_size)
-        require(hashlib.sha256(code).digest() == code_hash, "damaged object code: the SHA-256 differs")
-        weights = np.empty(0, np.uint8)
-        if weights_size:
-            weights = np.frombuffer(
-                mmap.mmap(file.fileno(), weights_size, access=mmap.ACCESS_READ, offset=start), np.uint8)
-        require(not verify or hashlib.sha256(weights.data).digest() == weights_hash,
-                "damaged weights: the SHA-256 differs")
-        return Artifact(meta, code, weights)
+            raise ArtifactError(f"{where}: {otherwise}")
+    nbytes, header = os.fstat(file.fileno()).st_size, file.read(_HEADER_BYTES)
+    require(header[:len(MAGIC)] == MAGIC, "not a .cnncc file" if header else "empty file")
+    require(len(header) == _HEADER_BYTES, f"truncated within the {_HEADER_BYTES} bytes of its header")
+    _, version, meta_size, code_size, weights_size, code_hash, weights_hash = _HEAD.unpack_from(header)
+    require(version == FORMAT, f"format {version}, from {'a newer' if version > FORMAT else 'an older'} "
+            f"cnncc; this one reads {FORMAT}: compile the model again")
+    require(meta_size <= MAX_META and code_size <= MAX_OBJECT, "damaged header: absurd lengths")
+    start = _weights_start(meta_size, code_size)
+    require(nbytes == start + weights_size,
+            f"truncated or damaged: {nbytes:,} bytes, expected {start + weights_size:,}")
+    text = file.read(meta_size)
+    require(hashlib.sha256(header[:_HEAD.size] + text).digest() == header[_HEAD.size:],
+            "damaged header or metadata: the SHA-256 differs")
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{where}: metadata is not JSON: {error}") from None
+    require(isinstance(meta, dict), "metadata is not a JSON object")
+    code = file.read(code_size)
+    require(hashlib.sha256(code).digest() == code_hash, "damaged object code: the SHA-256 differs")
+    weights = np.empty(0, np.uint8)
+    if weights_size:
+        weights = np.frombuffer(
+            mmap.mmap(file.fileno(), weights_size, access=mmap.ACCESS_READ, offset=start), np.uint8)
+    require(not verify or hashlib.sha256(weights.data).digest() == weights_hash,
+            "damaged weights: the SHA-256 differs")
+    return Artifact(meta, code, weights)
 
 
 @contextmanager

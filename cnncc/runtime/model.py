@@ -6,8 +6,8 @@ import ctypes
 import itertools
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,8 +116,10 @@ class CompiledModel:
         describe = profiler.describe
         return f"<CompiledModel {self.name!r}: {describe(self.inputs)} -> {describe(self.outputs)}>"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a compiled model can't be pickled or copied: use save() and cnncc.load()")
+    def __reduce__(self) -> tuple[Callable[[bytes, int], CompiledModel], tuple[bytes, int]]:
+        """For copies and for other processes: what a `.cnncc` file holds, and the number of threads."""
+        data = artifact.to_bytes(self.record(), b"".join(self._objects), self._weights.data)
+        return from_bytes, (data, self._threads)
 
     def _folded(self) -> str:
         nodes = [f"{node} ({why})" for node, why in self.meta.get("folded", {}).items()]
@@ -214,6 +216,11 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, verify: bo
     `threads`.
     """
     return from_artifact(artifact.read(path, verify), threads, os.fspath(path))
+
+
+def from_bytes(data: bytes, threads: int | None = None) -> CompiledModel:
+    """The model in the bytes of a `.cnncc` file, all of them checked; raises as `load` does."""
+    return from_artifact(artifact.from_bytes(data), threads)
 
 
 def from_artifact(found: artifact.Artifact, threads: int | None, where: str = "model") -> CompiledModel:
