@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from cnncc.ir.errors import CnnccError, InternalError, ModelError
+from cnncc.ir.errors import CnnccError, InternalError, ModelError, UnsupportedError
 from cnncc.ir.target import Target, target_for
 from cnncc.version import __version__
 
@@ -95,7 +95,12 @@ def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
 
 
 def optimize(graph: Graph, target: Target) -> Graph:
-    """The graph after all passes. Raises as `stages`."""
+    """The graph after all passes. Raises as `stages`, UnsupportedError for types that the target lacks."""
+    from cnncc.ir.types import HALVES
+    halves = [n for n in graph if n.type.dtype in HALVES]
+    if halves and "+f16c" not in target.features.split(","):
+        raise UnsupportedError(f"{graph.name}: half precision needs x86-64-v3, the target is {target.level}",
+                               [(n.op, n.name, f"is {n.type}") for n in halves])
     return functools.reduce(lambda _, step: step[1], stages(graph, target), graph)
 
 

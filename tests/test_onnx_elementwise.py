@@ -20,6 +20,7 @@ from onnx_models import IR_VERSION, NEWEST
 from cnncc.frontend.onnx import read
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.reference import evaluate
+from cnncc.ir.target import target_for
 
 Array = np.ndarray[Any, Any]
 INF, NAN = float("inf"), float("nan")
@@ -373,6 +374,8 @@ def test_halves_are_widened_and_narrowed(channels: int) -> None:
     np.testing.assert_array_equal(got["w"], w)
     again = evaluate(source, {"x": x})
     np.testing.assert_allclose(again["y"], exact, rtol=1e-5, atol=1e-6)
+    with pytest.raises(UnsupportedError, match="half precision needs x86-64-v3"):
+        compiled(source, target_for("x86-64-v2"))
 
 
 # ---- reductions

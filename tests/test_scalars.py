@@ -320,6 +320,8 @@ def texts(fn: str) -> list[tuple[str, str, list[str]]]:
 def test_all_functions_compile_without_calls(fn: str, level: str) -> None:
     target = LEVEL[level]
     for text, out, given in texts(fn):
+        if level == "v2" and {out, *given} & {*HALVES}:     # has no instruction for them: refused
+            continue
         code = assembly(lower(kernel_of(text, out, given, 3 * target.lanes + 1, target), "kernel", target),
                         machine(target))
         assert not re.search(r"\bcall", code), f"{text} of {given}"
