@@ -10,13 +10,15 @@ import numpy as np
 from kernels import function_of
 
 from cnncc.ir.kernel import Kernel, parse_kernel
-from cnncc.ir.target import Target, target_for
+from cnncc.ir.target import LEVELS, Target, target_for
 from cnncc.ir.tasks import task_count
 from cnncc.ir.types import NUMPY, name_of
 from cnncc.passes.schedules import schedule
 from cnncc.runtime import buffers
 
 Array = np.ndarray[Any, Any]
+LEVEL = {"v3": Target("x86_64-unknown-linux-gnu", "x86-64-v3", LEVELS["x86-64-v3"], 8, 16, True, True),
+         "v4": Target("x86_64-unknown-linux-gnu", "x86-64-v4", LEVELS["x86-64-v4"], 16, 32, True, True)}
 
 
 def kernel_of(text: str, out: str, dtypes: list[str], n: int, target: Target) -> Kernel:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kernels import machine
-from scalars import compute, kernel_of, quiet, ulps
+from scalars import LEVEL, compute, kernel_of, quiet, ulps
 
 from cnncc.codegen.lower import lower
 from cnncc.codegen.scalar import CODE
@@ -22,13 +22,10 @@ from cnncc.ir.formula import parse_formula
 from cnncc.ir.infer import dtype_of, resolve
 from cnncc.ir.reference import apply
 from cnncc.ir.scalars import CLASSES, FUNCTIONS
-from cnncc.ir.target import LEVELS, Target
 from cnncc.ir.types import FLOATS, HALVES, INTEGERS, NUMPY, SIGNED
 
 Array = np.ndarray[Any, Any]
 INF, NAN = float("inf"), float("nan")
-LEVEL = {"v3": Target("x86_64-unknown-linux-gnu", "x86-64-v3", LEVELS["x86-64-v3"], 8, 16, True, True),
-         "v4": Target("x86_64-unknown-linux-gnu", "x86-64-v4", LEVELS["x86-64-v4"], 16, 32, True, True)}
 
 
 def test_each_function_has_both_readings() -> None:
