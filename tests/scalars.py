@@ -10,13 +10,14 @@ import numpy as np
 from kernels import function_of
 
 from cnncc.ir.kernel import Kernel, parse_kernel
-from cnncc.ir.target import Target, target_for
+from cnncc.ir.target import LEVELS, TRIPLE, Target, target_for
 from cnncc.ir.tasks import task_count
 from cnncc.ir.types import NUMPY, name_of
 from cnncc.passes.schedules import schedule
 from cnncc.runtime import buffers
 
 Array = np.ndarray[Any, Any]
+LEVEL = {name: Target(TRIPLE, *LEVELS[f"x86-64-{name}"]) for name in ("v2", "v3", "v4")}
 
 
 def kernel_of(text: str, out: str, dtypes: list[str], n: int, target: Target) -> Kernel:

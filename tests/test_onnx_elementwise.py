@@ -7,16 +7,20 @@ vector; operands broadcast between ranks.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import pytest
-from kernels import compiled, results
+from kernels import compiled, machine, results
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import IR_VERSION, NEWEST
+from scalars import LEVEL
 
+from cnncc.codegen.worker import assembly
+from cnncc.compiler import optimize, plan
 from cnncc.frontend.onnx import read
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.reference import evaluate
@@ -511,6 +515,33 @@ def test_normalizations_are_accurate_where_the_mean_is_large() -> None:
           expected.astype(np.float32))
 
 
+# ---- code for CPUs of every level, whatever this one is
+
+
+@pytest.mark.parametrize("level", LEVEL)
+@pytest.mark.parametrize("case", [
+    *[Case(op, [numbers(SHAPE, d)]) for op in ("Gelu", "Mish", "Elu", "Erf", "Tan", "Round", "IsNaN")
+      for d in FLOATS],
+    *[Case(op, pair((3, 19, 5), (19, 1), d)) for op in ("Add", "Div", "Mul", "Max", "Less")
+      for d in ("float64", *SIGNED, *UNSIGNED)],
+    *[Case(op, pair((3, 19, 5), (19, 1), d)) for op in ("Mod", "Pow") for d in ("int32", "int64")],
+    *[Case("Cast", [numbers(SHAPE, source)], {"to": to}) for source in ("uint8", "float64", "int64", "bool")
+      for to in (TensorProto.FLOAT, TensorProto.INT8, TensorProto.DOUBLE, TensorProto.BOOL,
+                 TensorProto.UINT64)],
+    *[Case("ArgMax", [numbers(SHAPE, d)], {"axis": axis}) for d in ("float32", "int8") for axis in (1, 3)],
+    Case("LayerNormalization", [numbers((3, 5, 19)), SCALE, SHIFT]),
+    Case("Where", [numbers(SHAPE, "bool"), *pair(SHAPE, SHAPE, "uint8")]),
+    Case("And", pair((3, 19, 5), (19, 1), "bool")),
+], ids=lambda c: f"{c.op}-{'-'.join(str(v.dtype) for v in c.operands)}")
+def test_every_level_compiles(case: Case, level: str) -> None:
+    target = LEVEL[level]
+    for batch in (False, True):
+        code = plan(optimize(read(case.model(batch)), target))
+        for symbol, text in code.texts(target):
+            if symbol in code.kernels:
+                assert not re.search(r"\bcall", assembly(text, machine(target)))
+
+
 # ---- old forms
 
 
@@ -552,6 +583,7 @@ def test_operands_aligned_as_before_opset_7() -> None:
     (Case("Where", [numbers((3,))] * 3), "Where 'node': it is not for f32"),
     (Case("Cast", [numbers((3,))], {"to": TensorProto.STRING}), "casts to string are not supported"),
     (Case("LRN", [numbers((1, 3, 4))], {"size": 0}), "its size is 0"),
+    (Case("ReduceSum", [numbers((3, 4), "bool")]), "'node': add can't be computed of bool and bool"),
     (Case("ReduceSum", [numbers((3, 4)), np.array([1, -1])], {}, (1,)), "name one dimension twice"),
 ])
 def test_what_does_not_fit(case: Case, message: str) -> None:

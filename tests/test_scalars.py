@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kernels import machine
-from scalars import compute, kernel_of, quiet, ulps
+from scalars import LEVEL, compute, kernel_of, quiet, ulps
 
 from cnncc.codegen.lower import lower
 from cnncc.codegen.scalar import CODE
@@ -22,12 +22,10 @@ from cnncc.ir.formula import parse_formula
 from cnncc.ir.infer import dtype_of, resolve
 from cnncc.ir.reference import apply
 from cnncc.ir.scalars import CLASSES, FUNCTIONS
-from cnncc.ir.target import LEVELS, TRIPLE, Target
 from cnncc.ir.types import FLOATS, HALVES, INTEGERS, NUMPY, SIGNED
 
 Array = np.ndarray[Any, Any]
 INF, NAN = float("inf"), float("nan")
-LEVEL = {name: Target(TRIPLE, *LEVELS[f"x86-64-{name}"]) for name in ("v2", "v3", "v4")}
 
 
 def test_each_function_has_both_readings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -62,24 +63,41 @@ def _reshape(g: Graph, n: Node) -> Made:
     return "Reshape", [*n.inputs, np.array(shape, np.int64)], {}
 
 
+SAME = {
+    "": "Abs Acos Acosh Add And Asin Asinh Atan Atanh Ceil Cos Cosh Div Erf Exp Floor IsNaN Log Max Min Mish "
+        "Mul Neg Or PRelu Pow Reciprocal Relu Round Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Tan "
+        "Tanh Where Xor",
+    "alpha": "Celu Elu LeakyRelu ThresholdedRelu", "alpha beta": "HardSigmoid", "alpha gamma": "Selu",
+    "axis": "Softmax LogSoftmax", "bias lambd": "Shrink"}
+"""ONNX ops that mean what the op of ours with that name does, by their attributes."""
+
+
+def _ours(op: str) -> str:
+    return {"IsNaN": "isnan", "PRelu": "prelu"}.get(op) or re.sub(r"(?<!^)([A-Z])", r"_\1", op).lower()
+
+
 ROWS: dict[str, Row] = {
-    "add": _same("Add"),
+    **{_ours(op): _same(op, *names.split()) for names, ops in SAME.items() for op in ops.split()},
     "batch_norm": _batch_norm,
     "clip": _clip,
     "conv": lambda g, n: ("Conv", n.inputs, _window(n)),
-    "div": _same("Div"),
-    "exp": _same("Exp"),
+    "eq": _same("Equal"),
+    "ge": _same("GreaterOrEqual"),
+    "gt": _same("Greater"),
+    "le": _same("LessOrEqual"),
     "linear": lambda g, n: ("Gemm", n.inputs, {"transB": 1}),
     "max_pool": lambda g, n: ("MaxPool", n.inputs, _window(n)),
-    "mul": _same("Mul"),
+    "lt": _same("Less"),
+    "reduce_abs_sum": _reduce("ReduceL1"),
+    "reduce_l2": _reduce("ReduceL2"),
     "reduce_max": _reduce("ReduceMax"),
     "reduce_mean": _reduce("ReduceMean"),
+    "reduce_min": _reduce("ReduceMin"),
+    "reduce_prod": _reduce("ReduceProd"),
+    "reduce_square_sum": _reduce("ReduceSumSquare"),
     "reduce_sum": _reduce("ReduceSum"),
-    "relu": _same("Relu"),
     "reshape": _reshape,
     "scale": lambda g, n: ("Mul", [*n.inputs, np.array(n.attr["factor"], np.float32)], {}),
-    "softmax": _same("Softmax", "axis"),
-    "sub": _same("Sub"),
     "sum_pool": _sum_pool,
 }
 
@@ -105,7 +123,8 @@ def to_onnx(graph: Graph) -> ModelProto:
             made.node(("Identity", [value], {}), name)
 
     def info(name: str, value: str) -> Any:
-        return helper.make_tensor_value_info(name, 1, graph[value].type.shape)
+        type = graph[value].type
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(type.numpy), type.shape)
     proto = helper.make_graph(made.nodes, graph.name, [info(i, i) for i in graph.inputs],
                               [info(*output) for output in graph.outputs], made.initializers)
     opsets = [helper.make_opsetid("", OPSET)]

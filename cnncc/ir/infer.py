@@ -74,9 +74,9 @@ def stage_dtypes(stage: Stage, tensors: Mapping[str, Tensor]) -> tuple[str, ...]
 def stage_lanes(stage: Stage, tensors: Mapping[str, Tensor], target: Target) -> int:
     """How many elements a vector of a stage has, all its values: the widest fills a register."""
     dtypes = {name: t.type.dtype for name, t in tensors.items()}
-    widest = max(BYTES[d] for f, own in zip(stage.formulas, stage_dtypes(stage, tensors), strict=True)
-                 for d in (own, *_dtypes(f.expr, dtypes)))
-    return target.lanes * 4 // widest
+    own = stage_dtypes(stage, tensors)
+    inner = (d for f in stage.formulas for d in _dtypes(f.expr, dtypes))
+    return target.lanes_of(max(*own, *inner, key=lambda d: BYTES[d]))
 
 
 def _dtypes(e: Expr, dtypes: Mapping[str, str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnncc.ir.errors import InternalError, ModelError
 from cnncc.ir.expr import Call, Expr, Index, Load, Table, rewrite
-from cnncc.ir.formula import Formula, bind, pointwise
+from cnncc.ir.formula import COMBINE, Formula, bind, pointwise
 from cnncc.ir.infer import dtype_of, resolve
 from cnncc.ir.types import FLOATS, Extent, TensorType, name_of, product
 
@@ -63,8 +63,9 @@ class Op:
         if self.composed is not None:
             parts = _Types(dict(zip(NAMES, types, strict=False)))
             return parts.types[self.composed(parts, _Node(NAMES[:len(types)], dict(attrs)))]
-        formula, shape = self.formula(types, attrs)
-        return TensorType(dtype_of(formula.expr, _dtypes(types)), shape)
+        f, shape = self.formula(types, attrs)
+        folded = f.expr if f.fold == "=" else Call(COMBINE[f.fold], (f.expr, f.expr))
+        return TensorType(dtype_of(folded, _dtypes(types)), shape)
 
     def formula(self, types: Sequence[TensorType], attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
         """The formula bound to types and attributes; the result's shape. Raises ModelError as `infer`."""
@@ -237,7 +238,6 @@ reduction("reduce_variation", "+=", "(x - w) * (x - w)")
 reduction("reduce_exp_sum", "+=", "exp(x - w)")
 reduction("first_not_below", "min=", "where(x < w, 2147483647, u)")
 reduction("last_not_below", "max=", "where(x < w, -1, u)")
-
 
 
 def _neighbours(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
