@@ -42,7 +42,7 @@ class Index:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        return tuple(d for d, _ in self.terms)
+        return tuple([d for d, _ in self.terms])
 
     @property
     def single(self) -> str | None:
