@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from kernels import arguments, expected_memory, kernels_of, run_memory
+from kernels import arguments, expected_memory, run_memory
 from samples import SAMPLES
 
+from cnncc.compiler import optimize
 from cnncc.ir.target import target_for
 
 
@@ -25,15 +26,23 @@ def backwards(count: int) -> Sequence[tuple[int, int]]:
 def main(level: str, part: int, parts: int) -> None:
     target = target_for(level)
     for name, build in list(SAMPLES.items())[part::parts]:
-        for n in kernels_of(build(), target):
-            assert n.kernel is not None
+        graph = optimize(build(), target)
+        clauses = graph.clauses()
+        for n in graph:
+            if n.kernel is None:
+                continue
             batch = 3 if any(t.type.symbols for t in n.kernel.operands) else 1
-            arrays = arguments(n.kernel, batch)
-            expected = expected_memory(n.kernel, arrays, batch)
+            tables = {i: graph.constants[v] for i, v in enumerate(n.inputs) if graph[v].type.dtype != "f32"}
+            arrays = arguments(n.kernel, batch, tables=tables)
+            shape = [batch if isinstance(e, str) else e for e in n.kernel.output.type.shape]
+            base = None
+            if n.name in clauses:
+                base = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+            expected = expected_memory(n.kernel, arrays, batch, base)
             for flush in ("end", "begin"):
                 print(f"\n{name}: {n.name}, memory flush at the {flush}\n{n.kernel}", flush=True)
                 for tasks, thread in ((None, 0), (backwards, 2)):
-                    got = run_memory(n.kernel, arrays, target, batch, flush, tasks, thread)
+                    got = run_memory(n.kernel, arrays, target, batch, flush, tasks, thread, base)
                     np.testing.assert_array_equal(got, expected)
     print("done")
 

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from cnncc.frontend.external import Array
+from cnncc.frontend.onnx_moves import MOVES
 from cnncc.frontend.onnx_node import Call, Row, support
+from cnncc.frontend.onnx_resize import RESIZE
+from cnncc.frontend.onnx_shapes import extents
 from cnncc.frontend.onnx_window import average_pool, max_pool, window
 from cnncc.ir.types import Extent, product
 
@@ -91,12 +94,13 @@ def _shaped(c: Call, x: str | Array, shape: Shape) -> str | Array:
     return x.reshape([int(e) for e in shape])
 
 
-def _target(c: Call, old: Shape, wanted: list[int], allowzero: bool) -> Shape:
+def _target(c: Call, old: Shape, wanted: list[Extent], allowzero: bool) -> Shape:
     """The shape that a Reshape asks for: 0 copies an extent, -1 is what is left."""
     change = f"to reshape {list(old)} to {wanted}"
-    wrong = [w for i, w in enumerate(wanted) if w < -1 or (w == 0 and (allowzero or i >= len(old)))]
+    wrong = [w for i, w in enumerate(wanted) if isinstance(w, int)
+             and (w < -1 or (w == 0 and (allowzero or i >= len(old))))]
     c.expect(not wrong and wanted.count(-1) <= 1, f"{change} is not possible")
-    new: list[Extent] = [old[i] if w == 0 else w for i, w in enumerate(wanted)]
+    new = [old[i] if w == 0 else w for i, w in enumerate(wanted)]
     fixed, total = _fixed(e for e in new if e != -1), _fixed(old)
     if old and isinstance(old[0], str) and new[:1] != [old[0]]:
         support(new[:1] == [-1] and fixed == total, f"{change} fixes the batch, which the input leaves open, "
@@ -109,9 +113,8 @@ def _target(c: Call, old: Shape, wanted: list[int], allowzero: bool) -> Shape:
 
 
 def _reshape(c: Call) -> str | Array:
-    wanted: list[int] = c.needed(1, "shape", "int64").reshape(-1).tolist()
-    c.expect(len(wanted) <= 64, f"a shape of {len(wanted)} dimensions is absurd")
     x = c.operand(0)
+    wanted = extents(c, 1, "target to reshape to", c.shape(x))
     return _shaped(c, x, _target(c, c.shape(x), wanted, c.flag("allowzero")))
 
 
@@ -182,6 +185,7 @@ def _elementwise(op: str, inputs: int = 2) -> Row:
 
 
 ROWS = {
+    **MOVES, **RESIZE,
     "Add": _elementwise("add"),
     "AveragePool": Row(average_pool, 1, 1),
     "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum",)),

@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike, NDArray
 
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Call, Const, Expr, Index, Load, Table, loads
+from cnncc.ir.expr import Call, Const, Expr, Index, Load, Table, loads, rewrite
 from cnncc.ir.formula import IDENTITY, Formula, multiply_add
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.kernel import Kernel
@@ -56,6 +56,7 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
     """
     dtype = np.dtype(dtype)
     result = np.zeros(shape, dtype) if out is None else out
+    formula, operands = _looked_up(formula, operands)
     ranges = _ranges(formula, sizes)
     arrays = {x.tensor: np.asarray(operands[x.tensor], dtype) for x in formula.loads}
     for x in (formula.out, *formula.loads):
@@ -76,6 +77,23 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
     with np.errstate(all="ignore"):
         _Fold(*_padded(formula, arrays, ranges), result, dtype).run(ranges)
     return result
+
+
+def _looked_up(f: Formula, operands: Mapping[str, Array]) -> tuple[Formula, Mapping[str, Array]]:
+    """The formula with what tables name gathered before: x[c, t[p] + 1] is z[c, p] with z = x[:, t + 1]."""
+    found: dict[Load, Load] = {}
+    arrays = dict(operands)
+    for x in f.loads:
+        if all(i.lookup is None for i in x.index):
+            continue
+        gathered, index = operands[x.tensor], list[Index]()
+        for i in x.index:
+            if i.lookup is not None:
+                gathered = np.take(gathered, operands[i.lookup.tensor] + i.const, axis=len(index))
+            index += (i,) if i.lookup is None else i.lookup.index
+        found[x] = Load(str(x), tuple(index))
+        arrays[str(x)] = gathered
+    return (replace(f, expr=rewrite(f.expr, lambda x: found.get(x, x))), arrays) if found else (f, operands)
 
 
 def _ranges(f: Formula, sizes: Mapping[str, int]) -> Ranges:
@@ -270,10 +288,12 @@ def _matrix(x: Array, batch: list[int], rows: list[int], columns: list[int]) -> 
 
 
 def run_kernel(kernel: Kernel, inputs: Collection[Array], sizes: Mapping[str, int],
-               dtype: DTypeLike = np.float32) -> Array:
-    """The value of a kernel's output: stages in order, each of them completely."""
+               dtype: DTypeLike = np.float32, base: Array | None = None) -> Array:
+    """The value of a kernel's output: all stages in order, each of them completely, written into `base`."""
     values = {t.name: array.reshape(t.type.static(**sizes))
               for t, array in zip(kernel.operands, inputs, strict=False)}
+    if base is not None:
+        values[kernel.output.name] = base.reshape(kernel.output.type.static(**sizes))
     for f in (f for stage in kernel.stages for f in stage.formulas):
         name, own = f.out.tensor, None
         if name in kernel.tensors:              # several formulas may each write their part
@@ -307,8 +327,9 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], dtype: DTypeLike = np.fl
         if n.op in ("input", "const"):
             values[n.name] = np.asarray(inputs[n.name] if n.op == "input" else graph.constants[n.name], own)
         else:
-            values[n.name] = _node(graph, n, [values[i] for i in n.inputs], sizes, own)
-        for i in n.inputs:
+            base = values[n.base].copy() if n.base else None
+            values[n.name] = _node(graph, n, [values[i] for i in n.inputs], sizes, own, base)
+        for i in n.needs:
             uses[i] -= 1
             if not uses[i]:
                 del values[i]
@@ -316,14 +337,14 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], dtype: DTypeLike = np.fl
 
 
 def _node(graph: Graph, n: Node, operands: list[Array], sizes: Mapping[str, int],
-          dtype: np.dtype[Any]) -> Array:
+          dtype: np.dtype[Any], base: Array | None) -> Array:
     shape = n.type.static(**sizes)
     if n.kernel is not None:
-        return run_kernel(n.kernel, operands, sizes, dtype).reshape(shape)
+        return run_kernel(n.kernel, operands, sizes, dtype, base).reshape(shape)
     op = OPS[n.op]
     if op.bound is not None:
         formula, _ = op.formula(graph.types(n), n.attr)
-        return apply(formula, dict(zip(NAMES, operands, strict=False)), shape, sizes, dtype)
+        return apply(formula, dict(zip(NAMES, operands, strict=False)), shape, sizes, dtype, base)
     if op.composed is None:
         return operands[0].reshape(shape)
     b = Builder(n.name)

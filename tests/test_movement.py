@@ -1,0 +1,155 @@
+"""Movement and clauses, exact: joins, slices, padding, transposed convolutions, tables of places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels import Net, check_exact, kernels_of
+from samples import SAMPLES
+
+from cnncc.compiler import optimize, plan, stages
+from cnncc.ir.errors import InternalError, ModelError
+from cnncc.ir.graph import Graph
+from cnncc.ir.target import target_for
+from cnncc.ir.text import parse_graph
+
+FEW = settings(max_examples=25, deadline=None)
+WORDS = ("joined", "cut", "transposed", "expanded", "padded", "deconvolution", "taken", "resampled")
+MOVES = [name for name in SAMPLES if name.startswith(WORDS)]
+
+
+@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_samples_are_exact(name: str, threads: int) -> None:
+    graph = SAMPLES[name]()
+    check_exact(graph, *((1, 3) if any(n.type.symbols for n in graph) else (1,)), reach=2, threads=threads)
+
+
+@pytest.mark.parametrize("name", MOVES[::3])
+def test_texts_are_read_back(name: str) -> None:
+    for _, graph in stages(SAMPLES[name](), target_for()):
+        again = parse_graph(str(graph), graph.constants)
+        assert again.nodes == graph.nodes and again.outputs == graph.outputs
+        again.verify()
+
+
+def does(graph: Graph) -> list[str]:
+    return [str(n.attr["does"]) for n in kernels_of(graph)]
+
+
+def test_a_join_of_convolutions_has_no_copies() -> None:
+    net = Net()
+    x = net.x("N", 16, 8, 8)
+    parts = [net.relu(net.bias(net.conv(x, k, (1, 1)))) for k in (32, 64, 16)]
+    graph = net.result(net.conv(net.join(*parts), 20, (3, 3)))
+    assert does(graph) == ["conv+add+relu+place"] * 3 + ["conv", "copy"]
+    places = [s.places[-1] for s in plan(optimize(graph, target_for())).plan.steps]
+    assert len(set(places[:3])) == 1
+    joined = kernels_of(graph)[2]
+    assert joined.kernel is not None and "c:" in str(joined.kernel.output.layout)
+    check_exact(graph, 1, 2)
+
+
+def test_what_follows_a_join_is_done_in_its_parts() -> None:
+    net = Net()
+    x = net.x("N", 16, 8, 8)
+    inner = net.relu(net.join(net.conv(x, 32, (1, 1)), x))
+    graph = net.result(net.conv(net.relu(net.join(inner, net.conv(x, 16, (1, 1)))), 5, (1, 1)))
+    assert does(graph)[:3] == ["conv+place+relu+place+relu", "place+relu+place+relu", "conv+place+relu"]
+    check_exact(graph, 1, 2)
+
+
+@FEW
+@given(data=st.data())
+def test_joins(data: st.DataObject) -> None:
+    net, axis = Net(reach=2), data.draw(st.integers(1, 3))
+    shape = [data.draw(st.integers(1, 40)), data.draw(st.integers(1, 7)), data.draw(st.integers(1, 9))]
+    values = []
+    for _ in range(data.draw(st.integers(2, 4))):
+        shape[axis - 1] = data.draw(st.sampled_from([1, 8, 16, 17, 32]))
+        x = net.x("N", *shape)
+        values.append(data.draw(st.sampled_from([x, net.relu(x), net.conv(x, shape[0], (1, 1))])))
+    y = net.join(*values, axis=axis)
+    if data.draw(st.booleans()):
+        y = net.relu(y)
+    z = net.conv(y, 9, (1, 1)) if data.draw(st.booleans()) else net.pool(y, "max_pool", (1, 1))
+    check_exact(net.result(z, *([y] if data.draw(st.booleans()) else [])), 1, 2, reach=2)
+
+
+@FEW
+@given(data=st.data())
+def test_slices(data: st.DataObject) -> None:
+    net, shape = Net(reach=2), [data.draw(st.integers(1, e)) for e in (40, 9, 12)]
+    x = net.conv(net.x("N", *shape), 40, (1, 1)) if data.draw(st.booleans()) else net.x("N", *shape)
+    ranges = {}
+    for axis, e in enumerate(net.type(x).shape[1:], 1):
+        step = data.draw(st.sampled_from([1, 1, 2, -1, -3]))
+        cut = range(int(e))[::step]
+        first = data.draw(st.integers(0, len(cut) - 1))
+        ranges[axis] = cut[first : data.draw(st.integers(first + 1, len(cut)))]
+    y = net.cut(x, ranges)
+    z = net.conv(y, 9, (3, 3), begin=(1, 1)) if data.draw(st.booleans()) else net.op("add", [y, y], "twice")
+    check_exact(net.result(z, *([y] if data.draw(st.booleans()) else [])), 1, 2, reach=2)
+
+
+@FEW
+@given(data=st.data())
+def test_transposed_convolutions(data: st.DataObject) -> None:
+    net, axes = Net(reach=2), []
+    rank = data.draw(st.integers(1, 2))
+    for _ in range(rank):
+        r, s, d = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
+        e = data.draw(st.integers(1, 7))
+        full = (e - 1) * s + (r - 1) * d + 1
+        a = data.draw(st.integers(-2, min(3, full - 1)))
+        axes.append((e, r, s, d, a, data.draw(st.integers(-2, min(3, full - max(a, 0) - 1)))))
+    size, kernel, strides, dilations, begin, end = zip(*axes, strict=True)
+    g = data.draw(st.sampled_from([1, 1, 2, 6]))
+    c, k = 6 * data.draw(st.integers(1, 3)), 6 * data.draw(st.integers(1, 4))
+    y = net.deconv(net.x("N", c, *size), k, kernel, strides, dilations, begin, end, g)
+    check_exact(net.result(net.relu(net.bias(y)) if data.draw(st.booleans()) else y), 1, 2, reach=2)
+
+
+@pytest.mark.parametrize("perm", [(0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 3, 2), (0, 3, 2, 1)])
+@pytest.mark.parametrize("before", ["input", "conv", "relu"])
+def test_transposes(perm: tuple[int, ...], before: str) -> None:
+    net = Net()
+    x = net.x("N", 18, 5, 7)
+    y = net.conv(x, 20, (3, 3)) if before == "conv" else net.relu(x) if before == "relu" else x
+    y = net.op("transpose", [y], "turned", perm=perm)
+    check_exact(net.result(y, net.conv(net.relu(y), 9, (1, 1))), 1, 3)
+
+
+def wrong(change: Callable[[Net], str]) -> None:
+    net = Net()
+    with pytest.raises((InternalError, ModelError)):
+        net.result(change(net)).verify()
+
+
+def test_a_base_has_one_user() -> None:
+    def twice(n: Net) -> str:
+        shape, steps = ("N", 8), (1, 1)
+        first = n.op("place", [n.x("N", 4)], "a", begin=(0, 0), steps=steps, shape=shape)
+        n.op("place", [n.x("N", 4)], "b", (), first, begin=(0, 4), steps=steps, shape=shape)
+        return n.op("place", [n.x("N", 4)], "c", (), first, begin=(0, 4), steps=steps, shape=shape)
+
+    wrong(twice)
+    wrong(
+        lambda n: n.op(
+            "place", [n.x("N", 4)], "a", (), n.x("N", 8), begin=(0, 0), steps=(1, 1), shape=("N", 8)
+        )
+    )
+
+
+@pytest.mark.parametrize("table", [[0, 7], [-1, 3]])
+def test_tables_are_checked(table: list[int]) -> None:
+    net = Net()
+    graph = net.result(
+        net.op("take", [net.x(5, 7), net.const("t", np.array(table, np.int32))], "t", axes=(1,))
+    )
+    with pytest.raises(InternalError, match="outside"):
+        optimize(graph, target_for())
