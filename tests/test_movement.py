@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernels import Net, check_exact, kernels_of
+from kernels import EXACT, Net, Oracle, check_exact, feeds, kernels_of
 from samples import SAMPLES
 
 from cnncc.compiler import optimize, plan, stages
@@ -122,6 +122,97 @@ def test_transposes(perm: tuple[int, ...], before: str) -> None:
     y = net.conv(x, 20, (3, 3)) if before == "conv" else net.relu(x) if before == "relu" else x
     y = net.op("transpose", [y], "turned", perm=perm)
     check_exact(net.result(y, net.conv(net.relu(y), 9, (1, 1))), 1, 3)
+
+
+def test_a_dense_block_has_no_copies() -> None:
+    net = Net(reach=1)
+    values = [net.relu(net.conv(net.x("N", 5, 9, 9), 16, (1, 1)))]
+    for _ in range(3):
+        y = net.join(*values) if len(values) > 1 else values[0]
+        y = net.conv(net.relu(net.bias(y)), 16, (3, 3), begin=(1, 1))
+        values.append(net.op("clip", [y], "clip", low=-2.0, high=2.0))
+    graph = net.result(net.conv(net.join(*values), 9, (1, 1)))
+    words = does(graph)
+    assert [w for w in words if w.startswith("place")] == []
+    assert sum(w.endswith("+place") for w in words) == 4 and len(words) == 4 + 3 + 2
+    assert (
+        len(
+            {s.places[-1] for s in plan(optimize(graph, target_for())).plan.steps if s.ops.endswith("+place")}
+        )
+        == 1
+    )
+    check_exact(graph, 1, 3, reach=1)
+
+
+def test_a_skip_connection_has_no_copies() -> None:
+    net = Net(reach=1)
+    skip = net.relu(net.conv(net.x("N", 5, 8, 8), 16, (3, 3), begin=(1, 1)))
+    y = net.conv(net.pool(skip, "max_pool", (2, 2), (2, 2)), 32, (3, 3), begin=(1, 1))
+    up = net.bias(net.deconv(y, 16, (2, 2), (2, 2), (1, 1), (0, 0), (0, 0)))
+    graph = net.result(net.conv(net.join(up, skip), 9, (3, 3)))
+    assert [w for w in does(graph) if w.startswith(("place", "slice"))] == []
+    check_exact(graph, 1, 3, reach=1)
+
+
+def test_slices_and_transposes_are_read_through() -> None:
+    net = Net(reach=2)
+    x = net.x("N", 8, 9, 20)  # n, h, w, c
+    y = net.op("transpose", [x], "nchw", perm=(0, 3, 1, 2))
+    parts = [net.conv(net.cut(y, {1: range(a, a + 10)}), 16, (3, 3), begin=(1, 1)) for a in (0, 10)]
+    graph = net.result(
+        net.op("transpose", [net.relu(net.op("add", parts, "sum"))], "nhwc", perm=(0, 2, 3, 1))
+    )
+    assert does(graph) == ["conv", "conv+add+relu+transpose", "copy"]
+    check_exact(graph, 1, 3, reach=2)
+
+
+def test_padding_joins_the_window() -> None:
+    net = Net(reach=2)
+    x = net.x("N", 5, 7, 9)
+    pads = {"begin": (0, 0, 1, 2), "end": (0, 0, 0, 3)}
+    y = net.conv(net.op("pad", [x], "p", value=0.0, **pads), 8, (3, 3), (2, 2), begin=(1, 0))
+    lowest = net.op("pad", [x], "p", value=float("-inf"), **pads)
+    graph = net.result(y, net.pool(lowest, "max_pool", (3, 3), (2, 2)))
+    assert [w for w in does(graph) if w != "copy"] == ["conv", "max_pool"]
+    check_exact(graph, 1, 2, reach=2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_random_graphs(data: st.DataObject) -> None:
+    """Any value may be read again, joined, cut; any may be an output."""
+    net, size = Net(seed=data.draw(st.integers(0, 99)), reach=1), data.draw(st.integers(2, 6))
+    values = [net.x("N", data.draw(st.sampled_from([3, 8, 16])), size, size)]
+    for _ in range(data.draw(st.integers(2, 9))):
+        y = data.draw(st.sampled_from(values))
+        c = int(net.type(y).shape[1])
+        match data.draw(st.sampled_from(["conv", "relu", "join", "join", "cut", "turn", "pool", "take"])):
+            case "conv":
+                r = data.draw(st.sampled_from([1, 3]))
+                y = net.conv(y, data.draw(st.sampled_from([8, 16, 5])), (r, r), begin=(r // 2,) * 2)
+            case "relu":
+                y = net.relu(net.bias(y))
+            case "join":
+                more = data.draw(st.lists(st.sampled_from(values), min_size=1, max_size=3))
+                y = net.join(y, *more) if sum(int(net.type(v).shape[1]) for v in (y, *more)) < 100 else y
+            case "cut":
+                first = data.draw(st.sampled_from([a for a in (0, 3, 8) if a < c]))
+                y = net.cut(y, {1: range(first, data.draw(st.integers(first + 1, c)))})
+            case "turn":
+                y = net.op("transpose", [y], "turn", perm=(0, 1, 3, 2))
+            case "pool":
+                y = net.pool(y, "max_pool", (3, 3), begin=(1, 1))
+            case "take":
+                y = net.op(
+                    "take",
+                    [y, net.const("t", net.rng.integers(0, size, size).astype(np.int32))],
+                    "t",
+                    axes=(data.draw(st.sampled_from([2, 3])),),
+                )
+        values.append(net.op("clip", [y], "clip", low=-3.0, high=3.0) if data.draw(st.booleans()) else y)
+    graph = net.result(values[-1], *data.draw(st.lists(st.sampled_from(values), max_size=2, unique=True)))
+    assume(Oracle(graph, feeds(graph, 3, reach=1)).reach < EXACT / 2)
+    check_exact(graph, 1, 3, reach=1)
 
 
 def wrong(change: Callable[[Net], str]) -> None:

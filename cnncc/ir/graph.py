@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from cnncc.ir.errors import InternalError, ModelError
-from cnncc.ir.formula import outside
+from cnncc.ir.expr import Index
+from cnncc.ir.formula import Formula, outside
 from cnncc.ir.kernel import Kernel
-from cnncc.ir.ops import OPS
+from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.types import TensorType, name_of
 
 Attr = Any          # int, float, str or a tuple of them
@@ -28,7 +30,8 @@ class Node:
     """A value and how it is made: `op` names an entry of `ir.ops`, or is `input`, `const` or `kernel`.
 
     `origin` names the nodes of the user's file that it came from. A node with a `base` is a clause: it writes
-    its part into the memory of that value, which nothing else reads, and the rest stays.
+    its part into the memory of that value, and the rest stays. Others may read of a base what no clause over
+    it writes.
     """
 
     name: str
@@ -110,11 +113,12 @@ class Graph:
     def verify(self) -> None:
         """Raises InternalError where an invariant is broken."""
         seen: set[str] = set()
-        users = self.users()
+        over: dict[str, str] = {}
         for name, n in self.nodes.items():
             if n.name != name:
                 raise InternalError(f"node {name} calls itself {n.name}")
-            if n.base and (users[n.base] != [name] or self.nodes[n.base].type != n.type
+            if n.base and (over.setdefault(n.base, name) != name or n.base not in seen
+                           or self.nodes[n.base].type != n.type
                            or self.nodes[n.base].op in ("input", "const", "reshape")):
                 raise InternalError(f"node {name} can't be written over {n.base}")
             for i in n.needs:
@@ -129,6 +133,31 @@ class Graph:
         for name in (*self.inputs, *(v for _, v in self.outputs)):
             if name not in seen:
                 raise InternalError(f"the graph names {name}, which doesn't exist")
+        for n in self:
+            for base in (i for i in n.inputs if i in over):
+                self._verify_reader(n, base, over)
+        if shown := over.keys() & {v for _, v in self.outputs}:
+            raise InternalError(f"the output {min(shown)} is written over")
+
+    def _formulas(self, n: Node) -> tuple[Formula, ...]:
+        if n.kernel is not None:
+            return tuple(f for s in n.kernel.stages for f in s.formulas)
+        return (OPS[n.op].formula(self.types(n), n.attr)[0],) if n.op in OPS and OPS[n.op].bound else ()
+
+    def _verify_reader(self, n: Node, base: str, over: Mapping[str, str]) -> None:
+        """A reader of a base reads nothing that a later clause writes."""
+        names = NAMES if n.kernel is None else [t.name for t in n.kernel.operands]
+        own = {t for t, i in zip(names, n.inputs, strict=False) if i == base}
+        loads = [(x, f) for f in self._formulas(n) for x in f.loads if x.tensor in own]
+        clause = over.get(base)
+        while loads and clause:
+            written = [(f.out, f) for f in self._formulas(self[clause])[-1:]]
+            for a, b in itertools.product(loads, written):
+                if not any(_apart(i, a[1], j, b[1]) for i, j in zip(a[0].index, b[0].index, strict=True)):
+                    raise InternalError(f"node {n.name} reads of {base} what {clause} writes")
+            clause = over.get(clause)
+        if not loads:
+            raise InternalError(f"node {n.name} can't read {base}, which is written over")
 
     def _verify_loads(self, n: Node) -> None:
         """Only folds leave out what lies outside; tables of indices are constants and name what there is."""
@@ -176,6 +205,14 @@ class Graph:
         lines += [f"  {line}" for n in self for line in str(n).splitlines()]
         lines.append("  return " + ", ".join(f"{quote(user)}={quote(value)}" for user, value in self.outputs))
         return "\n".join(lines)
+
+
+def _apart(a: Index, f: Formula, b: Index, g: Formula) -> bool:
+    """Whether two indices have no value in common, as far as their bounds tell."""
+    if a.lookup or b.lookup or any(isinstance(s.sizes[d], str) for i, s in ((a, f), (b, g)) for d in i.dims):
+        return False
+    (low, high), (first, last) = (i.bounds({d: int(s.sizes[d]) for d in i.dims}) for i, s in ((a, f), (b, g)))
+    return high < first or last < low
 
 
 class Builder:

@@ -54,7 +54,7 @@ def fuse(graph: Graph, target: Target) -> Graph:
                      and set(users[i]) == {name}]
         producers.sort(key=lambda p: (-_work(p), -position[p.name]))
         for p in producers:
-            joined = _distributed(nodes, p, n)
+            joined = _distributed(nodes, users, p, n)
             if joined:
                 del nodes[p.name]
                 nodes.update((x.name, x) for x in joined)
@@ -62,7 +62,7 @@ def fuse(graph: Graph, target: Target) -> Graph:
     return replace(graph, nodes=nodes).ordered().live()
 
 
-def _distributed(nodes: Mapping[str, Node], p: Node, n: Node) -> list[Node]:
+def _distributed(nodes: Mapping[str, Node], users: Mapping[str, list[str]], p: Node, n: Node) -> list[Node]:
     """`n` joined with its producer, with each clause where it has several; empty where it can't be."""
     result: list[Node] = []
     name, clause = n.name, p
@@ -73,6 +73,8 @@ def _distributed(nodes: Mapping[str, Node], p: Node, n: Node) -> list[Node]:
         result.append(replace(joined, name=name, base=clause.base or n.base))
         if not clause.base:
             return result
+        if len(users[clause.base]) > 1:
+            return []
         name, clause = clause.base, nodes[clause.base]
 
 
