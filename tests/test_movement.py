@@ -166,6 +166,28 @@ def test_slices_and_transposes_are_read_through() -> None:
     check_exact(graph, 1, 3, reach=2)
 
 
+def test_a_shuffle_of_channels_is_one_kernel() -> None:
+    net = Net(reach=2)
+    y = net.op("reshape", [net.x("N", 20, 5, 6)], "split", shape=("N", 4, 5, 5, 6))
+    y = net.op("transpose", [y], "turned", perm=(0, 2, 1, 3, 4))
+    graph = net.result(net.conv(net.op("reshape", [y], "merged", shape=("N", 20, 5, 6)), 9, (3, 3)))
+    assert does(graph) == ["transpose", "conv", "copy"]
+    assert "reshape" not in [n.op for n in optimize(graph, target_for())]
+    check_exact(graph, 1, 3)
+
+
+def test_sums_of_repeated_elements() -> None:
+    """An expanded value is not read through where the same element counts several times."""
+    net = Net(reach=2)
+    x = net.op("expand", [net.x("N", 1, 7)], "e", shape=("N", 6, 7))
+    y = net.op("expand", [net.x("N", 5, 1)], "e", shape=("N", 5, 9))
+    sums = [
+        net.op("reduce_sum", [v], "s", axes=a, keepdims=True) for v in (x, y) for a in ((1,), (2,), (1, 2))
+    ]
+    top = net.op("reduce_max", [y], "m", axes=(2,), keepdims=True)
+    check_exact(net.result(*sums, top), 1, 3)
+
+
 def test_padding_joins_the_window() -> None:
     net = Net(reach=2)
     x = net.x("N", 5, 7, 9)

@@ -90,6 +90,8 @@ CASES: dict[str, Case] = {
     "upsample input": Case([1, 3, 4, 5], (f32(1, 1, 2, 3),), {}, 9, 9),
     "resize old": Case([1, 3, 4, 5], (f32(1, 1, 2, 2),), {"mode": "linear"}, 10, 10),
     "resize old down": Case([1, 3, 8, 9], (f32(1, 1, 0.6, 0.4),), {}, 10, 10),
+    "globalmaxpool": Case([2, 3, 4, 5]),
+    "globalmaxpool of many": Case([1, 3, 4, 2, 3, 2]),
     "globalaveragepool": Case([2, 3, 4, 5]),
 }
 for _mode in ("nearest", "linear", "cubic"):

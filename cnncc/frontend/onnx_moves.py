@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cnncc.frontend.external import Array
+from cnncc.frontend.onnx_file import KNOWN, dtype_name
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_shapes import extents, shape_of
 from cnncc.frontend.onnx_window import MAX_TABLE
@@ -253,14 +254,14 @@ def space_to_depth(c: Call) -> str:
 
 
 def conv_transpose(c: Call) -> str:
-    x, w = c.value(0), c.needed(1, "weight")
+    x, w = c.value(0), c.value(1)
     shape, group, spatial = c.shape(x), c.attribute("group", "i", 1), c.spatial(x)
-    n = len(spatial)
-    c.expect(w.ndim == n + 2 and 0 not in w.shape and group > 0 and shape[1] == w.shape[0]
-             and w.shape[0] % group == 0,
-             f"its weight has the shape {list(w.shape)}, its input {list(shape)}, with group={group}")
-    kernel = c.sizes("kernel_shape", n, 1, w.shape[2:])
-    c.expect(kernel == w.shape[2:], f"its kernel_shape {list(kernel)} is not that of its weight")
+    n, weight = len(spatial), fixed(c, c.shape(w), range(len(c.shape(w))))
+    c.expect(len(weight) == n + 2 and 0 not in weight and group > 0 and shape[1] == weight[0]
+             and weight[0] % group == 0,
+             f"its weight has the shape {weight}, its input {list(shape)}, with group={group}")
+    kernel = c.sizes("kernel_shape", n, 1, weight[2:])
+    c.expect(list(kernel) == weight[2:], f"its kernel_shape {list(kernel)} is not that of its weight")
     strides, dilations = c.sizes("strides", n, 1, (1,) * n), c.sizes("dilations", n, 1, (1,) * n)
     pads, extra = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), c.sizes("output_padding", n, 0, (0,) * n)
     auto, wanted = c.attribute("auto_pad", "s", b"NOTSET"), c.attribute("output_shape", "ints", ())
@@ -277,12 +278,26 @@ def conv_transpose(c: Call) -> str:
         c.expect(full - low - high > 0, "its result would be empty")
         begin.append(low)
         size.append(full - low - high)
-    bias = c.needed(2, "bias") if c.has(2) else np.zeros(w.shape[1] * group, np.float32)
-    c.expect(bias.shape == (w.shape[1] * group,), f"its bias has the shape {list(bias.shape)}")
+    bias = c.needed(2, "bias") if c.has(2) else np.zeros(weight[1] * group, np.float32)
+    c.expect(bias.shape == (weight[1] * group,), f"its bias has the shape {list(bias.shape)}")
     support(math.prod(strides) <= 1 << 10, f"strides {list(strides)} are too large")
-    y = c.emit("conv_transpose", [x, c.value(1)], "conv" if bias.any() else "", group=group, strides=strides,
+    y = c.emit("conv_transpose", [x, w], "conv" if bias.any() else "", group=group, strides=strides,
                dilations=dilations, begin=tuple(begin), size=tuple(size))
     return c.emit("add", [y, c.const(bias.reshape(-1, *(1,) * n), "bias")]) if bias.any() else y
+
+
+def eye_like(c: Call) -> Array:
+    """Ones on a diagonal: only the shape of its input counts."""
+    shape = fixed(c, c.shape(c.operand(0)), (0, 1))
+    x, dtype = c.operand(0), c.attribute("dtype", "i")
+    kind = x.dtype if not isinstance(x, str) else np.dtype(np.float32)
+    if dtype is not None:
+        from onnx import helper
+        support(dtype in KNOWN, f"its dtype is {dtype_name(dtype)}")
+        kind = helper.tensor_dtype_to_np_dtype(dtype)
+    c.expect(len(c.shape(x)) == 2, "its input must have two dimensions")
+    c.spend(shape[0] * shape[1] * kind.itemsize)
+    return np.eye(shape[0], shape[1], k=c.attribute("k", "i", 0)).astype(kind)
 
 
 MOVES = {
@@ -290,6 +305,7 @@ MOVES = {
     "ConvTranspose": Row(conv_transpose, 2, 3),
     "DepthToSpace": Row(depth_to_space, 1, 1),
     "Expand": Row(expand, 2, 2),
+    "EyeLike": Row(eye_like, 1, 1),
     "Gather": Row(gather, 2, 2),
     "Pad": Row(pad, 1, 4),
     "Shape": Row(shape_of, 1, 1),

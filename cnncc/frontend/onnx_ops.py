@@ -82,9 +82,14 @@ def _reduce_mean(c: Call) -> str:
     return c.emit("reshape", [c.emit("reduce_mean", [x], "mean", axes=axes, keepdims=True)], shape=())
 
 
-def _global_average(c: Call) -> str:
-    x = c.value(0)
-    return c.emit("reduce_mean", [x], axes=tuple(range(2, 2 + len(c.spatial(x)))), keepdims=True)
+def _global(op: str) -> Row:
+    """Over all that comes after the channels."""
+    def convert(c: Call) -> str:
+        x = c.value(0)
+        rank = len(c.shape(x))
+        c.expect(rank > 2, f"its input has {rank} dimensions, expected at least 3")
+        return c.emit(op, [x], axes=tuple(range(2, rank)), keepdims=True)
+    return Row(convert, 1, 1)
 
 
 def _shaped(c: Call, x: str | Array, shape: Shape) -> str | Array:
@@ -197,7 +202,8 @@ ROWS = {
     "Exp": _elementwise("exp", 1),
     "Flatten": Row(_flatten, 1, 1),
     "Gemm": Row(_gemm, 2, 3),
-    "GlobalAveragePool": Row(_global_average, 1, 1),
+    "GlobalAveragePool": _global("reduce_mean"),
+    "GlobalMaxPool": _global("reduce_max"),
     "Identity": Row(lambda c: c.operand(0), 1, 1),
     "MatMul": Row(_gemm, 2, 2),
     "MaxPool": Row(max_pool, 1, 1, ("storage_order",)),

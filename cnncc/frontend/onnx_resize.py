@@ -188,5 +188,6 @@ def _taps(at: Array, axis: Axis, mode: Mode) -> tuple[Array, Array]:
     return places.clip(0, axis.old - 1), weights
 
 
-IGNORED = ("extrapolation_value", "nearest_mode", "cubic_coeff_a", "exclude_outside")     # by other modes
+IGNORED = ("extrapolation_value", "nearest_mode", "cubic_coeff_a", "exclude_outside",
+           "keep_aspect_ratio_policy")      # by other modes
 RESIZE = {"Resize": Row(resize, 1, 4, IGNORED), "Upsample": Row(resize, 1, 2)}

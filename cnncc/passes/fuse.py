@@ -51,7 +51,7 @@ def fuse(graph: Graph, target: Target) -> Graph:
         if n.kernel is None:
             continue
         producers = [nodes[i] for i in dict.fromkeys(n.inputs) if nodes[i].kernel is not None
-                     and set(users[i]) == {name}]
+                     and set(users[i]) == {name} and i != n.base]
         producers.sort(key=lambda p: (-_work(p), -position[p.name]))
         for p in producers:
             joined = _distributed(nodes, users, p, n)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from cnncc.ir.expr import Load, rewrite
+from cnncc.ir.expr import Index, Load, rewrite
 from cnncc.ir.formula import IDENTITY, Formula, outside
 from cnncc.ir.graph import Graph, Node
-from cnncc.ir.kernel import Kernel, Stage
-from cnncc.ir.ops import NAMES, OPS
+from cnncc.ir.kernel import Kernel, Stage, Tensor
+from cnncc.ir.layout import Layout
+from cnncc.ir.ops import NAMES, OPS, Shape
 from cnncc.ir.target import Target
-from cnncc.ir.types import TensorType
+from cnncc.ir.types import Extent, TensorType, product
 from cnncc.passes.fold import Rebuild
 from cnncc.passes.fuse import SPARE
 
@@ -177,39 +178,101 @@ def read_through(graph: Graph, target: Target) -> Graph:
     transposed again and again.
     """
     nodes = dict(graph.nodes)
-    clauses = graph.clauses()
+    clauses, users = graph.clauses(), graph.users()
     for n in graph:
         n = nodes[n.name]
-        if n.kernel is None:
-            continue
         for i in dict.fromkeys(n.inputs):
             m = nodes[i]
-            if m.kernel is not None and i not in clauses and (through := _through(m, n)):
-                n = nodes[n.name] = through
+            if i in clauses or (m.kernel is not None and not _moves(m)):
+                continue
+            if n.op == "reshape" and m.kernel is not None:
+                n = _merged(m, n) if users[i] == [n.name] else n
+            elif n.kernel is not None and m.op == "reshape" and _moves(n):
+                n = _through(_as_movement(graph[m.inputs[0]].type, m), n) or n
+            elif n.kernel is not None and m.kernel is not None:
+                n = _through(m, n) or n
+            nodes[n.name] = n
     return replace(graph, nodes=nodes).live()
 
 
+def _moves(m: Node) -> bool:
+    """Whether a kernel does nothing but move elements."""
+    assert m.kernel is not None
+    stages = m.kernel.stages
+    return len(stages) == len(stages[0].formulas) == 1 and stages[0].first.fold == "=" \
+        and isinstance(stages[0].first.expr, Load)
+
+
+def _digits(whole: Shape, parts: Shape) -> tuple[Index, ...] | None:
+    """The indices of `whole` by those of `parts` (i0, i1, ...): each axis of it is made of neighbours."""
+    result: list[Index] = []
+    rest = [(a, e) for a, e in enumerate(parts) if e != 1]
+    for extent in whole:
+        own: list[tuple[int, Extent]] = []
+        if isinstance(extent, str):
+            own = [rest.pop(0)] if rest and rest[0][1] == extent else []
+        while isinstance(extent, int) and rest and isinstance(e := rest[0][1], int) \
+                and product([int(x) for _, x in own]) * e <= extent:
+            own.append(rest.pop(0))
+        if (not own) if isinstance(extent, str) else product([int(x) for _, x in own]) != extent:
+            return None
+        index = Index()
+        for a, e in own:
+            index = (index.scale(int(e)) if index.terms else index) + Index.of(f"i{a}")
+        result.append(index)
+    return None if rest else tuple(result)
+
+
+def _as_movement(source: TensorType, view: Node) -> Node:
+    """A view that takes axes apart as a kernel; itself where it does something else."""
+    index = _digits(source.shape, view.type.shape)
+    if index is None:
+        return view
+    out = tuple(Index() if e == 1 else Index.of(f"i{a}") for a, e in enumerate(view.type.shape))
+    extents = tuple((f"i{a}", e) for a, e in enumerate(view.type.shape) if e != 1)
+    tensors = [Tensor(name, t, Layout.plain(t.rank)) for name, t in (("x", source), ("y", view.type))]
+    kernel = Kernel(tuple(tensors), (Stage((Formula(Load("y", out), "=", Load("x", index), extents),)),))
+    return replace(view, op="kernel", attrs=(("does", "move"),), kernel=kernel)
+
+
+def _merged(m: Node, view: Node) -> Node:
+    """A view that puts together axes of what a kernel moves, as one kernel; itself where it doesn't."""
+    assert m.kernel is not None
+    f, digits = m.kernel.stages[0].first, _digits(view.type.shape, m.type.shape)
+    if digits is None:
+        return view
+    own = {f"i{a}": i for a, i in enumerate(f.out.index)}
+    formula = replace(f, out=Load(f.out.tensor, tuple(i.substitute(own) for i in digits)))
+    output = Tensor(m.kernel.output.name, view.type, Layout.plain(view.type.rank))
+    kernel = Kernel((*m.kernel.operands[:-1], output), (Stage((formula,)),))
+    return replace(view, op="kernel", inputs=m.inputs, attrs=m.attrs, kernel=kernel,
+                   origin=tuple(dict.fromkeys((*m.origin, *view.origin))))
+
+
 def _through(m: Node, n: Node) -> Node | None:
-    """`n` reading m's operand; None where m computes something, or it isn't possible or worth it."""
-    assert m.kernel is not None and n.kernel is not None
-    f = m.kernel.stages[0].first
-    if not isinstance(f.expr, Load) or f.fold != "=" or len(m.kernel.stages[0].formulas) > 1 \
-            or len(n.kernel.stages) > 1 \
-            or any(f.sizes.get(str(i.single), 1) != e
-                   for i, e in zip(f.out.index, m.type.shape, strict=True)):
+    """`n` reading the operand of `m`, which only moves it; None where it is impossible or not worth it."""
+    if m.kernel is None or n.kernel is None:
         return None
+    f = m.kernel.stages[0].first
+    if not isinstance(f.expr, Load) or any(f.sizes.get(str(i.single), 1) != e
+                                           for i, e in zip(f.out.index, m.type.shape, strict=True)):
+        return None                         # not every element of m's value is of its operand
     first, rest = n.kernel.stages[0].formulas[0], n.kernel.stages[0].formulas[1:]
     names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == m.name}
-    if rest or not all(_sound(f, m, x, first) for x in first.loads if x.tensor in names):
+    loads = [x for x in first.loads if x.tensor in names]
+    if rest or len(n.kernel.stages) > 1 or not all(_sound(f, m, x, first) for x in loads):
         return None
-    tensors = [(t, i) for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i != m.name]
-    own: dict[str, str] = {}                # m's operands as they are called in n
+    before = list(zip(n.kernel.operands, n.inputs, strict=False))
+    tensors = [(t, i) for t, i in before if i != m.name]
+    at = min(p for p, (_, i) in enumerate(before) if i == m.name)
+    own: dict[str, str] = {}                # m's operands as they are called in n, where m was
     for t, i in zip(m.kernel.operands, m.inputs, strict=False):
         known = next((other.name for other, value in tensors if value == i), None)
         taken = {other.name for other, _ in tensors} | {n.kernel.output.name}
         own[t.name] = known or next(s for s in (*NAMES, *SPARE) if s not in taken)
         if known is None:
-            tensors.append((replace(t, name=own[t.name]), i))
+            tensors.insert(at, (replace(t, name=own[t.name]), i))
+            at += 1
     source = f.expr.renamed(own)
     def change(x: Load) -> Load:
         if x.tensor not in names:
@@ -218,6 +281,8 @@ def _through(m: Node, n: Node) -> Node | None:
         return source.substitute({o.single: i for o, i in pairs if o.single})
     formula = replace(first, expr=rewrite(first.expr, change))
     used = {d for x in (formula.out, *formula.loads) for d in x.dims}
+    if first.fold == "+=" and len(used) < len(first.extents):
+        return None                         # the same element is added up several times
     formula = replace(formula, extents=tuple((d, e) for d, e in formula.extents if d in used))
     kernel = Kernel((*(t for t, _ in tensors), n.kernel.output), (Stage((formula,)),))
     return replace(n, inputs=tuple(i for _, i in tensors), kernel=kernel,
@@ -240,7 +305,7 @@ def _sound(f: Formula, m: Node, x: Load, reader: Formula) -> bool:
         if index.lookup is not None and any(i.lookup is not None or i.coefficient(str(out.single)) != 1
                                             for i in own):
             return False
-        same = (out, extent) in zip(source.index, shape, strict=True)
+        same = out.single and (out, extent) in zip(source.index, shape, strict=True)
         if outside(index, extent, reader.sizes) and not same:
             return False
     return True

@@ -29,7 +29,7 @@ def fuse_stages(graph: Graph, target: Target) -> Graph:
     for name in reversed(list(nodes)):
         while (n := nodes.get(name)) is not None and n.kernel is not None:
             own = [p for p in dict.fromkeys(n.inputs) if nodes[p].kernel and set(users[p]) == {name}
-                   and not nodes[p].base and _rises(p, n)]
+                   and p != n.base and not nodes[p].base and _rises(p, n)]
             joined = (_rows(nodes[p], n) or _strips(nodes[p], n, target) for p in own)
             merged = next(filter(None, joined), None)
             if merged is None:
