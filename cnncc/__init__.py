@@ -7,22 +7,40 @@ from typing import TYPE_CHECKING, Any
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
-    from cnncc.compiler import compile, load, reference
+    from cnncc.compiler import compile, convert, reference
+    from cnncc.frontend.builder import Builder
     from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
     from cnncc.ir.graph import Graph
     from cnncc.reference_model import Reference
-    from cnncc.runtime.model import CompiledModel
+    from cnncc.runtime.model import CompiledModel, load
+    from cnncc.session import (
+        ExecutionMode,
+        GraphOptimizationLevel,
+        InferenceSession,
+        RunOptions,
+        SessionOptions,
+        get_available_providers,
+        get_device,
+    )
 
-_HOMES = {"compile": "compiler", "load": "compiler", "reference": "compiler", "Graph": "ir.graph",
-          "CompiledModel": "runtime.model", "Reference": "reference_model"}     # the rest: errors
-__all__ = ["CnnccError", "CompiledModel", "Graph", "InputError", "InternalError", "ModelError", "Reference",
-           "UnsupportedError", "__version__", "compile", "load", "reference"]
+_HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
+          "Builder": "frontend.builder", "Reference": "reference_model",
+          "load": "runtime.model", "CompiledModel": "runtime.model",
+          **dict.fromkeys(("ExecutionMode", "GraphOptimizationLevel", "InferenceSession", "RunOptions",
+                           "SessionOptions", "get_available_providers", "get_device"), "session")}
+_MODULES = ("backend", "torch_backend")
+__all__ = ["Builder", "CnnccError", "CompiledModel", "ExecutionMode", "Graph", "GraphOptimizationLevel",
+           "InferenceSession", "InputError", "InternalError", "ModelError", "Reference", "RunOptions",
+           "SessionOptions", "UnsupportedError", "__version__", "compile", "convert",
+           "get_available_providers", "get_device", "load", "reference"]   # the rest: errors
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+    if name in _MODULES:
+        return import_module(f"cnncc.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'cnncc' has no attribute {name!r}")
-    from importlib import import_module
     return getattr(import_module(f"cnncc.{_HOMES.get(name, 'ir.errors')}"), name)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncc.console import F, Verbs, echo, level_options, progress, tell, writing
+from cnncc.console import Verbs, echo, level_options, progress, tell, writing
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 @click.version_option(__version__, message="cnncc %(version)s")
 @level_options
 def cli() -> None:
-    """Compile convolutional networks (ONNX) to fast CPU code, run and inspect them.
+    """Compile convolutional networks (ONNX, definitions in YAML) to fast CPU code, run and inspect them.
 
     Results go to stdout, log and progress to stderr (CNNCC_LOG=debug, info or warning). Exit codes: 0 good,
     1 the input is wrong, 2 usage, 3 a bug in cnncc, 130 interrupted.
     """
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return cli.run(args)
+main = cli.run      # the program's entry point
 
 
 # ---- options and arguments that verbs share
@@ -45,17 +43,6 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
     return numbers
 
 
-def image_options(f: F) -> F:
-    """How images become inputs: the fields of `Pixels`."""
-    for name, default, help in (("std", "1", "Divided by: one number or one a channel."),
-                                ("mean", "0", "Then subtracted: one number or one a channel."),
-                                ("scale", str(1 / 255), "Factor on pixels (default 1/255).")):
-        f = option(f"--{name}", default=default, callback=_numbers, metavar="N[,N...]", help=help,
-                   show_default=False)(f)
-    return option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
-                  help="Order of an image input's axes.")(f)
-
-
 def _not_compiled(ctx: click.Context, param: click.Parameter, path: str) -> str:
     if _is_artifact(path):
         from cnncc.ir.errors import ModelError
@@ -68,33 +55,34 @@ def _is_artifact(path: str) -> bool:
 
 
 option = click.option
+numbers_option = functools.partial(option, callback=_numbers, metavar="N[,N...]")
 model_argument: Any = click.argument("model", metavar="MODEL")
 onnx_argument: Any = click.argument("model", metavar="MODEL", callback=_not_compiled)
 inputs_argument: Any = click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 threads_option: Any = option("--threads", type=int,
                              help="Threads to run with (default: the CPUs we may use).")
-target_option: Any = option("--target", type=click.Choice(["native", "x86-64-v3", "x86-64-v4"]),
+target_option: Any = option("--target", type=click.Choice(["native", "x86-64-v2", "x86-64-v3", "x86-64-v4"]),
                             default="native", help="Instructions to use.")
 precision_option: Any = option("--precision", type=click.Choice(["fast", "strict"]), default="fast",
                                help="strict: no algorithm that rounds worse than plain multiply-adds.")
 cache_option: Any = option("--cache/--no-cache", default=True, help="Read and write the compile cache.")
-
-
-def batch_option(default: int) -> Any:
-    return option("--batch", type=click.IntRange(1), default=default,
-                  help="Size of a batch that the model leaves open.")
-
-
-def running_options(f: Any) -> Any:
-    """How a model is compiled and run: the keywords of `compile`."""
-    return threads_option(target_option(precision_option(cache_option(f))))
+batch_option: Any = functools.partial(option, "--batch", type=click.IntRange(1),
+                                      help="Size of a batch that the model leaves open.")
+running_options = (threads_option, target_option, precision_option, cache_option)   # keywords of `compile`
+image_options = (                                                   # the fields of `Pixels`
+    option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
+           help="Order of an image input's axes."),
+    numbers_option("--scale", default=str(1 / 255), show_default="1/255", help="Factor on pixels."),
+    numbers_option("--mean", default="0", help="Then subtracted: one number or one a channel."),
+    numbers_option("--std", default="1", help="Divided by: one number or one a channel."))
 
 
 def _open(path: str, **how: Any) -> CompiledModel:
     """A compiled model from its own file or from an ONNX file."""
-    from cnncc.compiler import compile, load
     if _is_artifact(path):
+        from cnncc.runtime.model import load
         return load(path, threads=how["threads"])
+    from cnncc.compiler import compile
     with progress() as report:
         return compile(path, progress=report, **how)
 
@@ -139,7 +127,7 @@ def compile(model: str, output: str | None, threads: int | None, **how: Any) -> 
           option("--output", metavar="FILE.npz", help="Write the outputs here instead of showing them."),
           option("--top", type=click.IntRange(1), default=5, help="Classes to show."),
           option("--labels", metavar="FILE", help="Names of the classes, one a line."),
-          image_options, running_options)
+          *image_options, *running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
         threads: int | None, target: str, precision: str, cache: bool, **pixels: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
@@ -161,9 +149,9 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     shown = {name: summary(y, top, names) for name, y in results.items()}
     lines = []
     for name, row in shown.items():
-        lines += ["{}: {dtype}{shape}, min {min:.6g}, mean {mean:.6g}, max {max:.6g}".format(name, **row),
-                  *(f"  {i}: " + ", ".join(f"{b['label']} {b['value']:.4g}" for b in best)
-                    for i, best in enumerate(row.get("top", [])))]
+        lines.append("{}: {dtype}{shape}, min {min:.6g}, mean {mean:.6g}, max {max:.6g}".format(name, **row))
+        lines += [f"  {i}: " + ", ".join(f"{b['label']} {b['value']:.4g}" for b in best)
+                  for i, best in enumerate(row.get("top", []))]
     tell(shown, "\n".join(lines))
 
 
@@ -171,24 +159,34 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
 def info(model: str) -> None:
     """What is in MODEL (.onnx or .cnncc), and which of its nodes can't be compiled yet."""
     if _is_artifact(model):
-        from cnncc.runtime.model import open_artifact
-        made = open_artifact(model, threads=1, verify=True)
+        from cnncc.runtime.model import load
+        made = load(model, threads=1, verify=True)
         by = f"compiled by cnncc {made.meta.get('version')} for {made.meta['target'].get('cpu')}"
         tell({"name": made.name, **made.record()}, f"{by}\n{made.summary()}")
         return
-    from cnncc.frontend.onnx import inspect
+    from cnncc.compiler import inspect
     found = inspect(model)
-    lines = [f"{found.name or 'no name'}: opset {found.opset}, IR version {found.ir_version}, by "
-             f"{found.producer or 'an unknown producer'}",
+    by = f"opset {found.opset}, IR version {found.ir_version}, by {found.producer or 'an unknown producer'}"
+    lines = [f"{found.name or 'no name'}: {by if found.ir_version else 'a definition'}",
              *(f"  input   {name}: {type}" for name, type in found.inputs),
              *(f"  output  {name}: {type}" for name, type in found.outputs),
              f"  {found.parameters:,} parameters, {found.parameter_bytes / 1e6:,.2f} MB",
              f"  {sum(found.nodes.values())} nodes: "
-             + ", ".join(f"{n} {op}" for op, n in found.nodes.items())]
-    lines += [f"{len(found.unsupported)} can't be compiled yet:" if found.unsupported else
-              "everything in it can be compiled",
-              *(f"  {op} {name!r}: {reason}" for op, name, reason in found.unsupported)]
+             + ", ".join(f"{n} {op}" for op, n in found.nodes.items()),
+             f"{len(found.unsupported)} can't be compiled yet:" if found.unsupported else
+             "everything in it can be compiled",
+             *(f"  {op} {name!r}: {reason}" for op, name, reason in found.unsupported)]
     tell(found, "\n".join(lines))
+
+
+@cli.verb(onnx_argument, option("-o", "--output", metavar="FILE", required=True, help="The ONNX file."))
+def convert(model: str, output: str) -> None:
+    """Write MODEL, a definition or ONNX (also as text), as an ONNX file."""
+    from cnncc.compiler import convert as write
+    with writing(output):
+        write(model, output)
+    nbytes = os.path.getsize(output)
+    tell({"output": output, "bytes": nbytes}, f"{nbytes / 1e3:,.1f} KB in {output}")
 
 
 @cli.verb(onnx_argument,
@@ -239,7 +237,7 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
              "origin": n.origin, "kernel": str(n.kernel) if n.kernel else None} for n in nodes]}, text)
 
 
-@cli.verb(model_argument, inputs_argument, batch_option(1), running_options)
+@cli.verb(model_argument, inputs_argument, batch_option(default=1), *running_options)
 def profile(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
     """Time every kernel of MODEL (.onnx or .cnncc), on random numbers or on files as in `run`."""
     from cnncc.bench.peak import peak
@@ -254,7 +252,7 @@ def profile(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None
          f"{made.threads}; the peak of multiply-adds is {best:.0f} GFLOP/s")
 
 
-@cli.verb(onnx_argument, inputs_argument, batch_option(2), running_options)
+@cli.verb(onnx_argument, inputs_argument, batch_option(default=2), *running_options)
 def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
     """Compare the compiled MODEL with the NumPy reference in float64, and ONNX Runtime where installed.
 
@@ -262,15 +260,15 @@ def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
     """
     from cnncc.verify import verify as check
     with progress() as report:
-        found = check(model, inputs, batch, progress=report, **how)
+        found = check(model, inputs, batch, report, **how)
     tell(found.record(), str(found), good=found.ok)
 
 
 @cli.verb(onnx_argument,
           option("--against", default="numpy,onnxruntime,openvino", metavar="ENGINES",
                  help="Engines to compare with."),
-          option("--threads", default="1", callback=_numbers, metavar="N[,N...]", help="Numbers of threads."),
-          batch_option(1),
+          numbers_option("--threads", default="1", help="Numbers of threads."),
+          batch_option(default=1),
           option("--seconds", type=click.FloatRange(0.01, 3600), default=3.0, help="To measure each engine."))
 def bench(model: str, against: str, threads: tuple[int, ...], batch: int, seconds: float) -> None:
     """Compare the speed of MODEL with other engines: a process each, alternating rounds, results checked."""

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from cnncc.ir.errors import CnnccError, InternalError, ModelError
+from cnncc.ir.errors import CnnccError, InternalError, ModelError, UnsupportedError
 from cnncc.ir.target import Target, target_for
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
     import onnx
 
-    from cnncc.frontend.external import Opening
+    from cnncc.frontend.files import Opening
+    from cnncc.frontend.onnx import ModelInfo
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -34,20 +35,43 @@ Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 def pipeline() -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import fold, fuse, layouts, movement, schedules, stages, winograd
+    from cnncc.passes import algorithms, fold, fuse, layouts, movement, schedules, stages
     return (movement.merge_pads, fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views,
-            fold.share_equal, movement.place_early, winograd.choose_algorithms, fuse.form,
+            fold.share_equal, movement.place_early, algorithms.choose_algorithms, fuse.form,
             movement.read_through, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
             schedules.choose_schedules)
 
 
 def read(source: Source, opening: Opening | None = None) -> Graph:
     """The graph of a model; `opening` is told of files beside it before they are read. Raises ModelError."""
+    from cnncc.frontend import definition
     from cnncc.ir.graph import Graph
     if isinstance(source, Graph):
         return source
+    if definition.is_definition(source):
+        return definition.read(source, opening)
     from cnncc.frontend.onnx import read as read_onnx
     return read_onnx(source, opening=opening)
+
+
+def inspect(path: str) -> ModelInfo:
+    """What is in a model file, also where it can't be compiled yet. Raises ModelError for a broken one."""
+    from cnncc.frontend import definition, onnx
+    return definition.inspect(path) if definition.is_definition(path) else onnx.inspect(path)
+
+
+def convert(source: Source, path: str | os.PathLike[str]) -> None:
+    """Write a model as an ONNX file, which appears complete or not at all. Raises as `read`, and OSError."""
+    from cnncc.runtime.artifact import replacing
+    data = as_onnx(source)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def as_onnx(source: Source) -> bytes:
+    """A model, as read, as the bytes of an ONNX file. Raises as `read`."""
+    from cnncc.frontend.onnx_out import to_onnx
+    return bytes(to_onnx(read(source)).SerializeToString())
 
 
 def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
@@ -72,7 +96,12 @@ def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
 
 
 def optimize(graph: Graph, target: Target) -> Graph:
-    """The graph after all passes. Raises as `stages`."""
+    """The graph after all passes. Raises as `stages`, UnsupportedError for types that the target lacks."""
+    from cnncc.ir.types import HALVES
+    halves = [n for n in graph if n.type.dtype in HALVES]
+    if halves and "+f16c" not in target.features.split(","):
+        raise UnsupportedError(f"{graph.name}: half precision needs x86-64-v3, the target is {target.level}",
+                               [(n.op, n.name, f"is {n.type}") for n in halves])
     return functools.reduce(lambda _, step: step[1], stages(graph, target), graph)
 
 
@@ -113,8 +142,8 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
             progress: Callable[[str, float], None] | None = None) -> CompiledModel:
     """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
 
-    `threads` only sets how many the model uses when it runs. `target` is native, x86-64-v3 or x86-64-v4.
-    `precision` is fast, or strict: without Winograd's convolution, which rounds somewhat worse.
+    `threads` only sets how many the model uses when it runs. `target` is native or
+    x86-64-v2, -v3 or -v4. `precision` is fast or strict, without Winograd's convolution that rounds worse.
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument.
@@ -144,7 +173,7 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
         model = _build(source, chosen, threads, jobs, report, opening)
         model.meta["external"] = external
         if _unchanged(source, external):    # else it is open which content was read
-            model.store(key)
+            store.store(key, model.save)
     report("done", 1.0)
     return model
 
@@ -181,25 +210,18 @@ def folded(graph: Graph, plan: Plan) -> dict[str, str]:
 
 def _expected(source: Source) -> float:
     """Seconds that compiling may take, guessed from the size: whether to start worker processes at once."""
-    try:
-        size = os.path.getsize(source) if isinstance(source, str | os.PathLike) else len(source) \
-            if isinstance(source, bytes) else 0
-    except OSError:
-        return 0.0
+    size = len(source) if isinstance(source, bytes) else 0
+    with suppress(OSError, ValueError):
+        size = os.path.getsize(source) if isinstance(source, str | os.PathLike) else size
     return 2.0 if size > 1 << 20 else 0.0
 
 
 def _cache_key(source: Source, target: Target) -> str | None:
     """The key of a model's bytes and all else that decides the code; None without a cache or such bytes."""
     from cnncc.runtime import cache
-    if cache.directory() is None:
+    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
         return None
-    if isinstance(source, str | os.PathLike):
-        content = cache.file_hash(source)
-    elif isinstance(source, bytes):
-        content = cache.key(source)
-    else:
-        return None
+    content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
     return cache.key(__version__, content, repr(sorted(target.record().items())), code_hash())
 
 
@@ -207,7 +229,7 @@ def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
     """Whether the files beside a model, by name, still have the hashes of those that it was compiled from."""
     if not external or not isinstance(source, str | os.PathLike):
         return not external
-    from cnncc.frontend.external import inside
+    from cnncc.frontend.files import inside
     from cnncc.runtime import cache
     try:
         return all(cache.file_hash(inside(Path(source).parent, name, name)) == digest
@@ -230,9 +252,3 @@ def reference(source: Source, dtype: str = "float32") -> Reference:
     """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
     from cnncc.reference_model import Reference
     return Reference(read(source), dtype)
-
-
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModel:
-    """A compiled model from its `.cnncc` file (native code: trust it as you would a shared library)."""
-    from cnncc.runtime.model import open_artifact
-    return open_artifact(path, threads)

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import click
 
@@ -19,12 +19,11 @@ from cnncc.version import __version__
 OK, WRONG_INPUT, USAGE, OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 """Exit codes."""
 
-F = TypeVar("F", bound=Callable[..., Any])
 _given = {"verbose": 0, "quiet": 0, "json": 0}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def _noted(*names: str, **attributes: Any) -> Callable[[F], F]:
+def _noted(*names: str, **attributes: Any) -> Any:
     """An option that no verb gets as an argument: it is noted here."""
     def note(ctx: click.Context, param: click.Parameter, value: int) -> None:
         if value and param.name:
@@ -32,7 +31,7 @@ def _noted(*names: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*names, expose_value=False, callback=note, show_default=False, **attributes)
 
 
-def level_options(f: F) -> F:
+def level_options(f: Any) -> Any:
     """-v and -q, for the program and every verb."""
     f = _noted("-v", "--verbose", count=True, help="Say more on stderr (-vv: all); show tracebacks.")(f)
     return _noted("-q", "--quiet", count=True, help="No progress and no warnings.")(f)
@@ -50,24 +49,21 @@ class Verbs(click.Group):
         except BrokenPipeError:     # before click makes an exit code of its own of it
             raise click.exceptions.Exit(BROKEN_PIPE) from None
 
-    def verb(self, *options: Any, results: bool = True) -> Callable[[F], click.Command]:
+    def verb(self, *options: Any, results: bool = True) -> Callable[[Any], click.Command]:
         """A verb with these options, those of all verbs and, unless told otherwise, --json."""
-        def decorate(f: F) -> click.Command:
+        json_option = [_noted("--json", is_flag=True, help="Print JSON.")] if results else []
+
+        def decorate(f: Any) -> Any:
             @functools.wraps(f)
             def run(*args: Any, **kwargs: Any) -> Any:
-                from cnncc import log
-                levels = [None, "info", "debug"]        # None: as CNNCC_LOG says
-                log.setup("error" if _given["quiet"] else levels[min(_given["verbose"], 2)])
+                levels = ["", "info", "debug"]
+                set_log("error" if _given["quiet"] else levels[min(_given["verbose"], 2)])
                 return f(*args, **kwargs)
-            json_option = [_noted("--json", is_flag=True, help="Print JSON.")] if results else []
-            decorators: list[Any] = [self.command(), *options, *json_option, level_options]
-            made: Any = run
-            for add in reversed(decorators):
-                made = add(made)
-            return cast(click.Command, made)
+            decorators = [level_options, *json_option, *reversed(options), self.command()]
+            return functools.reduce(lambda made, add: add(made), decorators, run)
         return decorate
 
-    def run(self, args: Sequence[str] | None) -> int:
+    def run(self, args: Sequence[str] | None = None) -> int:
         """Run the command line (None: that of the process); returns the exit code."""
         _given.update(verbose=0, quiet=0, json=0)
         for stream in (sys.stdout, sys.stderr):     # names that the terminal's encoding lacks are no error
@@ -89,6 +85,19 @@ class Verbs(click.Group):
             return _failed(error)
 
 
+def set_log(level: str = "") -> None:
+    """Send log lines of `level` (else of CNNCC_LOG, else warning) and above to stderr, from now on."""
+    import logging
+    logger, handler = logging.getLogger("cnncc"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(levelname)s: %(message)s"))
+    logger.handlers[:] = [handler]
+    word = level or os.environ.get("CNNCC_LOG") or "warning"
+    known = word.lower() in ("debug", "info", "warning", "error")
+    logger.setLevel(word.upper() if known else "WARNING")
+    if not known:
+        logger.warning("CNNCC_LOG=%r: expected debug, info, warning or error", word)
+
+
 def echo(text: str, err: bool = False) -> None:
     """A line on stdout or stderr; what a model's names could do to a terminal is taken out."""
     click.echo(_CONTROL.sub("?", text), err=err)
@@ -96,32 +105,26 @@ def echo(text: str, err: bool = False) -> None:
 
 def tell(data: Any, text: str, good: bool = True) -> None:
     """Print a verb's result: `data` with --json, else `text`. Where it isn't `good` the exit code is 1."""
-    echo(json.dumps(_plain(data), indent=2, allow_nan=False) if _given["json"] else text)
+    if _given["json"]:      # NaN and infinity, which JSON hasn't got, become null
+        plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
+        text = json.dumps(plain, indent=2)
+    echo(text)
     if not good:
         raise click.exceptions.Exit(WRONG_INPUT)
 
 
 def _plain(x: Any) -> Any:
-    """Dataclasses and arrays as JSON has them; numbers that it has not become None."""
-    match x:
-        case None | str() | int():
-            return x
-        case float():
-            return x if x - x == 0 else None
-        case dict():
-            return {str(k): _plain(v) for k, v in x.items()}
-        case list() | tuple():
-            return [_plain(v) for v in x]
+    """Dataclasses, arrays and NumPy's numbers as JSON has them; whatever else as text."""
     if fields := getattr(x, "__dataclass_fields__", None):
-        return {name: _plain(getattr(x, name)) for name in fields}
-    return _plain(x.tolist() if hasattr(x, "tolist") else str(x))
+        return {name: getattr(x, name) for name in fields}
+    return x.tolist() if hasattr(x, "tolist") else str(x)
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, float], None] | None]:
+def progress() -> Iterator[Callable[[str, float], None]]:
     """What to tell progress to: a bar on stderr if that is a terminal."""
     if _given["quiet"] or not sys.stderr.isatty():
-        yield None
+        yield lambda what, fraction: None
         return
     from rich.console import Console
     from rich.progress import Progress

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+import timeit
+from collections.abc import Iterator
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 
 from cnncc.compiler import compile, read, reference, stages
 from cnncc.ir.errors import InternalError
 from cnncc.ir.target import target_for
-from cnncc.verify import error_of, tolerance
+from cnncc.reference_model import error_of
+from cnncc.verify import tolerance
 
 SHADES = "  .:-=+*#%@"
 SHOWN = 6
@@ -68,16 +69,8 @@ def demo(threads: int | None = None) -> Iterator[str]:
         raise InternalError(f"the compiled digits differ from the reference by {error:.1e}, not {limit:.1e}")
     yield f"All {p.size:,} outputs agree with the NumPy reference in double precision to {error:.1e}."
     for n in (1, len(x)):
-        ours, other = (_best(functools.partial(call, x[:n])) for call in (model, interpreter))
+        timers = (timeit.Timer(functools.partial(call, x[:n])) for call in (model, interpreter))
+        ours, other = (total / calls for calls, total in (timer.autorange() for timer in timers))
         yield (f"Speed, {n:3} image{'s' if n > 1 else ' '} a call: {ours / n * 1e6:7.1f} us an image, NumPy "
                f"{other / n * 1e6:7.1f} us: {other / ours:,.0f} times as fast.")
     yield from NEXT.splitlines()
-
-
-def _best(call: Callable[[], Any], seconds: float = 0.3) -> float:
-    """The fastest of some calls, in seconds."""
-    end, best = time.perf_counter() + seconds, float("inf")
-    while (begin := time.perf_counter()) < end:
-        call()
-        best = min(best, time.perf_counter() - begin)
-    return best

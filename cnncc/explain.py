@@ -14,9 +14,9 @@ from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
+from cnncc.passes.algorithms import choose_algorithms, tile_sizes
 from cnncc.passes.memory import symbol_of
 from cnncc.passes.schedules import candidates, choose_schedules, parts, weights_of
-from cnncc.passes.winograd import choose_algorithms, tile_sizes
 
 
 def passes() -> dict[str, str]:
@@ -100,16 +100,14 @@ def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Wh
             loops = None
             if taken is not None:   # a kernel's only stage has the kernel's own loops outside
                 shared = taken.loops.loops if len(taken.stages) == 1 else ()
-                loops = _plain(str(Schedule((*shared, *taken.stages[i].schedule.loops))))
-            chosen = next((j for j, (_, text) in enumerate(rows) if _plain(text) == loops), None)
+                loops = str(Schedule((*shared, *taken.stages[i].schedule.loops))).replace("par ", "")
+            chosen = next((j for j, (_, text) in enumerate(rows) if text.replace("par ", "") == loops), None)
             what = f", stage {i + 1} of {len(several)}" if len(several) > 1 else ""
             found.append(Why(n.name, str(n.attr.get("does", n.op)) + what, n.origin, len(rows),
                              tuple(rows[:top]), chosen))
     return found, "" if found else folded(graph, plan(final).plan).get(name, "no kernel computes it")
 
 
-def _plain(loops: str) -> str:
-    return loops.replace("par ", "")
 
 
 def native(graph: Graph, target: Target, name: str | None, emit: str) -> Iterator[tuple[str, str]]:

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnncc.ir.errors import InputError
 from cnncc.ir.plan import Value
-from cnncc.ir.signature import DTYPES, Signature
+from cnncc.ir.signature import DTYPES, Array, Signature
 
-Array = NDArray[Any]
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP",
            ".ppm": "PPM", ".pgm": "PPM", ".tif": "TIFF", ".tiff": "TIFF"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -56,11 +54,9 @@ def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = P
         suffix = Path(file).suffix.lower()
         if suffix in FORMATS:
             images.setdefault(name, []).append(file)
-        elif suffix == ".npz":
-            for own, array in _members(file, name, known).items():
+        elif suffix in (".npy", ".npz"):
+            for own, array in _arrays(file, name, known).items():
                 given[place(own, file).name] = array
-        elif suffix == ".npy":
-            given[place(name, file).name] = _array(file)
         else:
             raise InputError(f"{file}: expected .npy, .npz or an image ({', '.join(FORMATS)})")
     for name, group in images.items():
@@ -75,10 +71,15 @@ def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = P
 
 
 def random_feeds(inputs: Sequence[Value], batch: int = 1, seed: int = 0) -> dict[str, Array]:
-    """Seeded normal numbers for every input; `batch` takes the place of a symbolic size."""
+    """Seeded normal numbers, or small integers, for every input; `batch` stands for a symbolic size."""
     rng = np.random.default_rng(seed)
-    return {v.name: rng.standard_normal([batch if isinstance(e, str) else e for e in v.shape])
-            .astype(DTYPES[v.dtype]) for v in inputs}
+
+    def numbers(v: Value) -> Array:
+        shape, dtype = [batch if isinstance(e, str) else e for e in v.shape], DTYPES[v.dtype]
+        if dtype.kind == "f":
+            return rng.standard_normal(shape).astype(dtype)
+        return rng.integers(0, 2 if dtype.kind == "b" else 10, shape).astype(dtype)
+    return {v.name: numbers(v) for v in inputs}
 
 
 def write_results(path: str | os.PathLike[str], results: Mapping[str, Array]) -> None:
@@ -123,8 +124,6 @@ def _readable(file: str) -> Iterator[None]:
     """Whatever NumPy, zipfile and Pillow raise for a damaged file becomes an InputError."""
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if "pickle" in reason or "Python objects" in reason:
@@ -132,23 +131,14 @@ def _readable(file: str) -> Iterator[None]:
         raise InputError(f"{file}: cannot be read: {reason}") from None
 
 
-def _array(file: str) -> Array:
+def _arrays(file: str, name: str | None, known: Mapping[str, Value]) -> dict[str | None, Array]:
+    """The array of an .npy, or the arrays of an .npz, by the input that they are for."""
     with _readable(file):
         # Mapped: a header that claims more than the file has is refused before anything is allocated.
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            array.close()
-            raise ValueError("it is an .npz file")
-        return np.asarray(array)
-
-
-def _members(file: str, name: str | None, known: Mapping[str, Value]) -> dict[str | None, Array]:
-    """The arrays of an .npz by the input that they are for."""
-    with _readable(file):
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it is an .npy file")
-        with archive:
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return {name: np.asarray(found)}
+        with found as archive:
             keys = list(archive.files)
             if name is None and (both := [k for k in keys if k in known]):
                 return {k: archive[k] for k in both}

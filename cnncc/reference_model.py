@@ -1,4 +1,4 @@
-"""A graph run by the NumPy reference, called as a compiled model is."""
+"""A graph run by the NumPy reference, called as a compiled model is; and how far a value is from it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
-from cnncc.ir.signature import Signature
-
-Array = NDArray[Any]
+from cnncc.ir.signature import Array, Signature
 
 
 class Reference:
@@ -26,7 +24,8 @@ class Reference:
             raise InputError(f"dtype: expected float32 or float64, got {self.dtype}")
         plain = Signature.of(graph)
         self.inputs, self.outputs = plain.inputs, tuple(
-            replace(v, dtype=self.dtype.name) if v.dtype.startswith("float") else v for v in plain.outputs)
+            replace(v, dtype=np.promote_types(v.dtype, self.dtype).name) if v.dtype.startswith("float") else v
+            for v in plain.outputs)
         self.signature = Signature(self.inputs, self.outputs)
 
     def __call__(self, /, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:
@@ -41,3 +40,16 @@ class Reference:
         chosen = self.signature.select(outputs or None)
         results = self(**feeds)
         return [results[i] if isinstance(results, tuple) else results for i in chosen]
+
+
+def error_of(value: Array, truth: Array) -> float:
+    """max|value - truth| / max|truth| over the finite numbers; infinite where another isn't the same."""
+    value, truth = np.asarray(value, np.float64), np.asarray(truth, np.float64)
+    if value.shape != truth.shape:
+        return float("inf")
+    finite = np.isfinite(truth)
+    same = np.array_equal(value[~finite], truth[~finite], equal_nan=True)
+    if not same or not np.isfinite(value[finite]).all():
+        return float("inf")
+    largest = np.abs(truth[finite]).max(initial=0)
+    return float(np.abs(value[finite] - truth[finite]).max(initial=0) / (largest or 1.0))

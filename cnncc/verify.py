@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from cnncc.bench.engines import ENGINES, Array, Feeds
+from cnncc.bench.engines import ENGINES, Feeds
 from cnncc.compiler import compile, optimize, read, stages
 from cnncc.feeds import random_feeds, read_feeds
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Signature
 from cnncc.ir.target import Target, target_for
+from cnncc.reference_model import error_of
 
 FACTOR, FLOOR = {"strict": 3.0, "fast": 20.0}, 1e-6
 PLAUSIBLE = 1e-4    # errors beyond this are not rounding: an engine that has one doesn't widen the limit
@@ -77,27 +78,18 @@ def tolerance(own: Sequence[float], precision: str = "fast") -> float:
     return FACTOR[precision] * max([FLOOR, *(e for e in own if e <= PLAUSIBLE)])
 
 
-def error_of(value: Array, truth: Array) -> float:
-    """max|value - truth| / max|truth| over the finite numbers; infinite where another isn't the same."""
-    value, truth = np.asarray(value, np.float64), np.asarray(truth, np.float64)
-    if value.shape != truth.shape:
-        return float("inf")
-    finite = np.isfinite(truth)
-    same = np.array_equal(value[~finite], truth[~finite], equal_nan=True)
-    if not same or not np.isfinite(value[finite]).all():
-        return float("inf")
-    largest = np.abs(truth[finite]).max(initial=0)
-    return float(np.abs(value[finite] - truth[finite]).max(initial=0) / (largest or 1.0))
+def _half(y: np.ndarray[Any, Any]) -> float:
+    """What rounding to half precision may change."""
+    return float(np.finfo(y.dtype).eps) if y.dtype == np.float16 else 0.0
 
 
-def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "native",
-           precision: str = "fast", threads: int | None = None, cache: bool = True,
-           progress: Callable[[str, float], None] | None = None) -> Report:
+def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, float], None],
+           target: str = "native", precision: str = "fast", threads: int | None = None,
+           cache: bool = True) -> Report:
     """Compare a model's outputs for inputs from files, or random ones, and on a mismatch its kernels.
 
     Raises as `compile` and `read_feeds` do.
     """
-    report = progress or (lambda what, fraction: None)
     graph = read(path)
     inputs = Signature.of(graph).inputs
     feeds = read_feeds(inputs, files) if files else random_feeds(inputs, batch)
@@ -116,7 +108,7 @@ def verify(path: str, files: Sequence[str] = (), batch: int = 2, target: str = "
         notes.append(f"onnxruntime failed: {str(error).splitlines()[0][:200]}")
     results = model.run(None, feeds)
     limit = tolerance(list(errors.values()), precision)
-    rows = tuple(Row(name, graph[value].origin, error_of(y, truth[name]), limit)
+    rows = tuple(Row(name, graph[value].origin, error_of(y, truth[name]), max(limit, _half(y)))
                  for (name, value), y in zip(graph.outputs, results, strict=True))
     values: tuple[Row, ...] = ()
     if not all(row.ok for row in rows):

@@ -490,4 +490,4 @@ def run_memory(kernel: Kernel, arrays: Sequence[Array], target: Target, batch: i
 
 def missing(level: str) -> str:
     """The features of a target that this CPU lacks."""
-    return ", ".join(f[1:] for f in LEVELS[level].split(",") if f[1:] not in host_features())
+    return ", ".join(f[1:] for f in LEVELS[level][1].split(",") if f[1:] not in host_features())

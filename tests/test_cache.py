@@ -24,12 +24,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CNNCC_CACHE_DIR", str(tmp_path / "cache"))
     for name in ("CNNCC_CACHE", "CNNCC_CACHE_BYTES"):
         monkeypatch.delenv(name, raising=False)
-    cache._warned.clear()
+    cache._without.cache_clear()
     return tmp_path / "cache"
 
 
 def put(key: str, nbytes: int = 100_000) -> Path | None:
-    return cache.store(key, {"key": key}, b"code", [bytes(nbytes)])
+    return cache.store(key, lambda path: artifact.write(path, {"key": key}, b"code", bytes(nbytes)))
 
 
 def test_store_and_load(folder: Path) -> None:
@@ -121,7 +121,7 @@ def test_directory_that_cannot_be_made(folder: Path, monkeypatch: Any, tmp_path:
     (tmp_path / "file").write_text("")
     for place in ("/proc/none/cache", str(tmp_path / "file"), str(tmp_path / "file" / "cache")):
         monkeypatch.setenv("CNNCC_CACHE_DIR", place)
-        cache._warned.clear()
+        cache._without.cache_clear()
         assert put(A) is None and cache.load(A) is None and cache.clear() == 0
 
 
@@ -168,10 +168,11 @@ def test_full_disk(folder: Path, monkeypatch: Any) -> None:
 
 def test_processes_store_at_once(folder: Path) -> None:
     script = (
-        "import sys; from cnncc.runtime import cache\n"
+        "import sys; from cnncc.runtime import artifact, cache\n"
         "for i in range(20):\n"
         "    key = cache.key('shared' if i % 2 else sys.argv[1] + str(i % 5))\n"
-        "    assert cache.store(key, {'key': key}, b'code' * 999, [bytes(40_000)])\n"
+        "    write = lambda path: artifact.write(path, {'key': key}, b'code' * 999, bytes(40_000))\n"
+        "    assert cache.store(key, write)\n"
         "    found = cache.load(key)\n"
         "    assert found is None or found.meta == {'key': key}"
     )

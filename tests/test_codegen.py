@@ -61,7 +61,7 @@ def shapes() -> list[tuple[int, int, int, int, int, int]]:
     return result
 
 
-@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])
+@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])   # SSE copies what it adds to
 @pytest.mark.parametrize("shape", shapes(), ids=str)
 def test_inner_loops_keep_their_registers(shape: tuple[int, ...], level: str) -> None:
     target = level_of(level)

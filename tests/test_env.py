@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cnncc import log
+from cnncc.console import set_log
 from cnncc.ir.errors import CnnccError, InputError
 from cnncc.runtime import env
 
@@ -88,17 +88,17 @@ def test_platform(monkeypatch: Any) -> None:
 def test_log_levels(monkeypatch: Any, capsys: Any, word: str | None, shown: int) -> None:
     if word:
         monkeypatch.setenv("CNNCC_LOG", word)
-    level, handlers = log.LOGGER.level, list(log.LOGGER.handlers)
+    logger = logging.getLogger("cnncc")
+    level, handlers = logger.level, list(logger.handlers)
     try:
-        log.setup()
-        log.setup()
+        set_log()
+        set_log()
         capsys.readouterr()
-        log.setup()
+        set_log()
         for write in (logging.Logger.debug, logging.Logger.info, logging.Logger.warning):
             write(logging.getLogger("cnncc.test"), "line")
         captured = capsys.readouterr()
         assert captured.out == "" and len(captured.err.splitlines()) == shown
     finally:
-        log.LOGGER.handlers[:] = handlers
-        log._handlers.clear()
-        log.LOGGER.setLevel(level)
+        logger.handlers[:] = handlers
+        logger.setLevel(level)

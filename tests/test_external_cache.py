@@ -130,9 +130,9 @@ def test_a_hit_imports_no_onnx(folder: Path, beside: bool) -> None:
         onnx.save(onnx.load(path), path)
     compiler.compile(path)
     code = ("import sys, cnncc; cnncc.compile(sys.argv[1]); "
-            "print(*({'onnx', 'networkx', 'cnncc.frontend.external'} & sys.modules.keys()))")
+            "print(*({'onnx', 'networkx', 'cnncc.frontend.onnx_file'} & sys.modules.keys()))")
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == (["cnncc.frontend.external"] if beside else [])
+    assert done.stdout.split() == []
 
 
 def test_weights_that_change_while_they_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

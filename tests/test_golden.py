@@ -20,8 +20,8 @@ from cnncc.ir.text import parse_graph
 from cnncc.ir.types import TensorType
 
 FOLDER = Path(__file__).parent / "golden"
-TARGETS = {"v4": Target("x86_64-unknown-linux-gnu", "x86-64-v4", "", 16, 32, True, True),
-           "v3": Target("x86_64-unknown-linux-gnu", "x86-64-v3", "", 8, 16, True, True)}
+TARGETS = {"v4": Target("x86_64-unknown-linux-gnu", "x86-64-v4", "", 16, 32),
+           "v3": Target("x86_64-unknown-linux-gnu", "x86-64-v3", "", 8, 16)}
 
 
 def _weights(*shape: int) -> np.ndarray:

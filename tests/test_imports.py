@@ -15,7 +15,7 @@ import pytest
 PACKAGE = "cnncc"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-IR_FLOOR_1 = {"expr", "formula", "schedule", "layout", "types", "target", "errors"}
+IR_FLOOR_1 = {"scalars", "expr", "formula", "schedule", "layout", "types", "target", "errors"}
 FLOOR_3 = {"frontend", "passes", "codegen", "runtime"}
 
 PICKLING = {"pickle", "_pickle", "pickletools", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

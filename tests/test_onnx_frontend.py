@@ -312,13 +312,14 @@ def test_a_long_chain() -> None:
 
 
 def test_every_unsupported_node_is_listed() -> None:
-    nodes = [node("Sin", ["x"], ["a"], "first"), node("Relu", ["a"], ["b"]), node("Cos", ["b"], ["c"]),
+    nodes = [node("Det", ["x"], ["a"], "first"), node("Relu", ["a"], ["b"]), node("Bernoulli", ["b"], ["c"]),
              helper.make_node("Gelu", ["c"], ["d"], domain="com.example"),
              node("MaxPool", ["x"], ["e", "indices"], "pool", kernel_shape=[2]),
-             node("Sum", ["d", "e", "indices"], ["y"], "last")]
+             node("Multinomial", ["d", "e", "indices"], ["y"], "last")]
     rows = refusal(model(nodes, {"x": [1, 2, 8]}, ["y"]))
-    assert [row[:2] for row in rows] == [("Sin", "first"), ("Cos", "Cos_2"), ("com.example.Gelu", "Gelu_3"),
-                                         ("MaxPool", "pool"), ("Sum", "last")]
+    assert [row[:2] for row in rows] == [("Det", "first"), ("Bernoulli", "Bernoulli_2"),
+                                         ("com.example.Gelu", "Gelu_3"), ("MaxPool", "pool"),
+                                         ("Multinomial", "last")]
     assert "opset 17" in rows[0][2] and "indices" in rows[3][2]
 
 
@@ -330,8 +331,7 @@ def test_every_unsupported_node_is_listed() -> None:
         (single("Dropout", [2], None, np.array(True)), "training"),
         (single("Gemm", [4, 2], floats(4, 2), transA=1), "transA"),
         (single("MatMul", [2, 3, 4], floats(4, 2)), "two dimensions"),
-        (single("Conv", [1, 1, 4], floats(1, 1, 3).astype(np.float16)), "float16"),
-        (single("Add", [4], np.ones(4)), "float64"),
+        (single("Conv", [1, 1, 4], floats(1, 1, 3).astype(np.float64)), "float64"),
         (single("Reshape", ["N", 4], ints(1, 4)), "fixes the batch"),
         (single("Reshape", ["N", 4], ints(4, -1)), "batch"),
         (single("Reshape", ["N", 4], ints(-1, 2)), "batch"),
@@ -357,13 +357,13 @@ def test_other_open_sizes_are_refused(inputs: dict[str, list[Any]], words: str) 
 
 def test_inputs_of_other_types_are_refused() -> None:
     source = single("Relu", [2])
-    source.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
-    assert refusal(source) == (("input", "x", "its type is i64, only float32 inputs are supported"),)
+    source.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    assert refusal(source) == (("input", "x", "its type is string, which isn't supported"),)
     source.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = 1
     assert refusal(source)[0][2] == "it is no tensor"
 
 
-@pytest.mark.parametrize("opset", [1, 6, NEWEST + 1])
+@pytest.mark.parametrize("opset", [1, 5, NEWEST + 1])
 def test_opsets_out_of_range(opset: int) -> None:
     source = single("Relu", [2])
     source.opset_import[0].version = opset

@@ -242,7 +242,7 @@ def test_conv_as_in_torch(rank: int, group: int, case: int) -> None:
     w = rng.standard_normal((12, 6 // group, *(3, 2, 1)[:rank]))
     how = {k: v[:rank] if isinstance(v, tuple) else (v, ) * rank for k, v in SPATIAL[case].items()}
     b = Builder("conv")
-    xs = b.input("x", TensorType("f32", ("N", *x.shape[1:])))
+    xs = b.input("x", TensorType("f64", ("N", *x.shape[1:])))
     ws = b.const("w", w)
     b.op("conv", [xs, ws], "y", group=group, **how)
     got = evaluate(b.graph([("out", "y")]), {"x": x}, np.float64)["out"]
@@ -259,7 +259,7 @@ def test_other_ops_as_in_torch() -> None:
     rng = np.random.default_rng(0)
     x, mean, scale, shift = rng.standard_normal((3, 4, 6, 5)), *rng.standard_normal((3, 4))
     b = Builder("ops")
-    b.input("x", TensorType("f32", ("N", 4, 6, 5)))
+    b.input("x", TensorType("f64", ("N", 4, 6, 5)))
     s, t = (b.const(n, v.reshape(4, 1, 1)) for n, v in (("s", scale), ("t", shift - mean * scale)))
     window: dict[str, Any] = {"kernel": (3, 2), "strides": (2, 1), "dilations": (1, 1), "begin": (1, 0),
                               "end": (0, 1)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import os
 import subprocess
@@ -23,7 +22,7 @@ from cnncc.codegen.worker import Machine, compile_text
 from cnncc.ir.errors import ArtifactError, InputError
 from cnncc.ir.plan import Place, Plan, Step, Value
 from cnncc.runtime import artifact, loader, profiler
-from cnncc.runtime.model import CompiledModel, open_artifact
+from cnncc.runtime.model import CompiledModel, load
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MACHINE = Machine(llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
@@ -299,32 +298,14 @@ def test_ranges_of_steps() -> None:
     assert rows == ["us", "<0.1", "2.00", "2.00"]
 
 
-def test_models_are_not_copied_but_freed() -> None:
+def test_models_are_freed() -> None:
     m = model()
     m(data())
-    for clone in (copy.copy, copy.deepcopy, CompiledModel.__reduce__):
-        with pytest.raises(TypeError, match=r"save\(\)"):
-            clone(m)
     memory, gone = weakref.ref(m._free[0].memory), weakref.ref(m)
     gc.disable()
     del m
     assert gone() is None and memory() is None
     gc.enable()
-
-
-def test_join_and_split() -> None:
-    for parts in ([], [b""], [b"a", b"", b"bcd"], objects(PLAN)):
-        whole = loader.join(parts)
-        assert loader.split(whole) == parts
-        for size in {*range(min(len(whole), 64)), len(whole) - 1}:
-            with pytest.raises(ArtifactError, match="damaged"):
-                loader.split(whole[:size])
-        with pytest.raises(ArtifactError, match="damaged"):
-            loader.split(whole + b"x")
-    whole = loader.join([b"abc", b"defg"])
-    for i in range(20):
-        with pytest.raises(ArtifactError, match="damaged"):
-            loader.split(whole[:i] + bytes([whole[i] ^ 0x81]) + whole[i + 1:])
 
 
 def test_objects_that_do_not_fit_together(capfd: pytest.CaptureFixture[str]) -> None:
@@ -349,8 +330,8 @@ def test_weights_of_any_alignment() -> None:
 CHILD = """
 import sys
 import numpy as np
-from cnncc.runtime.model import open_artifact
-m = open_artifact(sys.argv[1], threads=2, verify=True)
+from cnncc.runtime.model import load
+m = load(sys.argv[1], threads=2, verify=True)
 x = np.load(sys.argv[2])
 y, c = m(x)
 np.savez(sys.argv[3], y=y, c=c)
@@ -370,7 +351,7 @@ def test_saved_and_opened_by_another_process(tmp_path: Path) -> None:
     with np.load(tmp_path / "y.npz") as found:
         check(x, (found["y"], found["c"]))
     assert Path(f"{path}.again").read_bytes() == path.read_bytes()
-    m = open_artifact(path)
+    m = load(path)
     assert m.plan == PLAN and m.meta == META
     check(x, m(x))
 
@@ -380,9 +361,9 @@ def test_artifacts_that_are_refused(tmp_path: Path) -> None:
 
     def refused(reason: str, **changes: Any) -> None:
         meta = {k: v for k, v in {**m.record(), **changes}.items() if v is not None}
-        artifact.write(path, meta, loader.join(objects(PLAN)), [WEIGHTS.data])
+        artifact.write(path, meta, b"".join(objects(PLAN)), WEIGHTS.data)
         with pytest.raises(ArtifactError, match=reason) as caught:
-            open_artifact(path)
+            load(path)
         assert str(path) in str(caught.value)
     refused("no nosuchfeature: compile", target={"features": "+sse4.2,+nosuchfeature,-avx"})
     refused("native interface", abi=loader.ABI + 1)
@@ -392,9 +373,13 @@ def test_artifacts_that_are_refused(tmp_path: Path) -> None:
     refused("incomplete", plan=None)
     refused("incomplete", plan={**PLAN.record(), "steps": [{"symbol": "x"}]})
     refused("weights", plan={**PLAN.record(), "weights": 64})
-    artifact.write(path, m.record(), b"nonsense", [WEIGHTS.data])
+    refused("incomplete", objects=None)
+    refused("incomplete", objects=["x"])
+    refused("damaged object code", objects=[])
+    refused("damaged object code", objects=[*map(len, objects(PLAN)), 1])
+    artifact.write(path, m.record(), b"nonsense", WEIGHTS.data)
     with pytest.raises(ArtifactError, match=r"m\.cnncc: damaged object code"):
-        open_artifact(path)
-    artifact.write(path, m.record(), loader.join(objects(PLAN)), [WEIGHTS.data])
+        load(path)
+    artifact.write(path, m.record(), b"".join(objects(PLAN)), WEIGHTS.data)
     with pytest.raises(InputError, match="threads"):
-        open_artifact(path, threads=0)
+        load(path, threads=0)

@@ -14,7 +14,7 @@ from cnncc.compiler import stages
 from cnncc.ir.errors import InternalError
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.schedule import Loop, Schedule
-from cnncc.ir.target import Target, target_for
+from cnncc.ir.target import LEVELS, Target, target_for
 from cnncc.passes.schedules import candidates, weights_of
 
 MOST = 12
@@ -38,7 +38,7 @@ def check(kernel: Kernel, target: Target) -> None:
 SMALL = [n for i, n in enumerate(SAMPLES) if "strips" not in n and i % 2 == 0]
 
 
-@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SMALL)
 def test_candidates(name: str, level: str) -> None:
     """The best, the worst and some between."""

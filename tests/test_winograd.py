@@ -17,7 +17,7 @@ from cnncc.compiler import optimize
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
 from cnncc.ir.target import LEVELS, Target, target_for
-from cnncc.passes import winograd
+from cnncc.passes import algorithms, winograd
 
 FEW = settings(max_examples=25, deadline=None)
 SCALE = {2: 2, 4: 24}
@@ -27,8 +27,8 @@ SCALE = {2: 2, 4: 24}
 def forced(graph: Graph, m: int) -> Graph:
     """The graph with every convolution in tiles of m."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "tile_sizes", lambda n, g, t: {1: 1.0, m: 0.0} if n.op == "conv" else {})
-        return winograd.choose_algorithms(graph, target_for())
+        patch.setattr(algorithms, "tile_sizes", lambda n, g, t: {1: 1.0, m: 0.0} if n.op == "conv" else {})
+        return algorithms.choose_algorithms(graph, target_for())
 
 
 @pytest.mark.parametrize(("m", "r"), [(2, 2), (2, 3), (3, 3), (4, 3), (3, 4), (2, 5), (5, 2)])

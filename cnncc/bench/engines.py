@@ -1,28 +1,36 @@
-"""The engines that can be compared: each prepares a model for one number of threads, in float32."""
+"""The engines that can be compared; and the process of one: `python -m cnncc.bench.engines ENGINE THREADS`.
+
+A message is a line of JSON. It is told the files {"path", "inputs", "expected"}, then {"seconds", "calls"}
+for each round; it answers {"error", "load", "first"}, then {"times", "foreign", "peak"}, or {"failed": why};
+times are in seconds. It ends when its stdin does.
+"""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
+import json
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from cnncc.compiler import compile, reference
+from cnncc.ir.signature import Array
+from cnncc.reference_model import error_of
+
 Feeds: TypeAlias = Mapping[str, Array]
 Call: TypeAlias = Callable[[Feeds], list[Array]]
 
 
-def _cnncc(path: str, threads: int, feeds: Feeds) -> Call:
-    from cnncc.compiler import compile
-    return functools.partial(compile(path, threads=threads).run, None)
-
-
-def _numpy(path: str, threads: int, feeds: Feeds) -> Call:
-    from cnncc.compiler import reference
-    return functools.partial(reference(path).run, None)
+def _onnx(path: str) -> str | bytes:
+    """What others can read of a model file: the file itself, or what it says as ONNX."""
+    from cnncc.compiler import as_onnx
+    return path if path.lower().endswith(".onnx") else as_onnx(path)
 
 
 def _onnxruntime(path: str, threads: int, feeds: Feeds) -> Call:
@@ -31,14 +39,14 @@ def _onnxruntime(path: str, threads: int, feeds: Feeds) -> Call:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(_onnx(path), options, providers=["CPUExecutionProvider"])
     return lambda given: [np.asarray(y) for y in session.run(None, dict(given))]
 
 
 def _openvino(path: str, threads: int, feeds: Feeds) -> Call:
     import openvino
     core = openvino.Core()
-    model = core.read_model(path)
+    model = core.read_model(_onnx(path))
     model.reshape({name: list(x.shape) for name, x in feeds.items()})       # a fixed batch is faster
     compiled = core.compile_model(model, "CPU", {
         "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",   # its default may be bfloat16
@@ -52,9 +60,66 @@ def _openvino(path: str, threads: int, feeds: Feeds) -> Call:
 
 
 ENGINES: dict[str, Callable[[str, int, Feeds], Call]] = {
-    "cnncc": _cnncc, "numpy": _numpy, "onnxruntime": _onnxruntime, "openvino": _openvino}
+    "cnncc": lambda path, threads, feeds: functools.partial(compile(path, threads=threads).run, None),
+    "numpy": lambda path, threads, feeds: functools.partial(reference(path).run, None),
+    "onnxruntime": _onnxruntime, "openvino": _openvino}
+"""Each prepares a model for a number of threads and the shapes of these feeds."""
 
 
-def installed(engine: str) -> bool:
-    """Whether the package of an engine can be imported here; it isn't."""
-    return importlib.util.find_spec(engine) is not None
+def busy() -> float:
+    """CPU seconds that the whole machine has used, what a hypervisor took from it included."""
+    with open("/proc/stat") as file:
+        ticks = [int(x) for x in file.readline().split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def _round(call: Call, feeds: Feeds, seconds: float, calls: int) -> dict[str, Any]:
+    """Times of at least `calls` calls, for `seconds`; the cores that others used meanwhile."""
+    if calls > 1:
+        call(feeds)
+    times: list[float] = []
+    wall, used, own = time.perf_counter(), busy(), time.process_time()
+    while len(times) < calls or time.perf_counter() - wall < seconds:
+        begin = time.perf_counter()
+        call(feeds)
+        times.append(time.perf_counter() - begin)
+    foreign = busy() - used - (time.process_time() - own)
+    return {"times": times, "foreign": max(0.0, foreign) / max(0.05, time.perf_counter() - wall)}
+
+
+def serve(engine: str, threads: int) -> None:
+    """Answer messages until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sink = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)                       # what libraries print is no answer
+    call: Call | None = None
+    feeds: Feeds = {}
+    for line in sys.stdin:
+        message = json.loads(line)
+        answer: dict[str, Any]
+        try:
+            if call is None:
+                feeds, expected = (dict(np.load(message[what], allow_pickle=False))
+                                   for what in ("inputs", "expected"))
+                begin = time.perf_counter()
+                call = ENGINES[engine](message["path"], threads, feeds)
+                loaded = time.perf_counter()
+                results = call(feeds)
+                first = time.perf_counter() - loaded
+                error = max(map(error_of, results, expected.values()))
+                answer = {"error": error if np.isfinite(error) else None, "load": loaded - begin,
+                          "first": first}
+            else:
+                answer = _round(call, feeds, message["seconds"], message["calls"])
+                if engine == "cnncc":
+                    from cnncc.bench.peak import peak
+                    answer["peak"] = peak(threads, 0.05)
+        except Exception as error:
+            answer = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+        with suppress(BrokenPipeError):
+            print(json.dumps(answer), file=sink, flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -9,15 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from cnncc.bench.engines import installed
 from cnncc.compiler import optimize, plan, read
 from cnncc.feeds import random_feeds, write_results
 from cnncc.ir.errors import InputError
@@ -62,13 +62,12 @@ class Bench:
     results: list[Result] = field(default_factory=list)
 
 
-def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int = 1, seconds: float = 3.0,
-          progress: Callable[[str, float], None] | None = None) -> Bench:
+def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int, seconds: float,
+          report: Callable[[str, float], None]) -> Bench:
     """Measure cnncc and the engines `against` on a model with seeded random inputs, `seconds` each.
 
     Raises ModelError as `compile` does, InputError where the model's batch is fixed to another.
     """
-    report = progress or (lambda what, fraction: None)
     report("reference", 0.0)
     graph = read(path)
     ours = plan(optimize(graph, target_for(precision="strict"))).plan      # FLOPs are those of plain sums
@@ -86,7 +85,8 @@ def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int 
             first = {"path": path, "inputs": f"{folder}/inputs.npz", "expected": f"{folder}/expected.npz"}
             write_results(first["inputs"], feeds)
             write_results(first["expected"], expected)
-            engines = [stack.enter_context(_Engine(name, t)) for name in dict.fromkeys(["cnncc", *against])]
+            engines = [stack.enter_context(closing(_Engine(name, t)))
+                       for name in dict.fromkeys(["cnncc", *against])]
             _measure(engines, first, seconds, part)
         found.peak[t] = max(e.peak for e in engines)
         for e in engines:
@@ -119,28 +119,27 @@ def _measure(engines: Sequence[_Engine], first: dict[str, Any], seconds: float,
                 e.peak = max(e.peak, answer.get("peak", 0.0))
 
 
+
+
 class _Engine:
-    """The process of one engine, killed when the context ends, and what it answered."""
+    """The process of one engine and what it answered."""
 
     def __init__(self, name: str, threads: int) -> None:
         self.result = Result(name, threads)
         self.times: list[tuple[float, list[float]]] = []        # a round: cores that others used, our times
         self.calls, self.rounds, self.peak = CALLS, ROUNDS * MOST, 0.0
         self.process: subprocess.Popen[str] | None = None
-        if not installed(name):
+        if find_spec(name) is None:
             self.result.note = "not installed"
             return
         paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]),
                                               os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cnncc.bench.worker", name, str(threads)], text=True, bufsize=1,
+            [sys.executable, "-P", "-m", "cnncc.bench.engines", name, str(threads)], text=True, bufsize=1,
             process_group=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": paths, **dict.fromkeys(LIBRARIES, str(threads))})
 
-    def __enter__(self) -> _Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.communicate()
@@ -159,7 +158,7 @@ class _Engine:
         answer: dict[str, Any] = json.loads(line) if line else {"failed": "its process died"}
         if "failed" in answer:
             self.result.note = answer["failed"]
-            self.__exit__()
+            self.close()
             return None
         return answer
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-LLVM = {"f32": "float", "f64": "double", "i32": "i32", "i64": "i64", "i8": "i8", "u8": "i8", "bool": "i1",
-        "ptr": "ptr"}
+LLVM = {"f16": "half", "f32": "float", "f64": "double", "bool": "i1", "ptr": "ptr"} | {
+    f"{sign}{bits}": f"i{bits}" for sign in "iu" for bits in (8, 16, 32, 64)}
+BITS = {name: int(name[1:]) for name in LLVM if name[1:].isdigit()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,26 @@ class Type:
 
     @property
     def mangled(self) -> str:
-        return f"v{self.lanes}{self.dtype}" if self.lanes else self.dtype
+        name = self.dtype if self.floating else LLVM[self.dtype]
+        return f"v{self.lanes}{name}" if self.lanes else name
 
     @property
     def floating(self) -> bool:
         return self.dtype[0] == "f"
+
+    @property
+    def signed(self) -> bool:
+        return self.dtype[0] == "i"
+
+    @property
+    def bits(self) -> int:
+        """The width of a number."""
+        return BITS[self.dtype]
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least and the greatest integer."""
+        return (-1 << self.bits - 1, (1 << self.bits - 1) - 1) if self.signed else (0, (1 << self.bits) - 1)
 
     def of(self, dtype: str) -> Type:
         return Type(dtype, self.lanes)
@@ -247,9 +263,16 @@ class Emitter:
     # ---- floating point and vectors
 
     def constant(self, value: float, type: Type) -> Value:
+        """A number in all lanes; among integers infinity is the end of their range."""
         if type.dtype == "f32":
             value = struct.unpack("<f", struct.pack("<f", value))[0]
-        body = f"0x{struct.pack('>d', value).hex().upper()}" if type.floating else str(int(value))
+        if type.floating:
+            body = f"0x{struct.pack('>d', value).hex().upper()}"
+        elif type.dtype == "bool":
+            body = str(value > 0).lower()
+        else:
+            low, high = type.range
+            body = str(int(min(max(value, low), high)))
         return Value(f"splat ({LLVM[type.dtype]} {body})" if type.lanes else body, type)
 
     def splat(self, scalar: Value, type: Type) -> Value:
@@ -276,6 +299,9 @@ class Emitter:
     def fcompare(self, predicate: str, a: Value, b: Value) -> Value:
         return self.emit(f"fcmp {predicate} {a.typed}, {b.text}", a.type.of("bool"))
 
+    def icompare(self, predicate: str, a: Value, b: Value) -> Value:
+        return self.emit(f"icmp {predicate} {a.typed}, {b.text}", a.type.of("bool"))
+
     def select(self, condition: Value, a: Value, b: Value) -> Value:
         return self.emit(f"select {condition.typed}, {a.typed}, {b.typed}", a.type)
 
@@ -285,7 +311,15 @@ class Emitter:
         return self.emit(f"call {t} @llvm.{name}.{t.mangled}({', '.join(a.typed for a in args)})", t)
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        return self.intrinsic("fmuladd", a, b, c)
+        if c.type.floating:
+            return self.intrinsic("fmuladd", a, b, c)
+        return self.arith("add", self.arith("mul", a, b), c)
+
+    def saturate(self, a: Value, type: Type) -> Value:
+        """A float as an integer: cut to its range, NaN is zero."""
+        name = f"@llvm.fpto{'s' if type.signed else 'u'}i.sat.{type.mangled}.{a.type.mangled}"
+        self.declare(f"{type} {name}({a.type})")
+        return self.emit(f"call {type} {name}({a.typed})", type)
 
     def cast(self, op: str, a: Value, type: Type) -> Value:
         return self.emit(f"{op} {a.typed} to {type}", type)

@@ -1,70 +1,121 @@
-"""Scalar functions on LLVM vectors: arithmetic, max and min that keep NaN, and polynomials (no libm)."""
+"""The code of the scalar functions of `ir.scalars`, by their names, and how elements lie in memory."""
 
 from __future__ import annotations
 
-from cnncc.codegen.emitter import Emitter, Value
-from cnncc.ir.errors import InternalError
+from collections.abc import Callable
 
-ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+from cnncc.codegen import functions
+from cnncc.codegen.emitter import Emitter, Type, Value
+from cnncc.codegen.lanes import Lanes
+from cnncc.ir.errors import InternalError
+from cnncc.ir.types import HALVES, NUMPY
+
+# ---- integers
+
+
+def _divisor(x: Lanes, w: Lanes) -> Lanes:
+    """w, or 1 where the instruction would trap: dividing by zero, the least number by -1."""
+    trap = w.eq(0)
+    if x.type.signed:
+        trap = trap | (x.eq(x.type.range[0]) & w.eq(-1))
+    return trap.where(w.constant(1), w)
+
+
+def _div(x: Lanes, w: Lanes) -> Lanes:
+    if x.type.floating:
+        return x / w
+    return w.eq(0).where(x.constant(0), x / _divisor(x, w))
+
+
+def _fmod(x: Lanes, w: Lanes) -> Lanes:
+    if x.type.floating:
+        return functions.fmod(x, w)
+    return w.eq(0).where(x.constant(0), x % _divisor(x, w))
+
+
+def _mod(x: Lanes, w: Lanes) -> Lanes:
+    rest = _fmod(x, w)
+    if not (x.type.signed or x.type.floating):
+        return rest
+    return (rest.ne(0) & (rest < 0).compare("ne", w < 0)).where(rest + w, rest)
+
+
+def _pow(x: Lanes, w: Lanes) -> Lanes:
+    """Integers by squaring: six bits of the exponent, the parity of larger ones."""
+    if x.type.floating:
+        return functions.pow(x, w)
+    odd = (w & 1).ne(0)
+    left, result, square = (w > 63).where((w & 1) + 62, w), x.constant(1), x
+    for _ in range(6):
+        result = (left & 1).ne(0).where(result * square, result)
+        left, square = left >> 1, square * square
+    if not x.type.signed:
+        return result
+    unit = x.eq(1).where(x.constant(1), x.eq(-1).where(odd.where(x, 1), 0))
+    return (w < 0).where(unit, result)
+
+
+def _shl(x: Lanes, w: Lanes) -> Lanes:
+    return _beyond(x, w).where(x.constant(0), x << w)
+
+
+def _shr(x: Lanes, w: Lanes) -> Lanes:
+    most = w.constant(x.type.bits - 1)
+    return x >> _beyond(x, w).where(most, w) if x.type.signed else _beyond(x, w).where(x.constant(0), x >> w)
+
+
+def _beyond(x: Lanes, w: Lanes) -> Lanes:
+    """Whether the bits are shifted out; a negative number counts as a large one."""
+    return w.of(w.e.icompare("uge", w.value, w.lift(x.type.bits)))
+
+
+# ---- both
+
+
+def _max(x: Lanes, w: Lanes) -> Lanes:
+    return _extreme("max", x, w)
+
+
+def _min(x: Lanes, w: Lanes) -> Lanes:
+    return _extreme("min", x, w)
+
+
+def _extreme(fn: str, x: Lanes, w: Lanes) -> Lanes:
+    if x.type.floating:
+        best = (x > w if fn == "max" else x < w).where(x, w)
+        return x.isnan().where(x, best)
+    if x.type.dtype == "bool":
+        return x | w if fn == "max" else x & w
+    return x.call(("s" if x.type.signed else "u") + fn, w)
+
+
+def _sign(x: Lanes) -> Lanes:
+    below = (x < 0).where(x.constant(-1), x) if x.type.signed or x.type.floating else x
+    return (x > 0).where(x.constant(1), below)
+
+
+CODE: dict[str, Callable[..., Lanes]] = {
+    "add": lambda x, w: x + w, "sub": lambda x, w: x - w, "mul": lambda x, w: x * w, "neg": lambda x: -x,
+    "div": _div, "mod": _mod, "fmod": _fmod, "pow": _pow, "max": _max, "min": _min, "abs": abs, "sign": _sign,
+    **{r: lambda x, w, r=r: x.compare(r, w) for r in ("lt", "le", "gt", "ge", "eq", "ne")},
+    "where": lambda c, x, w: c.where(x, w), "and": lambda x, w: x & w, "or": lambda x, w: x | w,
+    "xor": lambda x, w: x ^ w, "invert": lambda x: ~x, "shl": _shl, "shr": _shr,
+    "isnan": lambda x: x.isnan(), "isinf": lambda x: abs(x).eq(float("inf")), "sqrt": lambda x: x.sqrt(),
+    **{fn: lambda x, i=i: x.call(i) for fn, i in (("floor", "floor"), ("ceil", "ceil"), ("trunc", "trunc"),
+                                                  ("round", "roundeven"))},
+    **functions.FUNCTIONS,
+    **{dtype: lambda x, to=dtype: x.to(to) for dtype in NUMPY},
+}
 
 
 def apply(e: Emitter, fn: str, args: list[Value], constant: bool = False) -> Value:
-    """A function of ir.expr.FUNCTIONS; `constant`: max or min against a number. Raises InternalError."""
-    a = args[0]
-    if fn in ARITHMETIC:
-        return e.arith(ARITHMETIC[fn], a, args[1])
-    match fn:
-        case "max" | "min":
-            return _extreme(e, fn, a, args[1], constant)
-        case "neg":
-            return _negated(e, a)
-        case "exp":
-            return exp(e, a)
-        case "sqrt" | "abs":
-            return e.intrinsic("sqrt" if fn == "sqrt" else "fabs", a)
-        case "sigmoid":
-            one = e.constant(1, a.type)
-            return e.arith("fdiv", one, e.arith("fadd", one, exp(e, _negated(e, a))))
-    raise InternalError(f"no code for the function {fn}")
-
-
-def _negated(e: Emitter, a: Value) -> Value:
-    return e.emit(f"fneg {a.typed}", a.type)
-
-
-def _extreme(e: Emitter, fn: str, a: Value, b: Value, constant: bool) -> Value:
-    if constant:            # one instruction that keeps a NaN of `a`
+    """A function of `ir.scalars`; `constant`: the last argument is a number. Raises InternalError."""
+    if fn not in CODE:
+        raise InternalError(f"no code for the function {fn}")
+    if constant and fn in ("max", "min") and args[0].type.floating:     # one instruction that keeps a NaN
+        a, b = args
         return e.select(e.fcompare("olt" if fn == "max" else "ogt", a, b), b, a)
-    best = e.select(e.fcompare("ogt" if fn == "max" else "olt", a, b), a, b)
-    return e.select(e.fcompare("uno", a, a), a, best)
-
-
-def exp(e: Emitter, x: Value) -> Value:
-    """exp in f32 within 2 ulp: Cody-Waite reduction, polynomial (Cephes expf); 0 and inf out of range."""
-    t = x.type
-    def c(v: float) -> Value:
-        return e.constant(v, t)
-    ints = t.of("i32")
-    clamped = e.select(e.fcompare("ogt", x, c(89.0)), c(89.0), x)
-    clamped = e.select(e.fcompare("olt", clamped, c(-88.5)), c(-88.5), clamped)
-    magic = c(12582912.0)                                       # 1.5 * 2**23: adding it rounds to an integer
-    z = e.fma(clamped, c(1.44269504088896341), magic)
-    n = e.arith("fsub", z, magic)
-    r = e.fma(n, c(-0.693359375), clamped)
-    r = e.fma(n, c(2.12194440e-4), r)
-    p = c(1.9875691500e-4)
-    for k in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        p = e.fma(p, r, c(k))
-    p = e.arith("fadd", e.fma(e.arith("fmul", r, r), p, r), c(1))
-    # 2**n in two steps, because n reaches 128
-    whole = e.arith("sub", e.cast("bitcast", z, ints), e.constant(0x4B400000, ints))
-    half = e.arith("ashr", whole, e.constant(1, ints))
-    for part in (half, e.arith("sub", whole, half)):
-        bits = e.arith("shl", e.arith("add", part, e.constant(127, ints)), e.constant(23, ints))
-        p = e.arith("fmul", p, e.cast("bitcast", bits, t))
-    p = e.select(e.fcompare("olt", x, c(-87.33655)), c(0), p)
-    p = e.select(e.fcompare("ogt", x, c(88.72284)), c(float("inf")), p)
-    return e.select(e.fcompare("uno", x, x), x, p)
+    return CODE[fn](*(Lanes(e, a) for a in args)).value
 
 
 def across(e: Emitter, fn: str, v: Value) -> Value:
@@ -74,3 +125,23 @@ def across(e: Emitter, fn: str, v: Value) -> Value:
         n //= 2
         v = apply(e, fn, [e.shuffle(v, range(n)), e.shuffle(v, range(n, 2 * n))])
     return e.extract(v, 0)
+
+
+# ---- memory
+
+
+def stored(type: Type) -> Type:
+    """How elements of a type are held in memory: truth values are bytes, halves are moved by their bits."""
+    return type.of({"bool": "u8", "f16": "u16"}.get(type.dtype, type.dtype))
+
+
+def widen(e: Emitter, v: Value, dtype: str) -> Value:
+    """What was loaded of a tensor of a dtype, as it is computed with."""
+    x = Lanes(e, v)
+    return (x.bitcast(dtype) if dtype in HALVES else x.to(dtype)).value
+
+
+def narrow(e: Emitter, v: Value, dtype: str) -> Value:
+    """A value as it is stored in a tensor of a dtype."""
+    x, memory = Lanes(e, v), stored(Type(dtype)).dtype
+    return (x.bitcast(memory) if dtype in HALVES else x.to(memory)).value

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 from cnncc.codegen.access import Access, Pos, Positions, Term
 from cnncc.codegen.emitter import I64, Emitter, Int, Type, Value
-from cnncc.codegen.scalar import across, apply
+from cnncc.codegen.scalar import across, apply, narrow, stored, widen
 from cnncc.codegen.validity import Constraint, Validity, decide, signature
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Call, Const, Expr, Load, Table
 from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add, outside
+from cnncc.ir.infer import stage_dtypes, stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.regions import placed
 from cnncc.ir.schedule import Loop, tiles
@@ -22,6 +23,7 @@ from cnncc.ir.types import Extent
 
 Pointers = Mapping[int, Value]
 Key = tuple[int, ...]
+LINE = 64                   # bytes of the cache that one prefetch brings
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,8 @@ class StageLowering:
             if extent != 1 and not (own and (own[-1].kind == "simd" or own[-1].step == 1)):
                 raise InternalError(f"the schedule doesn't walk {d}: {', '.join(map(str, self.loops))}")
         self.simd = next((x for x in self.loops if x.kind == "simd"), None)
-        self.lanes = 0
-        if self.simd:
-            self.lanes = target.lanes_of(self.accesses[-1].tensor.type.dtype)
+        self.lanes = stage_lanes(stage, tensors, target) if self.simd else 0
+        self.dtype = stage_dtypes(stage, tensors)[0]
         self.tile_dims = tuple(d for d in self.extents if d not in reduced)
         self.memo: dict[tuple[str, int, str, int, int, tuple[int, ...]], Value] = {}
         self.pad = self.lanes if self.simd and self.accesses[-1].padded(self.simd.dim, self.lanes) else 0
@@ -233,7 +234,7 @@ class StageLowering:
     def tile(self, pos: Positions, ptrs: Pointers) -> None:
         """Fold into registers, then the epilogue, then the stores."""
         places = {self.key(p): p for p in self.combinations(self.tile_at, pos)}
-        wide = Type(self.accesses[-1].tensor.type.dtype, self.lanes)
+        wide = Type(self.dtype, self.lanes)
         if self.first.fold == "=":
             values = {k: self.value(self.first.expr, p, ptrs, wide, None) for k, p in places.items()}
         else:
@@ -364,7 +365,7 @@ class StageLowering:
               active: Sequence[int] = ()) -> Value:
         """An expression on the `active` lanes, all within the extent where none are named."""
         if isinstance(x, Const):
-            return self.e.constant(x.value, wide)
+            return self.e.constant(x.value, wide.of(x.dtype))
         if isinstance(x, Load):
             if x.tensor == ACC:
                 if acc is None:
@@ -388,6 +389,7 @@ class StageLowering:
         memo = (self.e.block, i, ptrs[i].text, at, wide.lanes, (*lanes, *rows))
         known = self.memo.get(memo)
         if known is None:
+            wide = stored(wide.of(a.tensor.type.dtype))
             scalar = Type(wide.dtype)
             if apart and self.simd is not None:
                 known = Value("zeroinitializer", wide)
@@ -397,6 +399,8 @@ class StageLowering:
                     known = self.e.insert(known, one, lane)
             elif not vector or self.simd is None:
                 known = self.e.splat(self.e.load(ptrs[i], at, scalar, a.bytes), wide)
+                if a.tensor.name in self.ahead and at % LINE == 0:
+                    self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
             elif (stride := a.stride(self.simd.dim, 1, span - 1)) == a.bytes:
                 whole = len(lanes) == wide.lanes or \
                     (len(lanes) == span and a.padded(self.simd.dim, wide.lanes))
@@ -409,6 +413,7 @@ class StageLowering:
                 for lane in lanes:
                     one = self.e.load(ptrs[i], at + lane * stride, scalar, a.bytes)
                     known = self.e.insert(known, one, lane)
+            known = widen(self.e, known, a.tensor.type.dtype)
             self.memo[memo] = known
         return known
 
@@ -432,6 +437,7 @@ class StageLowering:
     def store(self, v: Value, pos: Positions, ptrs: Pointers) -> None:
         a, p = self.accesses[self.store_at], ptrs[self.store_at]
         at = a.offset(pos, self.simd.dim if self.simd else None)
+        v = narrow(self.e, v, a.tensor.type.dtype)
         if not v.type.lanes or self.simd is None:
             self.e.store(v, p, at, a.bytes)
             return

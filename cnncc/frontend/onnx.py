@@ -7,20 +7,20 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cnncc.frontend.external import Opening, expect
-from cnncc.frontend.onnx_file import OnnxFile, Source, dtype_name, load
+from cnncc.frontend.files import Opening, expect
+from cnncc.frontend.onnx_file import DTYPES, OnnxFile, Source, dtype_name, load
 from cnncc.frontend.onnx_node import Call, Refused, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.frontend.onnx_shapes import FOLDED, fold
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Builder, Graph
-from cnncc.ir.types import Extent, TensorType, product
+from cnncc.ir.types import HALVES, Extent, TensorType, product
 
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
 
 BATCH = "N"
-OLDEST = 7
+OLDEST = 6
 DOMAINS = ("", "ai.onnx")
 
 
@@ -52,9 +52,9 @@ def read(source: Source, folder: str | os.PathLike[str] | None = None,
     return _graph(load(source, folder, opening))
 
 
-def inspect(source: Source, folder: str | os.PathLike[str] | None = None) -> ModelInfo:
+def inspect(source: Source) -> ModelInfo:
     """What is in a model, with all that can't be compiled. Raises ModelError for a broken model."""
-    file = load(source, folder)
+    file = load(source)
     p, g = file.proto, file.proto.graph
     unsupported: tuple[tuple[str, str, str], ...] = ()
     outputs: dict[str, TensorType] = {}
@@ -107,7 +107,6 @@ class _Importer:
         self.scope = Scope(file, Builder(self.proto.name or "model"), _opset(file))
         self.rows: list[tuple[str, str, str]] = []
         self.defined: set[str] = set()
-        self.names = [n.name[:200] or f"{n.op_type[:60]}_{i}" for i, n in enumerate(self.proto.node)]
         self.symbols: dict[str, str] = {}   # the names of the batch in the file, each with its input
 
     def expect(self, ok: object, why: str) -> None:
@@ -131,14 +130,16 @@ class _Importer:
                     self.scope.values[value.name] = self._input(value)
                 except Refused as reason:
                     self.refuse("input", value.name, reason)
-        self._check_order()
         needed = {v.name for v in self.proto.output}
         for node in reversed(self.proto.node):
             if not needed.isdisjoint(node.output):
                 needed.update(node.input)
-        for node, name in zip(self.proto.node, self.names, strict=True):
+        made = {name for node in self.proto.node for name in node.output}
+        for i, node in enumerate(self.proto.node):
+            called = node.name[:200] or f"{node.op_type[:60]}_{i}"
+            self._check_order(node, f"{node.op_type[:60]} {called!r}", made)
             if not needed.isdisjoint(node.output):
-                self._node(node, name, needed)
+                self._node(node, called, needed)
         outputs = self._outputs()
         if self.rows:
             many = f"{len(self.rows)} things" if len(self.rows) > 1 else "one thing"
@@ -164,8 +165,8 @@ class _Importer:
     def _input(self, value: ValueInfoProto) -> str:
         tensor = value.type.tensor_type
         support(value.type.WhichOneof("value") == "tensor_type", "it is no tensor")
-        support(tensor.elem_type == 1,
-                f"its type is {dtype_name(tensor.elem_type)}, only float32 inputs are supported")
+        support(tensor.elem_type in DTYPES,
+                f"its type is {dtype_name(tensor.elem_type)}, which isn't supported")
         support(tensor.HasField("shape"), "it has no shape: export the model with its input's shape")
         shape: list[Extent] = []
         for axis, d in enumerate(tensor.shape.dim):
@@ -179,22 +180,20 @@ class _Importer:
             support(not others, f"its batch is {d.dim_param[:60]!r}, that of input "
                                 f"{self.symbols[name][:200]!r} is {name[:60]!r}: give both one name")
             shape.append(BATCH)
-        type = TensorType("f32", tuple(shape))
+        type = TensorType(DTYPES[tensor.elem_type], tuple(shape))
         self.scope.check(type, f"{self.file.label}: input {value.name[:200]!r}")
-        return self.scope.builder.input(value.name, type)
+        x = self.scope.builder.input(value.name, type)
+        return self.scope.builder.op("cast", [x], f"{x}.f32", to="f32") if type.dtype in HALVES else x
 
-    def _check_order(self) -> None:
-        """Raises ModelError where two nodes define a value, or none does before it is read."""
-        made = {name for node in self.proto.node for name in node.output}
-        for node, called in zip(self.proto.node, self.names, strict=True):
-            what = f"{node.op_type[:60]} {called!r}"
-            for name in filter(None, node.input):
-                why = "a later node or itself makes: a cycle, or nodes out of order" if name in made \
-                    else "nothing defines"
-                self.expect(name in self.defined, f"{what} reads {name[:200]!r}, which {why}")
-            for name in filter(None, node.output):
-                self.expect(name not in self.defined, f"{what} defines {name[:200]!r} a second time")
-                self.defined.add(name)
+    def _check_order(self, node: NodeProto, what: str, made: set[str]) -> None:
+        """Raises ModelError where another node defines a value of this one, or none does before it reads."""
+        for name in filter(None, node.input):
+            why = "a later node or itself makes: a cycle, or nodes out of order" if name in made \
+                else "nothing defines"
+            self.expect(name in self.defined, f"{what} reads {name[:200]!r}, which {why}")
+        for name in filter(None, node.output):
+            self.expect(name not in self.defined, f"{what} defines {name[:200]!r} a second time")
+            self.defined.add(name)
 
     def _node(self, node: NodeProto, name: str, needed: set[str]) -> None:
         scope = self.scope
@@ -222,12 +221,16 @@ class _Importer:
     def _outputs(self) -> list[tuple[str, str]]:
         outputs: dict[str, str] = {}
         self.expect(self.proto.output, "the model has no outputs")
-        for name in (v.name for v in self.proto.output):
+        for v in self.proto.output:
+            name = v.name
             self.expect(name not in outputs, f"the output {name[:200]!r} is given twice")
             self.expect(name in self.defined, f"nothing defines the output {name[:200]!r}")
             try:
                 if self.scope.has(name):
-                    outputs[name] = self.scope.value(name)
+                    outputs[name] = x = self.scope.value(name)
+                    if DTYPES.get(v.type.tensor_type.elem_type) in HALVES:
+                        to = DTYPES[v.type.tensor_type.elem_type]
+                        outputs[name] = self.scope.builder.op("cast", [x], f"{x}.{to}", to=to)
             except Refused as reason:
                 self.refuse("output", name, reason)
         return list(outputs.items())

@@ -1,34 +1,42 @@
-"""An ONNX file as a protobuf message, and its tensors as arrays; sizes are checked before use."""
+"""An ONNX file as a protobuf message, and its tensors as arrays; sizes are checked before use.
+
+Only plain files are read, and beside the model only those inside of its folder.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cnncc.frontend.external import Array, External, Opening, expect, read_model
+from cnncc.frontend import onnx_text
+from cnncc.frontend.files import LIMIT, Opening, expect, inside, opened
 from cnncc.ir.errors import InputError, ModelError
+from cnncc.ir.signature import Array
 from cnncc.ir.types import product
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto"
-
 MAX_ELEMENTS = 1 << 31
 MAX_RANK = 8
 MAX_PARTS = 1 << 20         # nodes, tensors, ... of one graph
 KNOWN = (*range(1, 8), *range(9, 14))       # TensorProto.data_type: NumPy's own ints, floats and bool
+DTYPES = {1: "f32", 2: "u8", 3: "i8", 4: "u16", 5: "i16", 6: "i32", 7: "i64", 9: "bool", 10: "f16", 11: "f64",
+          12: "u32", 13: "u64"}
+"""By our names."""
 
 
 def dtype_name(number: int) -> str:
     """How messages call an element type: ours where we have it, else ONNX's."""
     from onnx import TensorProto
-    known: dict[int, str] = {n: name for name, n in TensorProto.DataType.items()} | {1: "f32", 7: "i64"}
+    known: dict[int, str] = {n: name for name, n in TensorProto.DataType.items()} | DTYPES
     return known.get(number, f"type {number}").lower()
 
 
@@ -40,12 +48,18 @@ def absurd(shape: Sequence[int], least: int) -> bool:
 
 @dataclass
 class OnnxFile:
-    """A parsed model; `label` is how messages call it, `size` the bytes of the arrays made of its tensors."""
+    """A parsed model; `label` is how messages call it, `size` the bytes of arrays made of its own tensors.
+
+    Of files in `folder` slices are read, each once, that must not overlap; `taken` is their bytes by file.
+    """
 
     label: str
     proto: ModelProto
-    external: External
+    folder: Path | None
+    opening: Opening | None
     size: int = 0
+    slices: dict[tuple[Path, int, int], Array] = field(default_factory=dict)
+    taken: Counter[Path] = field(default_factory=Counter)
 
     def describe(self, tensor: TensorProto) -> tuple[np.dtype[Any] | None, tuple[int, ...], str]:
         """(NumPy's type, None for one no constant may have; shape; how messages call it), checked."""
@@ -65,20 +79,16 @@ class OnnxFile:
             raise ModelError(f"{what} is of type {dtype_name(tensor.data_type)}, which is not supported")
         need = product(shape) * dtype.itemsize
         if tensor.data_location == 1:
-            fields: dict[str, str] = {}
-            for entry in tensor.external_data:
-                expect(entry.key not in fields, f"{what}: its external data gives {entry.key[:40]!r} twice")
-                fields[entry.key] = entry.value
-            data = self.external.read(fields, need, what)
+            data = self._external(tensor, need, what)
         elif tensor.HasField("raw_data"):
             data = np.frombuffer(tensor.raw_data, np.uint8)
-            self.size += data.nbytes
         else:       # halves are given by their bits
             numbers = getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))
             try:
                 data = np.fromiter(numbers, "u2" if dtype == "f2" else dtype, len(numbers)).view(np.uint8)
             except OverflowError as error:
                 raise ModelError(f"{what}: {error}") from None
+        if tensor.data_location != 1:
             self.size += data.nbytes
         expect(data.nbytes == need, f"{what} has {data.nbytes:,} bytes of data, its shape {list(shape)} of "
                                     f"{dtype_name(tensor.data_type)} needs {need:,}")
@@ -86,18 +96,46 @@ class OnnxFile:
         value.flags.writeable = False
         return value
 
+    def _external(self, tensor: TensorProto, size: int, what: str) -> Array:
+        """`size` bytes from the place that a tensor's `external_data` entries give, as uint8."""
+        fields: dict[str, str] = {}
+        for entry in tensor.external_data:
+            expect(entry.key not in fields, f"{what}: its external data gives {entry.key[:40]!r} twice")
+            fields[entry.key] = entry.value
+        location = fields.get("location", "")
+        if self.folder is None:
+            raise ModelError(f"{what}: its data is in another file, {location[:200]!r}; give the model's "
+                             "path, or the folder that holds it")
+        path = inside(self.folder, location, what)
+        for text in (texts := [fields.get("offset", "0"), fields.get("length", str(size))]):
+            expect(text.isascii() and text.isdigit() and len(text) < 19,
+                   f"{what}: the place of its external data is {text[:40]!r}, no number of bytes")
+        offset, length = map(int, texts)
+        expect(length == size, f"{what}: its external data has {length:,} bytes, its shape needs {size:,}")
+        if self.opening is not None:
+            self.opening(location, path)
+        if (path, offset, size) not in self.slices:
+            name = repr(path.name[:200])
+            with opened(path, f"{what}: its data file {name}") as (file, total):
+                expect(offset + size <= total, f"{what}: its data ends at byte {offset + size:,} of {name}, "
+                                               f"which has {total:,} bytes")
+                self.taken[path] += size
+                expect(self.taken[path] <= total, f"{what}: its data overlaps other tensors' in {name}")
+                data = self.slices[path, offset, size] = np.fromfile(file, np.uint8, size, offset=offset)
+                expect(data.size == size, f"{what}: its data file {name} ended while it was read")
+        return self.slices[path, offset, size]
+
 
 def _texts(proto: ModelProto) -> Iterator[str]:
     """All names in a model that are ever used. (Protobuf gives bytes for what is no valid text.)"""
     g = proto.graph
     attributes = [a for n in g.node for a in n.attribute]
     yield from (g.name, *(o.domain for o in proto.opset_import))
+    yield from (text for a in attributes for text in (a.name, a.ref_attr_name))
     for v in (*g.input, *g.output):
         yield from (v.name, *(d.dim_param for d in v.type.tensor_type.shape.dim))
     for n in g.node:
         yield from (n.name, n.op_type, n.domain, *n.input, *n.output)
-    for a in attributes:
-        yield from (a.name, a.ref_attr_name)
     for t in (*g.initializer, *(s.values for s in g.sparse_initializer), *(a.t for a in attributes)):
         yield from (t.name, *(text for e in t.external_data for text in (e.key, e.value)))
 
@@ -116,12 +154,18 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None,
         if isinstance(source, str | os.PathLike):
             label = os.fsdecode(source)
             folder = Path(label).parent if folder is None else folder
-            source = read_model(label)
+            with opened(label, label) as (file, size):
+                expect(size < LIMIT, f"{label}: {size:,} bytes are more than an ONNX file can have (2 GiB); "
+                                     "save the model with its weights as external data")
+                source = file.readall()
         elif not isinstance(source, bytes | bytearray | memoryview):
             raise InputError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
         expect(source, f"{label}: can't be read as ONNX: it is empty")
         try:        # protobuf's own exceptions differ between its implementations
-            proto = ModelProto.FromString(bytes(source))
+            text = label.lower().endswith(onnx_text.SUFFIXES)
+            proto = onnx_text.parse(source, label) if text else ModelProto.FromString(bytes(source))
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(f"{label}: can't be read as ONNX: {error}") from None
     g = proto.graph
@@ -131,4 +175,4 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None,
            f"{label}: this is no ONNX model: it has no {'opset' if proto.HasField('graph') else 'graph'}")
     expect(all(isinstance(text, str) for text in _texts(proto)),
            f"{label}: the file is damaged: a name in it is no valid text")
-    return OnnxFile(label, proto, External(None if folder is None else Path(folder), opening))
+    return OnnxFile(label, proto, None if folder is None else Path(folder), opening)

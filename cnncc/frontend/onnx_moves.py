@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cnncc.frontend.external import Array
-from cnncc.frontend.onnx_file import KNOWN, dtype_name
+from cnncc.frontend.onnx_file import DTYPES, dtype_name
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_shapes import extents, shape_of
-from cnncc.frontend.onnx_window import MAX_TABLE
-from cnncc.ir.types import Extent
+from cnncc.ir.signature import Array
+from cnncc.ir.types import NUMPY, Extent
 
 Shape = tuple[Extent, ...]
 Values = tuple[str, ...]
+
+MAX_TABLE = 1 << 24     # places along one dimension for which a table may be made
 
 
 def ints(c: Call, i: int, what: str) -> list[int]:
@@ -188,16 +189,16 @@ def gather(c: Call) -> str:
 
 def pad(c: Call) -> str:
     x, mode = c.value(0), c.attribute("mode", "s", b"constant")
-    shape, value = c.shape(x), 0.0
+    shape, value = c.shape(x), 0
     rank = len(shape)
     if c.opset < 11:
         given, value = list(c.attribute("pads", "ints", ())), c.attribute("value", "f", 0.0)
     else:
         given = ints(c, 1, "pads")
         if c.has(2):
-            number = c.needed(2, "constant value", "float32")
+            number = c.needed(2, "constant value", NUMPY[c.dtype(x)].name)
             c.expect(number.size == 1, "its constant value is an array")
-            value = float(number.reshape(()))
+            value = number.reshape(()).item()
     axes = _axes(c, ints(c, 3, "axes"), rank) if c.has(3) else tuple(range(rank))
     c.expect(len(given) == 2 * len(axes) and all(abs(p) <= MAX_TABLE for p in given),
              f"its pads {given[:20]} don't fit its input")
@@ -290,17 +291,16 @@ def eye_like(c: Call) -> Array:
     """Ones on a diagonal: only the shape of its input counts."""
     shape = fixed(c, c.shape(c.operand(0)), (0, 1))
     x, dtype = c.operand(0), c.attribute("dtype", "i")
-    kind = x.dtype if not isinstance(x, str) else np.dtype(np.float32)
+    kind = NUMPY[c.dtype(x)] if isinstance(x, str) else x.dtype
     if dtype is not None:
-        from onnx import helper
-        support(dtype in KNOWN, f"its dtype is {dtype_name(dtype)}")
-        kind = helper.tensor_dtype_to_np_dtype(dtype)
+        support(dtype in DTYPES, f"its dtype is {dtype_name(dtype)}")
+        kind = NUMPY[DTYPES[dtype]]
     c.expect(len(c.shape(x)) == 2, "its input must have two dimensions")
     c.spend(shape[0] * shape[1] * kind.itemsize)
     return np.eye(shape[0], shape[1], k=c.attribute("k", "i", 0)).astype(kind)
 
 
-MOVES = {
+ROWS = {
     "Concat": Row(concat, 1, 1 << 16),
     "ConvTranspose": Row(conv_transpose, 2, 3),
     "DepthToSpace": Row(depth_to_space, 1, 1),

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cnncc.frontend.external import Array, expect
+from cnncc.frontend.files import expect
 from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd
 from cnncc.ir.errors import ModelError
 from cnncc.ir.graph import Attr, Builder
-from cnncc.ir.types import Extent, TensorType
+from cnncc.ir.signature import Array
+from cnncc.ir.types import NUMPY, Extent, TensorType
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TensorProto
@@ -50,16 +51,21 @@ class Scope:
     def array(self, name: str) -> Array:
         value = self.constants[name]
         if not isinstance(value, np.ndarray):
-            value = self.constants[name] = self.file.array(value)
+            value = self.constants[name] = self.widened(self.file.array(value))
         return value
+
+    @staticmethod
+    def widened(array: Array) -> Array:
+        """Halves as single floats: that is what they are computed in."""
+        return array.astype(np.float32) if array.dtype == np.float16 else array
 
     def value(self, name: str) -> str:
         """Our name of a value; a constant becomes a node with its first use."""
         if name not in self.values:
             array = self.array(name)
             support(name not in self.open, f"reads {name[:200]!r}, which depends on the open batch")
-            support(array.dtype == np.float32, f"reads {name[:200]!r} of type {array.dtype}; only float32 is "
-                                               "computed with: convert the model to float32")
+            support(array.dtype in NUMPY.values(), f"reads {name[:200]!r} of type {array.dtype}, which isn't "
+                                                   "computed with: convert the model to float32")
             self.values[name] = self.builder.const(name, array)
         return self.values[name]
 
@@ -152,6 +158,9 @@ class Call:
     def shape(self, x: str | Array) -> tuple[Extent, ...]:
         return self.scope.builder.nodes[x].type.shape if isinstance(x, str) else x.shape
 
+    def dtype(self, x: str) -> str:
+        return self.scope.builder.nodes[x].type.dtype
+
     def spatial(self, value: str) -> tuple[int, ...]:
         """The sizes after batch and channels, of which there must be one to three."""
         shape = self.shape(value)
@@ -167,7 +176,10 @@ class Call:
             value = builder.op(op, inputs, f"{self.out}.{step}" if step else self.out, (self.name,), **attrs)
         except ModelError as error:
             raise ModelError(f"{self.label}: {error}") from None
-        self.scope.check(builder.nodes[value].type, self.label)
+        type = builder.nodes[value].type
+        self.scope.check(type, self.label)
+        support(not any(isinstance(e, str) for e in type.shape[1:]),
+                f"its result {type} has the batch, whose size is open, in another place than the first")
         return value
 
     def const(self, array: Array, step: str) -> str:
@@ -180,7 +192,7 @@ class Call:
         """Account for a constant derived from the model's. Raises ModelError where they are too many."""
         file = self.scope.file
         self.scope.folded += nbytes
-        self.expect(self.scope.folded <= SPARE + 2 * (file.size + sum(file.external.taken.values())),
+        self.expect(self.scope.folded <= SPARE + 2 * (file.size + file.taken.total()),
                     "the constants derived from the model's would take too much memory")
 
     def named(self, out: str) -> Call:

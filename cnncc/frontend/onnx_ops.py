@@ -1,18 +1,18 @@
-"""The importer's table: one row for each ONNX op."""
+"""The importer's table, at the end: one row for each ONNX op, some of them in other files."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend.external import Array
-from cnncc.frontend.onnx_moves import MOVES
+from cnncc.frontend import onnx_elementwise, onnx_moves, onnx_reduce, onnx_resize
+from cnncc.frontend.layers import scale_and_shift
+from cnncc.frontend.onnx_moves import MAX_TABLE
 from cnncc.frontend.onnx_node import Call, Row, support
-from cnncc.frontend.onnx_resize import RESIZE
 from cnncc.frontend.onnx_shapes import extents
-from cnncc.frontend.onnx_window import average_pool, max_pool, window
+from cnncc.ir.signature import Array
 from cnncc.ir.types import Extent, product
 
 Shape = tuple[Extent, ...]
@@ -23,11 +23,63 @@ def _fixed(extents: Iterable[Extent]) -> int:
     return product([e for e in extents if isinstance(e, int)])
 
 
+class _Axis(NamedTuple):
+    """Windows along one dimension; `pad` is the file's end padding, `end` what gives `out` windows."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    begin: int
+    pad: int
+    end: int
+    out: int
+
+    def taps(self, pads: bool) -> Array:
+        """How many taps of each window lie within the input (with `pads` also the padding): at least one."""
+        support(self.out <= MAX_TABLE, f"{self.out:,} windows along one dimension are too many")
+        start = np.arange(self.out) * self.stride - self.begin
+        low, high = (-self.begin, self.size + self.pad) if pads else (0, self.size)
+        first = np.maximum(0, -((start - low) // self.dilation))
+        taps: Array = np.minimum(self.kernel - 1, (high - 1 - start) // self.dilation) - first + 1
+        support((taps > 0).all(), "a window lies wholly in the padding")
+        return taps
+
+
+def _window(c: Call, x: str, weight: tuple[int, ...] | None = None) -> tuple[list[_Axis], dict[str, Any]]:
+    """A node's windows over x, and their attributes as ours; a convolution gives the sizes of its weight."""
+    spatial = c.spatial(x)
+    n, kernel = len(spatial), c.sizes("kernel_shape", len(spatial), 1, weight)
+    c.expect(weight in (None, kernel), f"its kernel_shape {list(kernel)} is not that of its weight")
+    ceil = weight is None and c.flag("ceil_mode")
+    strides, dilations = c.sizes("strides", n, 1, (1,) * n), c.sizes("dilations", n, 1, (1,) * n)
+    pads, auto = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), c.attribute("auto_pad", "s", b"NOTSET")
+    c.expect(auto in (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID"), f"auto_pad is {auto[:60]!r}")
+    axes: list[_Axis] = []
+    for size, k, s, d, a, b in zip(spatial, kernel, strides, dilations, pads[:n], pads[n:], strict=True):
+        reach = (k - 1) * d + 1
+        if auto == b"VALID":
+            a = b = 0
+        elif auto != b"NOTSET":
+            total = max(0, ((size + s - 1) // s - 1) * s + reach - size)
+            a, b = (total + (auto == b"SAME_LOWER")) // 2, (total + (auto == b"SAME_UPPER")) // 2
+        room = size + a + b - reach
+        count = (room + (s - 1 if ceil else 0)) // s + 1
+        if ceil and (count - 1) * s >= size + a:      # a window must not start beyond the input
+            count -= 1
+        c.expect(room >= 0 or (ceil and count > 0),
+                 f"a window of {reach} is larger than the padded input, {size + a + b}")
+        axes.append(_Axis(size, k, s, d, a, b, max(b, (count - 1) * s + reach - size - a), count))
+    attrs = {"strides": strides, "dilations": dilations, "begin": tuple(a.begin for a in axes),
+             "end": tuple(a.end for a in axes)}
+    return axes, attrs if weight is not None else attrs | {"kernel": kernel}
+
+
 def _conv(c: Call) -> str:
     x, w = c.value(0), c.needed(1, "weight")
     shape, group = c.shape(x), c.attribute("group", "i", 1)
     c.expect(w.ndim == len(shape), f"its weight has the shape {list(w.shape)}, its input {list(shape)}")
-    _, attrs = window(c, x, w.shape[2:])
+    _, attrs = _window(c, x, w.shape[2:])
     c.expect(group > 0 and w.shape[0] % group == 0 and 0 not in w.shape and shape[1] == w.shape[1] * group,
              f"an input of {shape[1]} channels and a weight of shape {list(w.shape)} don't fit group={group}")
     bias = c.needed(2, "bias") if c.has(2) else np.zeros(w.shape[0], np.float32)
@@ -35,6 +87,33 @@ def _conv(c: Call) -> str:
     bias = bias.reshape(-1, *(1,) * (len(shape) - 2))
     y = c.emit("conv", [x, c.value(1)], "conv" if bias.any() else "", group=group, **attrs)
     return c.emit("add", [y, c.const(bias, "bias")]) if bias.any() else y
+
+
+def _max_pool(c: Call) -> str:
+    x = c.value(0)
+    axes, attrs = _window(c, x)
+    for a in axes:
+        a.taps(pads=False)      # refuses windows that lie wholly in the padding
+    return c.emit("max_pool", [x], **attrs)
+
+
+def _average_pool(c: Call) -> str:
+    """A sum, times one factor where all windows count as many elements, else times a table."""
+    x = c.value(0)
+    axes, attrs = _window(c, x)
+    include = c.flag("count_include_pad")
+    if {*attrs["kernel"], *attrs["strides"]} == {1} and not any(attrs["begin"] + attrs["end"]):
+        return x
+    taps = [a.taps(include) for a in axes]
+    y = c.emit("sum_pool", [x], "sum", **attrs)
+    if all((t == t[0]).all() for t in taps):
+        return c.emit("scale", [y], factor=1.0 / float(np.prod([float(t[0]) for t in taps])))
+    support(np.prod([float(t.size) for t in taps]) <= MAX_TABLE,
+            "its output is too large for padding that is not counted")
+    table = np.ones((1, 1), np.float64)
+    for t in taps:
+        table = table[..., None] / t
+    return c.emit("mul", [y, c.const(table.astype(np.float32), "divisors")])
 
 
 def _batch_norm(c: Call) -> str:
@@ -45,51 +124,8 @@ def _batch_norm(c: Call) -> str:
     vectors = [c.needed(i, what) for i, what in enumerate(("scale", "bias", "mean", "variance"), 1)]
     c.expect(len(shape) > 1 and all(v.shape == shape[1:2] for v in vectors),
              f"its parameters have the shapes {[list(v.shape) for v in vectors]}, its input {list(shape)}")
-    gamma, beta, mean, variance = (v.astype(np.float64) for v in vectors)
-    with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(variance + c.attribute("epsilon", "f", 1e-5))
-        parts = [(scale.astype(np.float32), "scale"), ((beta - mean * scale).astype(np.float32), "shift")]
-    ones = (1,) * (len(shape) - 2)
-    return c.emit("batch_norm", [x, *(c.const(v.reshape(-1, *ones), step) for v, step in parts)])
-
-
-def _clip(c: Call) -> str:
-    bounds: list[float] = []
-    for i, name, default in ((1, "min", -math.inf), (2, "max", math.inf)):
-        bound = np.asarray(c.attribute(name, "f", default) if c.opset < 11 else
-                           c.needed(i, "bound") if c.has(i) else default)
-        c.expect(bound.size == 1 and not np.isnan(bound).any(), "its bounds are arrays or not a number")
-        bounds.append(float(bound.reshape(())))
-    if bounds == [-math.inf, math.inf]:
-        return c.value(0)
-    if bounds == [0, math.inf]:
-        return c.emit("relu", [c.value(0)])
-    return c.emit("clip", [c.value(0)], low=bounds[0], high=bounds[1])
-
-
-def _reduce_mean(c: Call) -> str:
-    x = c.value(0)
-    shape, noop, keepdims = c.shape(x), c.flag("noop_with_empty_axes"), c.flag("keepdims", True)
-    given = c.attribute("axes", "ints", ()) if c.opset < 18 else \
-        c.needed(1, "axes", "int64").reshape(-1).tolist() if c.has(1) else ()
-    axes = tuple(sorted(c.axis(a, len(shape)) for a in given)) or (() if noop else tuple(range(len(shape))))
-    c.expect(len(set(axes)) == len(axes), f"axes {list(given)} name one dimension twice")
-    support(all(isinstance(shape[a], int) for a in axes), "it reduces over the batch, whose size is open")
-    if not axes:
-        return x
-    if keepdims or len(axes) < len(shape):
-        return c.emit("reduce_mean", [x], axes=axes, keepdims=keepdims)
-    return c.emit("reshape", [c.emit("reduce_mean", [x], "mean", axes=axes, keepdims=True)], shape=())
-
-
-def _global(op: str) -> Row:
-    """Over all that comes after the channels."""
-    def convert(c: Call) -> str:
-        x = c.value(0)
-        rank = len(c.shape(x))
-        c.expect(rank > 2, f"its input has {rank} dimensions, expected at least 3")
-        return c.emit(op, [x], axes=tuple(range(2, rank)), keepdims=True)
-    return Row(convert, 1, 1)
+    scale, shift = scale_and_shift(vectors, c.attribute("epsilon", "f", 1e-5), len(shape))
+    return c.emit("batch_norm", [x, c.const(scale, "scale"), c.const(shift, "shift")])
 
 
 def _shaped(c: Call, x: str | Array, shape: Shape) -> str | Array:
@@ -156,61 +192,28 @@ def _gemm(c: Call) -> str:
     return c.emit("add", [y, c.value(2) if beta == 1 else c.const(scaled, "bias")])
 
 
-def _softmax(c: Call) -> str:
-    x = c.value(0)
-    shape = c.shape(x)
-    axis = c.axis(c.attribute("axis", "i", -1 if c.opset >= 13 else 1), len(shape))
-    # Before opset 13 it is over all dimensions from axis on.
-    over = [axis] if c.opset >= 13 else [a for a in range(axis, len(shape)) if shape[a] != 1] or [axis]
-    support(all(isinstance(shape[a], int) for a in over), "it normalises over the batch")
-    if len(over) == 1:
-        return c.emit("softmax", [x], axis=over[0])
-    flat = c.emit("reshape", [x], "flat", shape=(*shape[:axis], _fixed(shape[axis:])))
-    return c.emit("reshape", [c.emit("softmax", [flat], "softmax", axis=axis)], shape=shape)
-
-
-def _dropout(c: Call) -> str | Array:
-    support(not (c.has(2) and c.needed(2, "training_mode", "bool").any()),
-            "training_mode is on: export the model for inference")
-    return c.operand(0)
-
-
 def _constant(c: Call) -> Array:
     c.expect(len(c.attributes) == 1, f"has {len(c.attributes)} attributes, expected one")
     name = next(iter(c.attributes))
     if name == "value":
-        return c.scope.file.array(c.attribute(name, "t"))
+        return c.scope.widened(c.scope.file.array(c.attribute(name, "t")))
     forms = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
     support(name in forms, f"attribute {name[:60]!r} is not supported")
     return np.array(c.attribute(name, forms[name]), np.float32 if "float" in name else np.int64)
 
 
-def _elementwise(op: str, inputs: int = 2) -> Row:
-    return Row(lambda c: c.emit(op, [c.value(i) for i in range(inputs)]), inputs, inputs)
-
-
 ROWS = {
-    **MOVES, **RESIZE,
-    "Add": _elementwise("add"),
-    "AveragePool": Row(average_pool, 1, 1),
-    "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum",)),
-    "Clip": Row(_clip, 1, 3),
+    **onnx_elementwise.ROWS,
+    **onnx_moves.ROWS,
+    **onnx_reduce.ROWS,
+    **onnx_resize.ROWS,
+    "AveragePool": Row(_average_pool, 1, 1),
+    "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum", "is_test")),
     "Constant": Row(_constant, 0, 0),
     "Conv": Row(_conv, 2, 3),
-    "Div": _elementwise("div"),
-    "Dropout": Row(_dropout, 1, 3, ("ratio", "seed")),
-    "Exp": _elementwise("exp", 1),
     "Flatten": Row(_flatten, 1, 1),
-    "Gemm": Row(_gemm, 2, 3),
-    "GlobalAveragePool": _global("reduce_mean"),
-    "GlobalMaxPool": _global("reduce_max"),
-    "Identity": Row(lambda c: c.operand(0), 1, 1),
+    "Gemm": Row(_gemm, 2, 3, ("broadcast",)),
     "MatMul": Row(_gemm, 2, 2),
-    "MaxPool": Row(max_pool, 1, 1, ("storage_order",)),
-    "Mul": _elementwise("mul"),
-    "ReduceMean": Row(_reduce_mean, 1, 2),
-    "Relu": _elementwise("relu", 1),
+    "MaxPool": Row(_max_pool, 1, 1, ("storage_order",)),
     "Reshape": Row(_reshape, 2, 2),
-    "Softmax": Row(_softmax, 1, 1),
-    "Sub": _elementwise("sub"),
 }

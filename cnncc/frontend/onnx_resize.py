@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnncc.frontend.external import Array
-from cnncc.frontend.onnx_moves import pick
+from cnncc.frontend.onnx_moves import MAX_TABLE, pick
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_shapes import extents
-from cnncc.frontend.onnx_window import MAX_TABLE
+from cnncc.ir.signature import Array
 
 MODES = (b"nearest", b"linear", b"bilinear", b"trilinear", b"cubic")
 NEAREST = (b"round_prefer_floor", b"round_prefer_ceil", b"floor", b"ceil", b"simple")
@@ -190,4 +189,4 @@ def _taps(at: Array, axis: Axis, mode: Mode) -> tuple[Array, Array]:
 
 IGNORED = ("extrapolation_value", "nearest_mode", "cubic_coeff_a", "exclude_outside",
            "keep_aspect_ratio_policy")      # by other modes
-RESIZE = {"Resize": Row(resize, 1, 4, IGNORED), "Upsample": Row(resize, 1, 2)}
+ROWS = {"Resize": Row(resize, 1, 4, IGNORED), "Upsample": Row(resize, 1, 2)}

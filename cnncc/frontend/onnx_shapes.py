@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnncc.frontend.external import Array
 from cnncc.frontend.onnx_file import MAX_ELEMENTS, absurd
 from cnncc.frontend.onnx_node import Call, Refused, support
+from cnncc.ir.signature import Array
 from cnncc.ir.types import Extent, product
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def fold(c: Call) -> tuple[Array, ...]:
         raise Refused(f"op not supported on constants (opset {c.opset}): {error}") from None
     except Exception as error:      # whatever a wrong node makes of the reference
         c.expect(False, f"can't be computed: {str(error)[:200]}")
-    made = tuple(np.asarray(r) for r in results)
+    made = tuple(c.scope.widened(np.asarray(r)) for r in results)
     c.expect(all(not absurd(r.shape, 0) for r in made), "a result has a shape that no tensor can have")
     by_name = dict(zip(filter(None, c.node.output), made, strict=True))
     if tainted:

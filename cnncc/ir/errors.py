@@ -1,6 +1,13 @@
 """The exceptions that cnncc raises. Their messages say what, where, why, and what to do."""
 
+import difflib
 from collections.abc import Iterable
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """What to add to a message about an unknown name: the nearest of those that are known, if one is near."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f" (is it {close[0]!r}?)" if close else ""
 
 
 class CnnccError(Exception):

@@ -13,11 +13,20 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from cnncc.ir.errors import InternalError
+from cnncc.ir.scalars import FUNCTIONS
+from cnncc.ir.types import NUMPY
 
-UNARY = ("neg", "exp", "sqrt", "sigmoid", "abs")
-BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-FUNCTIONS = (*UNARY, *BINARY, "max", "min")
-OPERATORS: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
+LEVELS = (("== != < <= > >=", "eq ne lt le gt ge"), ("|", "or"), ("^", "xor"), ("&", "and"),
+          ("<< >>", "shl shr"), ("+ -", "add sub"), ("* / %", "mul div mod"))
+"""The operators and their functions, those that bind least first: Python's own order."""
+BINARY = {fn: symbol for symbols, fns in LEVELS
+          for symbol, fn in zip(symbols.split(), fns.split(), strict=True)}
+BINDING = {fn: level for level, (_, fns) in enumerate(LEVELS) for fn in fns.split()}
+OPERATORS: dict[type[ast.operator | ast.cmpop], str] = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Mod: "mod", ast.LShift: "shl",
+    ast.RShift: "shr", ast.BitAnd: "and", ast.BitXor: "xor", ast.BitOr: "or", ast.Eq: "eq", ast.NotEq: "ne",
+    ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
+BARE = "f32"                # the dtype of constants that are written without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +107,14 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Const:
+    """A number; in a dtype other than BARE it is written as a cast, `i64(3)`."""
+
     value: float
+    dtype: str = BARE
 
     def __str__(self) -> str:
+        if self.dtype != BARE:
+            return f"{self.dtype}({Const(self.value)})"
         if not math.isfinite(self.value):
             return f'float("{self.value}")'
         whole = self.value == int(self.value) and abs(self.value) < 1e9
@@ -135,6 +149,10 @@ class Table:
     values: tuple[tuple[float, ...], ...]
     index: tuple[Index, Index]
 
+    @property
+    def dtype(self) -> str:
+        return "f32"
+
     def at(self, place: Mapping[str, int]) -> float:
         """The number where each dimension has the value in `place`."""
         row, column = (i.const + sum(c * place[d] for d, c in i.terms) for i in self.index)
@@ -147,7 +165,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function of FUNCTIONS applied to scalar expressions."""
+    """A function of `ir.scalars` applied to scalar expressions."""
 
     fn: str
     args: tuple[Expr, ...]
@@ -155,8 +173,9 @@ class Call:
     def __str__(self) -> str:
         if self.fn in BINARY:
             left, right = self.args
-            a = f"({left})" if _rank(left) < _rank(self) else str(left)
-            b = f"({right})" if _rank(right) <= _rank(self) else str(right)
+            level = BINDING[self.fn]
+            a = f"({left})" if _rank(left) < max(level, 1) else str(left)       # comparisons don't chain
+            b = f"({right})" if _rank(right) <= level else str(right)
             return f"{a} {BINARY[self.fn]} {b}"
         return f"{self.fn}({', '.join(map(str, self.args))})"
 
@@ -165,10 +184,10 @@ Expr: TypeAlias = Const | Load | Table | Call
 
 
 def _rank(e: Expr) -> int:
-    """How tightly the text of `e` binds: 1 for sums, 2 for products, 3 for the rest."""
-    if isinstance(e, Call) and e.fn in BINARY:
-        return 1 if e.fn in ("add", "sub") else 2
-    return 1 if isinstance(e, Const) and e.value < 0 else 3
+    """How tightly the text of `e` binds: its operator's place in LEVELS, beyond them for the rest."""
+    if isinstance(e, Const) and e.dtype == BARE and e.value < 0:
+        return BINDING["add"]
+    return BINDING.get(e.fn, len(LEVELS)) if isinstance(e, Call) else len(LEVELS)
 
 
 def loads(e: Expr) -> Iterator[Load]:
@@ -218,6 +237,11 @@ def size(e: Expr) -> int:
     return 1 + sum(size(a) for a in e.args) if isinstance(e, Call) else 0
 
 
+def cost(e: Expr) -> int:
+    """About how many instructions `e` takes."""
+    return FUNCTIONS[e.fn].cost + sum(cost(a) for a in e.args) if isinstance(e, Call) else 0
+
+
 # ---- text
 
 
@@ -254,34 +278,41 @@ def parse_index(node: ast.expr | str, symbols: Mapping[str, int] | None = None) 
     raise InternalError(f"not an affine index: {ast.unparse(node)}")
 
 
-def parse_expr(node: ast.expr | str, symbols: Mapping[str, int | float] | None = None) -> Expr:
+def parse_expr(node: ast.expr | str, symbols: Mapping[str, int | float | str] | None = None) -> Expr:
     """Read a scalar expression; a bare name that is no symbol is a load without index.
 
-    Raises InternalError for anything outside the language.
+    Numbers become bare constants. A symbol that is a text stands for a function. Raises InternalError for
+    anything outside the language.
     """
     symbols = symbols or {}
     if isinstance(node, str):
         node = ast.parse(node.strip(), mode="eval").body
     match node:
-        case ast.Constant(value=int() | float() as v):
-            return Const(float(v))
+        case ast.Constant(value=int() | float() as v) if not isinstance(v, bool):
+            return Const(v)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as v)):
-            return Const(-float(v))
-        case ast.UnaryOp(op=ast.USub(), operand=x):
-            return Call("neg", (parse_expr(x, symbols),))
+            return Const(-v)
+        case ast.UnaryOp(op=ast.USub() | ast.Invert() as op, operand=x):
+            return Call("neg" if isinstance(op, ast.USub) else "invert", (parse_expr(x, symbols),))
         case ast.Name(id=name):
-            return Const(float(symbols[name])) if name in symbols else Load(name, ())
+            value = symbols.get(name)
+            return Load(name, ()) if value is None or isinstance(value, str) else Const(value)
         case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str(v))]):
             return Const(float(v))
-        case ast.Call(func=ast.Name(id=fn), args=args) if fn in FUNCTIONS:
-            return Call(fn, tuple(parse_expr(a, symbols) for a in args))
-        case ast.BinOp(left=a, op=op, right=b) if type(op) in OPERATORS:
+        case ast.Call(func=ast.Name(id=name), args=args) if (fn := str(symbols.get(name, name))) in FUNCTIONS:
+            values = tuple(parse_expr(a, symbols) for a in args)
+            if fn in NUMPY and len(values) == 1 and isinstance(values[0], Const):
+                return Const(values[0].value, fn)
+            if len(values) == len(FUNCTIONS[fn].args):
+                return Call(fn, values)
+        case ast.BinOp(left=a, op=op, right=b) | ast.Compare(left=a, ops=[op], comparators=[b]) \
+                if type(op) in OPERATORS:
             return Call(OPERATORS[type(op)], (parse_expr(a, symbols), parse_expr(b, symbols)))
         case ast.Subscript(value=ast.Name(id=name), slice=index):
             parts = index.elts if isinstance(index, ast.Tuple) else [index]
-            whole = {k: int(v) for k, v in symbols.items() if v == int(v)}
+            whole = {k: int(v) for k, v in symbols.items() if not isinstance(v, str) and v == int(v)}
             return Load(name, tuple(parse_index(p, whole) for p in parts))
         case ast.Subscript(value=ast.Tuple(elts=rows), slice=ast.Tuple(elts=[row, column])):
-            values = tuple(tuple(float(v) for v in ast.literal_eval(r)) for r in rows)
-            return Table(values, (parse_index(row), parse_index(column)))
+            table = tuple(tuple(float(v) for v in ast.literal_eval(r)) for r in rows)
+            return Table(table, (parse_index(row), parse_index(column)))
     raise InternalError(f"not a scalar expression: {ast.unparse(node)}")

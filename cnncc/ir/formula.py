@@ -17,9 +17,9 @@ from cnncc.ir.errors import InternalError, ModelError
 from cnncc.ir.expr import Call, Expr, Index, Load, loads, parse_expr, parse_index, reindexed, rewrite, tables
 from cnncc.ir.types import Extent
 
-FOLDS = ("=", "+=", "max=", "min=")
-IDENTITY = {"+=": 0.0, "max=": float("-inf"), "min=": float("inf")}
-COMBINE = {"+=": "add", "max=": "max", "min=": "min"}
+FOLDS = ("=", "+=", "*=", "max=", "min=")
+IDENTITY = {"+=": 0.0, "*=": 1.0, "max=": float("-inf"), "min=": float("inf")}
+COMBINE = {"+=": "add", "*=": "mul", "max=": "max", "min=": "min"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def parse_formula(text: str, extents: Mapping[str, Extent]) -> Formula:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    match = re.match(r"^(\w+(?:\[[^\]]*\])?)\s*(\+=|max=|min=|=)(?!=)\s*(.*)$", text.strip(), re.S)
+    match = re.match(r"^(\w+(?:\[[^\]]*\])?)\s*(\+=|\*=|max=|min=|=)(?!=)\s*(.*)$", text.strip(), re.S)
     if not match:
         raise InternalError(f"not a formula: {text!r}")
     return match[1], match[2], match[3]
@@ -206,7 +206,7 @@ def _solve(name: str, node: ast.expr, size: Extent, extents: dict[str, Extent],
 
 
 def pointwise(text: str, operands: Sequence[tuple[str, Sequence[Extent]]],
-              symbols: Mapping[str, float]) -> tuple[Formula, tuple[Extent, ...]]:
+              symbols: Mapping[str, float | str]) -> tuple[Formula, tuple[Extent, ...]]:
     """A scalar expression over broadcast operands. Raises ModelError where shapes don't broadcast."""
     shapes = dict(operands)
     rank = max((len(s) for s in shapes.values()), default=0)

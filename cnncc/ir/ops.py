@@ -13,10 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cnncc.ir.errors import InternalError, ModelError
 from cnncc.ir.expr import Call, Const, Expr, Index, Load, Table, rewrite
-from cnncc.ir.formula import Formula, bind, pointwise
-from cnncc.ir.types import Extent, TensorType, product
+from cnncc.ir.formula import COMBINE, Formula, bind, pointwise
+from cnncc.ir.infer import dtype_of, resolve
+from cnncc.ir.types import FLOATS, Extent, TensorType, name_of, product
 
 Attrs = Mapping[str, Any]
 Shape = tuple[Extent, ...]
@@ -43,12 +47,13 @@ class Composer(Protocol):
 
     def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (),
            base: str = "", **attrs: Any) -> str: ...
+    def const(self, name: str, value: NDArray[Any]) -> str: ...
     def type(self, name: str) -> TensorType: ...
 
 
 @dataclass(frozen=True)
 class Op:
-    """`bound` gives the formula and the result's shape; an op without is a view or `composed` of others."""
+    """`bound` gives the formula and the result's shape; an op without is `composed` of others, or a view."""
 
     name: str
     bound: Callable[[Shapes, Attrs], tuple[Formula, tuple[Extent, ...]]] | None = None
@@ -57,16 +62,60 @@ class Op:
 
     def infer(self, types: Sequence[TensorType], attrs: Attrs) -> TensorType:
         """The type of the result. Raises ModelError where the operands don't fit the op."""
-        shapes = [t.shape for t in types]
         if self.shape is not None:
-            return TensorType(types[0].dtype, self.shape(shapes, attrs))
-        return TensorType(types[0].dtype if types else "f32", self.formula(types, attrs)[1])
+            return TensorType(types[0].dtype, self.shape([t.shape for t in types], attrs))
+        if not types:
+            return TensorType(attrs["dtype"], self.formula(types, attrs)[1])
+        if self.composed is not None:
+            parts = _Types(dict(zip(NAMES, types, strict=False)))
+            return parts.types[self.composed(parts, _Node(NAMES[:len(types)], dict(attrs)))]
+        f, shape = self.formula(types, attrs)
+        folded = f.expr if f.fold == "=" else Call(COMBINE[f.fold], (f.expr, f.expr))
+        return TensorType(dtype_of(folded, _dtypes(types)), shape)
 
     def formula(self, types: Sequence[TensorType], attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
-        """The formula bound to shapes and attributes; the result's shape. Raises ModelError as `infer`."""
+        """The formula bound to types and attributes; the result's shape. Raises ModelError as `infer`."""
         if self.bound is None:
             raise InternalError(f"op {self.name} has no formula of its own")
-        return self.bound([t.shape for t in types], attrs)
+        formula, shape = self.bound([t.shape for t in types], attrs)
+        wanted = types[0].dtype if types else attrs["dtype"]
+        return replace(formula, expr=resolve(formula.expr, _dtypes(types), wanted)), shape
+
+
+class _Types:
+    """A composer that only finds the types of what it is given."""
+
+    def __init__(self, types: dict[str, TensorType]) -> None:
+        self.types = types
+
+    def _put(self, type: TensorType) -> str:
+        name = f"value{len(self.types)}"
+        self.types[name] = type
+        return name
+
+    def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (),
+           base: str = "", **attrs: Any) -> str:
+        return self._put(OPS[op].infer([self.types[i] for i in inputs], attrs))
+
+    def const(self, name: str, value: NDArray[Any]) -> str:
+        return self._put(TensorType(name_of(value.dtype), value.shape))
+
+    def type(self, name: str) -> TensorType:
+        return self.types[name]
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A composed op by itself, of operands called as in formulas."""
+
+    inputs: tuple[str, ...]
+    attr: dict[str, Any]
+    name: str = ""
+    origin: tuple[str, ...] = ()
+
+
+def _dtypes(types: Sequence[TensorType]) -> dict[str, str]:
+    return {name: t.dtype for name, t in zip(NAMES, types, strict=False)}
 
 
 OPS: dict[str, Op] = {}
@@ -78,10 +127,10 @@ def register(op: Op) -> Op:
 
 
 def elementwise(name: str, text: str, *attributes: str) -> Op:
-    """A scalar expression over x, w, ... (broadcast) and the named float attributes."""
+    """A scalar expression over x, w, ... (broadcast) and attributes: numbers, or names of functions."""
     def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
         operands = list(zip(NAMES, shapes, strict=False))
-        return pointwise(text, operands, {a: float(attrs[a]) for a in attributes})
+        return pointwise(text, operands, {a: attrs[a] for a in attributes})
     return register(Op(name, bound))
 
 
@@ -121,14 +170,17 @@ def transform(name: str, template: str) -> Op:
     return register(Op(name, bound))
 
 
-def reduction(name: str, fold: str) -> Op:
-    """A fold over `axes`, which stay with extent 1 where `keepdims`."""
+def reduction(name: str, fold: str, text: str = "x", *attributes: str) -> Op:
+    """A fold of a scalar expression over `axes`, which stay with extent 1 where `keepdims`."""
     def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
-        rank, axes = len(shapes[0]), tuple(attrs["axes"])
-        index = [f"i{a}" for a in range(rank)]
-        kept = [("0" if a in axes else f"i{a}") for a in range(rank) if a not in axes or attrs["keepdims"]]
-        left = f"y[{', '.join(kept)}]" if kept else "y"
-        return bind(f"{left} {fold} x[{', '.join(index)}]", [("x", shapes[0])], {})
+        operands = list(zip(NAMES, shapes, strict=False))
+        f, shape = pointwise(text, operands, {a: attrs[a] for a in attributes})
+        kept = [a for a in range(len(shape)) if a not in attrs["axes"] or attrs["keepdims"]]
+        index = [Index() if a in attrs["axes"] else Index.of(f"i{a}") for a in kept]
+        last = {f"i{a}" for a in attrs["axes"]}
+        extents = sorted(f.extents, key=lambda item: item[0] in last)
+        result = tuple(1 if a in attrs["axes"] else shape[a] for a in kept)
+        return Formula(Load("y", tuple(index)), fold, f.expr, tuple(extents)), result
     return register(Op(name, bound))
 
 
@@ -157,25 +209,75 @@ def _box(attrs: Attrs) -> Indices:
 
 # ---- elementwise
 
+for fn in ("neg", "abs", "sign", "sqrt", "exp", "log", "sigmoid", "tanh", "softplus", "erf", "floor", "ceil",
+           "round", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh",
+           "isnan", "invert"):
+    elementwise(fn, f"{fn}(x)")
+for fn in ("add", "sub", "mul", "div", "mod", "fmod", "pow", "max", "min", "lt", "le", "gt", "ge", "eq",
+           "and", "or", "xor", "shl", "shr"):
+    elementwise(fn, str(Call(fn, (Load("x", ()), Load("w", ())))))
 elementwise("relu", "max(x, 0)")
 elementwise("clip", "min(max(x, low), high)", "low", "high")
-elementwise("add", "x + w")
-elementwise("sub", "x - w")
-elementwise("mul", "x * w")
-elementwise("div", "x / w")
-elementwise("exp", "exp(x)")
+elementwise("clip_to", "min(max(x, w), u)")
+elementwise("leaky_relu", "where(x < 0, x * alpha, x)", "alpha")
+elementwise("prelu", "where(x < 0, x * w, x)")
+elementwise("elu", "where(x < 0, expm1(x) * alpha, x)", "alpha")
+elementwise("celu", "where(x < 0, expm1(x / alpha) * alpha, x)", "alpha")
+elementwise("selu", "where(x < 0, expm1(x) * alpha, x) * gamma", "alpha", "gamma")
+elementwise("gelu", "x * 0.5 * (erf(x * 0.7071067811865476) + 1)")
+elementwise("gelu_tanh", "x * 0.5 * (tanh((x * x * x * 0.044715 + x) * 0.7978845608028654) + 1)")
+elementwise("hard_sigmoid", "min(max(x * alpha + beta, 0), 1)", "alpha", "beta")
+elementwise("hard_swish", "x * min(max(x * alpha + beta, 0), 1)", "alpha", "beta")
+elementwise("swish", "x * sigmoid(x * alpha)", "alpha")
+elementwise("mish", "x * tanh(softplus(x))")
+elementwise("softsign", "x / (abs(x) + 1)")
+elementwise("shrink", "where(x < -lambd, x + bias, where(x <= lambd, 0, x - bias))", "lambd", "bias")
+elementwise("thresholded_relu", "where(x <= alpha, 0, x)", "alpha")
 elementwise("scale", "x * factor", "factor")
+elementwise("quotient", "x / divisor", "divisor")
+elementwise("square", "x * x")
+elementwise("cube", "x * x * x")
+elementwise("reciprocal", "1 / x")
+elementwise("isinf", "isinf(x) & where(x > 0, positive, negative)", "positive", "negative")
+elementwise("finite", "where(isinf(x), 0, x)")
+elementwise("over_norm", "where(w == 0, 0, x / w)")
+elementwise("inverse_root", "1 / sqrt(x * factor + epsilon)", "factor", "epsilon")
+elementwise("corrected", "x + w * factor", "factor")
+elementwise("standard", "(x - w) * u")
+elementwise("damped", "x * pow(w * alpha + bias, power)", "alpha", "bias", "power")
+elementwise("where", "where(x, w, u)")
+elementwise("cast", "to(x)", "to")
 
 # ---- contractions and windows
 
 relation("conv", "y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g*K + k, c, {r}]")
+relation("subsample", "y[n, c, {p}] = x[n, c, {p*s - a | b}]", window=True)
 relation("linear", "y[n, k] += x[n, c, {r}] * w[k, c, {r}]")
 relation("max_pool", "y[n, c, {p}] max= x[n, c, {p*s + r*d - a | b}]", window=True)
 relation("sum_pool", "y[n, c, {p}] += x[n, c, {p*s + r*d - a | b}]", window=True)
 transform("input_transform", "y[n, a*C + c, {p}] += t[a, i] * x[n, c, {p*m + i - b | e}]")
 transform("output_transform", "y[n, c, {p*m + i}] += t[i, a] * x[n, a*C + c, {p}]")
 reduction("reduce_sum", "+=")
+reduction("reduce_prod", "*=")
 reduction("reduce_max", "max=")
+reduction("reduce_min", "min=")
+reduction("reduce_abs_sum", "+=", "abs(x)")
+reduction("reduce_square_sum", "+=", "x * x")
+reduction("reduce_difference", "+=", "x - w")
+reduction("reduce_variation", "+=", "(x - w) * (x - w)")
+reduction("reduce_exp_sum", "+=", "exp(x - w)")
+reduction("first_not_below", "min=", "where(x < w, 2147483647, u)")
+reduction("last_not_below", "max=", "where(x < w, -1, u)")
+
+
+def _neighbours(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
+    size, below = attrs["size"], (attrs["size"] - 1) // 2
+    template = "y[n, c, {p}] += x[n, c + r - a | b, {p}] * x[n, c + r - a | b, {p}]"
+    return bind(template, [("x", shapes[0])], {"a": below, "b": size - 1 - below}, {"r": size},
+                len(shapes[0]) - 2)
+
+
+register(Op("neighbour_squares", _neighbours))
 
 # ---- movement
 
@@ -188,7 +290,7 @@ movement("place", lambda s, a: (a["shape"], _box(a), _axes(len(s[0]))), scattere
 
 
 def _fill(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
-    """A tensor of `shape` with one value."""
+    """A tensor of `shape` and `dtype` with one value."""
     shape = attrs["shape"]
     extents = tuple((f"i{a}", e) for a, e in enumerate(shape))
     return Formula(Load("y", _axes(len(shape))), "=", Const(float(attrs["value"])), extents), shape
@@ -233,29 +335,135 @@ register(Op("reshape", shape=_reshaped))
 # ---- composed of others
 
 
-def _same(shapes: Shapes, attrs: Attrs) -> tuple[Extent, ...]:
-    return tuple(shapes[0])
+class _Parts:
+    """Where the parts of a composed op are made: named after its node, the last one like it."""
+
+    def __init__(self, b: Composer, n: Made) -> None:
+        self.b, self.n = b, n
+
+    def __call__(self, op: str, *inputs: str, step: str = "", **attrs: Any) -> str:
+        name = f"{self.n.name}.{step}" if step else self.n.name
+        return self.b.op(op, inputs, name, self.n.origin, **attrs)
+
+    def count(self, x: str, axes: Sequence[int]) -> int:
+        """The number of elements that a reduction over `axes` combines."""
+        return product([int(self.b.type(x).shape[a]) for a in axes])
 
 
-def _softmax(b: Composer, n: Made) -> str:
-    x, axes = n.inputs[0], (n.attr["axis"],)
-    top = b.op("reduce_max", [x], f"{n.name}.max", n.origin, axes=axes, keepdims=True)
-    e = b.op("exp", [b.op("sub", [x, top], f"{n.name}.shifted", n.origin)], f"{n.name}.exp", n.origin)
-    total = b.op("reduce_sum", [e], f"{n.name}.sum", n.origin, axes=axes, keepdims=True)
-    return b.op("div", [e, total], n.name, n.origin)
+def composed(make: Callable[[_Parts, Made], str]) -> None:
+    """Registers a function, by its name, that makes the parts of an op and gives the last one."""
+    register(Op(make.__name__[1:], composed=lambda b, n: make(_Parts(b, n), n)))
 
 
-def _mean(b: Composer, n: Made) -> str:
+@composed
+def _softmax(make: _Parts, n: Made) -> str:
+    x, along = n.inputs[0], {"axes": (n.attr["axis"],), "keepdims": True}
+    top = make("reduce_max", x, step="max", **along)
+    e = make("exp", make("sub", x, top, step="shifted"), step="exp")
+    return make("div", e, make("reduce_sum", e, step="sum", **along))
+
+
+@composed
+def _log_softmax(make: _Parts, n: Made) -> str:
+    x, along = n.inputs[0], {"axes": (n.attr["axis"],), "keepdims": True}
+    top = make("reduce_max", x, step="max", **along)
+    total = make("log", make("reduce_exp_sum", x, top, step="sum", **along), step="log")
+    return make("sub", make("sub", x, top, step="shifted"), total)
+
+
+@composed
+def _reduce_log_sum_exp(make: _Parts, n: Made) -> str:
+    """Shifted by the maximum where that is finite."""
+    top = make("reduce_max", n.inputs[0], step="max", **{**n.attr, "keepdims": True})
+    top = make("finite", top, step="shift")
+    total = make("log", make("reduce_exp_sum", n.inputs[0], top, step="sum", **n.attr), step="log")
+    if not n.attr["keepdims"]:
+        top = make("reshape", top, step="view", shape=make.b.type(total).shape)
+    return make("add", total, top)
+
+
+@composed
+def _reduce_l2(make: _Parts, n: Made) -> str:
+    return make("sqrt", make("reduce_square_sum", n.inputs[0], step="sum", **n.attr))
+
+
+@composed
+def _reduce_log_sum(make: _Parts, n: Made) -> str:
+    return make("log", make("reduce_sum", n.inputs[0], step="sum", **n.attr))
+
+
+@composed
+def _reduce_mean(make: _Parts, n: Made) -> str:
     x = n.inputs[0]
-    count = product([int(b.type(x).shape[a]) for a in n.attr["axes"]])
-    total = b.op("reduce_sum", [x], f"{n.name}.sum", n.origin, **n.attr)
-    return b.op("scale", [total], n.name, n.origin, factor=1.0 / count)
+    total, count = make("reduce_sum", x, step="sum", **n.attr), make.count(x, n.attr["axes"])
+    if make.b.type(x).dtype in FLOATS:
+        return make("scale", total, factor=1.0 / count)
+    return make("quotient", total, divisor=count)
 
 
-def _batch_norm(b: Composer, n: Made) -> str:
+@composed
+def _argmax(make: _Parts, n: Made) -> str:
+    """The index along `axis` of the greatest element, the first of equals, else with `last` the last."""
+    x, axis, last = n.inputs[0], n.attr["axes"][0], n.attr["last"]
+    type = make.b.type(x)
+    size = int(type.shape[axis])
+    top = make("reduce_max", x, step="max", axes=(axis,), keepdims=True)
+    numbers = np.arange(size, dtype=np.int32).reshape(-1, *(1,) * (type.rank - 1 - axis))
+    index = make.b.const(f"{n.name}.index", numbers)
+    at = make("last_not_below" if last else "first_not_below", x, top, index, step="at", axes=(axis,),
+              keepdims=n.attr["keepdims"])
+    return make("cast", at, to="i64")
+
+
+@composed
+def _hardmax(make: _Parts, n: Made) -> str:
+    """1 at the first greatest element along `axis`, 0 elsewhere."""
+    x, axis = n.inputs[0], n.attr["axis"]
+    type = make.b.type(x)
+    at = make("argmax", x, step="at", axes=(axis,), keepdims=True, last=False)
+    numbers = np.arange(int(type.shape[axis])).reshape(-1, *(1,) * (type.rank - 1 - axis))
+    index = make.b.const(f"{n.name}.index", numbers)
+    return make("cast", make("eq", index, at, step="hit"), to=type.dtype)
+
+
+@composed
+def _lp_norm(make: _Parts, n: Made) -> str:
+    """x over its norm along `axis`: p = 1 the sum of magnitudes, p = 2 the root of the sum of squares."""
+    x, along = n.inputs[0], {"axes": (n.attr["axis"],), "keepdims": True}
+    norm = make("reduce_abs_sum" if n.attr["p"] == 1 else "reduce_l2", x, step="norm", **along)
+    return make("over_norm", x, norm)
+
+
+@composed
+def _standardize(make: _Parts, n: Made) -> str:
+    """(x - mean) / sqrt(variance + epsilon) over `axes`.
+
+    The mean is corrected by that of the differences to it, the variance is that of the differences: both are
+    right where the mean is much larger than the deviation.
+    """
+    x, along = n.inputs[0], {"axes": n.attr["axes"], "keepdims": True}
+    factor = 1.0 / make.count(x, n.attr["axes"])
+    rough = make("reduce_mean", x, step="rough", **along)
+    rest = make("reduce_difference", x, rough, step="rest", **along)
+    mean = make("corrected", rough, rest, step="mean", factor=factor)
+    total = make("reduce_variation", x, mean, step="variation", **along)
+    root = make("inverse_root", total, step="root", factor=factor, epsilon=n.attr["epsilon"])
+    return make("standard", x, mean, root)
+
+
+@composed
+def _lrn(make: _Parts, n: Made) -> str:
+    """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ** beta."""
+    x, a = n.inputs[0], n.attr
+    total = make("neighbour_squares", x, step="sum", size=a["size"])
+    return make("damped", x, total, bias=a["bias"], alpha=a["alpha"] / a["size"], power=-a["beta"])
+
+
+@composed
+def _batch_norm(make: _Parts, n: Made) -> str:
     """x * scale + shift per channel; the frontend gives these two as constants of shape [C, 1, ...]."""
     x, scale, shift = n.inputs
-    return b.op("add", [b.op("mul", [x, scale], f"{n.name}.scaled", n.origin), shift], n.name, n.origin)
+    return make("add", make("mul", x, scale, step="scaled"), shift)
 
 
 def _concat_shape(shapes: Shapes, attrs: Attrs) -> Shape:
@@ -290,7 +498,8 @@ def _pad(b: Composer, n: Made) -> str:
     cut, room = tuple(max(0, -low) for low in begin), tuple(max(0, low) for low in begin)
     if kept != old:
         x = b.op("slice", [x], f"{n.name}.cut", n.origin, begin=cut, steps=ones, shape=kept)
-    filled = b.op("fill", [], f"{n.name}.fill", n.origin, shape=shape, value=n.attr["value"])
+    filled = b.op("fill", [], f"{n.name}.fill", n.origin, shape=shape, value=n.attr["value"],
+                  dtype=b.type(x).dtype)
     return b.op("place", [x], n.name, n.origin, filled, begin=room, steps=ones, shape=shape)
 
 
@@ -310,7 +519,7 @@ def _conv_transpose(b: Composer, n: Made) -> str:
     axes = [[_taps(axis, first) for first in range(min(axis[0], axis[-1]))] for axis in
             zip(a["strides"], a["dilations"], a["begin"], window, map(int, extents), a["size"], strict=True)]
     if not all(map(all, axes)):                         # some places are reached by nothing
-        value = b.op("fill", [], f"{n.name}.fill", n.origin, shape=shape, value=0.0)
+        value = b.op("fill", [], f"{n.name}.fill", n.origin, shape=shape, value=0, dtype=b.type(x).dtype)
     for first in itertools.product(*(range(len(axis)) for axis in axes)):
         chosen = [axis[f] for axis, f in zip(axes, first, strict=True)]
         if not all(chosen):
@@ -348,7 +557,3 @@ def _taps(axis: Sequence[int], first: int) -> tuple[int, int, int, int, int, int
 register(Op("concat", shape=_concat_shape, composed=_concat))
 register(Op("pad", shape=_pad_shape, composed=_pad))
 register(Op("conv_transpose", shape=_transposed_shape, composed=_conv_transpose))
-register(Op("softmax", shape=_same, composed=_softmax))
-register(Op("reduce_mean", shape=lambda s, a: OPS["reduce_sum"].bound(s, a)[1],  # type: ignore[misc]
-            composed=_mean))
-register(Op("batch_norm", shape=_same, composed=_batch_norm))

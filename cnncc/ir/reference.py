@@ -8,7 +8,7 @@ product. A view must not leave its operand: the formula's space is cropped, and 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,10 @@ from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Call, Const, Expr, Index, Load, Table, loads, rewrite
 from cnncc.ir.formula import IDENTITY, Formula, multiply_add
 from cnncc.ir.graph import Builder, Graph, Node
+from cnncc.ir.infer import stage_dtypes
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.ops import NAMES, OPS
+from cnncc.ir.scalars import FUNCTIONS, cast
 from cnncc.ir.types import NUMPY, product
 
 Array = NDArray[Any]
@@ -30,35 +32,33 @@ Ranges = dict[str, range]
 BLOCK = 1 << 23
 """Elements of a temporary array beyond which the work is done in parts."""
 
-
-def _sigmoid(x: Array) -> Array:
-    e = np.exp(-np.abs(x))
-    result: Array = np.where(x >= 0, 1, e) / (1 + e)
-    return result
+COMBINE: dict[str, np.ufunc] = {"+=": np.add, "*=": np.multiply, "max=": np.maximum, "min=": np.minimum}
 
 
-SCALAR: dict[str, Callable[..., Array]] = {
-    "neg": np.negative, "exp": np.exp, "sqrt": np.sqrt, "abs": np.absolute,
-    "sigmoid": _sigmoid, "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide,
-    "max": np.maximum, "min": np.minimum}
-COMBINE: dict[str, np.ufunc] = {"+=": np.add, "max=": np.maximum, "min=": np.minimum}
+def held(name: str, floats: DTypeLike) -> np.dtype[Any]:
+    """How NumPy holds values of a dtype of ours where floats are computed at least in `floats`."""
+    dtype = NUMPY[name]
+    return np.promote_types(dtype, floats) if dtype.kind == "f" else dtype
 
 
 # ---- one formula
 
 
 def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...], sizes: Mapping[str, int],
-          dtype: DTypeLike = np.float32, out: Array | None = None) -> Array:
-    """The value of a formula over `operands`, computed in `dtype`; `sizes` gives the symbolic extents.
+          floats: DTypeLike = np.float32, out: Array | None = None, dtype: str = "f32") -> Array:
+    """The value of a formula over `operands`, of dtype `dtype`; `sizes` gives the symbolic extents.
 
-    The result has `shape`. What the formula doesn't write is zero, or as it is in `out`, which is then
-    written and returned. A tap of which a load lies outside of its operand is left out of the fold.
+    Floats are computed at least in `floats`; integers in what they are. The result has `shape`. What the
+    formula doesn't write is zero, or as it is in `out`, which is then written and returned. A tap of which a
+    load lies outside of its operand is left out of the fold.
     """
-    dtype = np.dtype(dtype)
-    result = np.zeros(shape, dtype) if out is None else out
+    own = held(dtype, floats)
+    result = np.zeros(shape, own) if out is None else out
     formula, operands = _looked_up(formula, operands)
     ranges = _ranges(formula, sizes)
-    arrays = {x.tensor: np.asarray(operands[x.tensor], dtype) for x in formula.loads}
+    arrays = {x.tensor: np.asarray(operands[x.tensor]) for x in formula.loads}
+    arrays = {name: np.asarray(a, np.promote_types(a.dtype, floats)) if a.dtype.kind == "f" else a
+              for name, a in arrays.items()}
     for x in (formula.out, *formula.loads):
         if len(x.index) != (result if x is formula.out else arrays[x.tensor]).ndim:
             raise InternalError(f"formula {formula}: {x} has the wrong rank")
@@ -68,14 +68,15 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
     full = tuple(max(e, high + 1) for (_, high), e in zip(reach, shape, strict=True))
     if full != shape:                           # what lies beyond the far end is not part of the result
         inside = tuple(slice(e) for e in shape)
-        whole = np.zeros(full, dtype)
+        whole = np.zeros(full, own)
         whole[inside] = result
-        result[...] = apply(formula, operands, full, sizes, dtype, whole if out is not None else None)[inside]
+        known = whole if out is not None else None
+        result[...] = apply(formula, operands, full, sizes, floats, known, dtype)[inside]
         return result
-    if out is not None or formula.fold in ("max=", "min="):
-        _view(result, formula.out, ranges)[...] = _identity(formula.fold, dtype)
+    if out is not None or formula.fold in ("*=", "max=", "min="):
+        _view(result, formula.out, ranges)[...] = _identity(formula.fold, own)
     with np.errstate(all="ignore"):
-        _Fold(*_padded(formula, arrays, ranges), result, dtype).run(ranges)
+        _Fold(*_padded(formula, arrays, ranges), result, np.dtype(floats)).run(ranges)
     return result
 
 
@@ -104,6 +105,8 @@ def _identity(fold: str, dtype: np.dtype[Any]) -> float:
     value = IDENTITY.get(fold, 0.0)
     if np.isfinite(value) or dtype.kind == "f":
         return value
+    if dtype.kind == "b":
+        return value > 0
     return np.iinfo(dtype).min if value < 0 else np.iinfo(dtype).max
 
 
@@ -151,12 +154,12 @@ def _padded(f: Formula, arrays: dict[str, Array], ranges: Ranges) -> tuple[Formu
 
 @dataclass(frozen=True, slots=True)
 class _Fold:
-    """A formula with its arrays; `run` folds one part of its space into `out`."""
+    """A formula with its arrays; `run` folds a part of its space into `out`; floats at least in `floats`."""
 
     formula: Formula
     arrays: Mapping[str, Array]
     out: Array
-    dtype: np.dtype[Any]
+    floats: np.dtype[Any]
 
     def run(self, ranges: Ranges) -> None:
         cropped = self.crop(ranges)
@@ -233,11 +236,11 @@ class _Fold:
             value = _product(value, factors[0], kept)
         axes = tuple(axis for axis, n in enumerate(value.shape) if axis not in kept and n > 1)
         if axes:
-            value = COMBINE[f.fold].reduce(value, axis=axes, keepdims=True)
+            value = COMBINE[f.fold].reduce(value, axis=axes, keepdims=True, dtype=value.dtype)
         used = {d for x in f.loads for i in x.index for d in i.dims}
         times = product([len(ranges[d]) for d in f.reduced if d not in used])
         if f.fold == "+=" and times > 1:
-            value = value * self.dtype.type(times)
+            value = value * value.dtype.type(times)
         COMBINE[f.fold](out, value, out=out)
 
     def value(self, e: Expr, ranges: Ranges) -> Array:
@@ -245,10 +248,11 @@ class _Fold:
         if isinstance(e, Load):
             return _view(self.arrays[e.tensor], e, ranges)
         if isinstance(e, Table):
-            return _view(np.asarray(e.values, self.dtype), Load("", e.index), ranges)
+            return _view(np.array(e.values, held(e.dtype, self.floats)), Load("", e.index), ranges)
         if isinstance(e, Const):
-            return np.full((1,) * len(ranges), e.value, self.dtype)
-        return SCALAR[e.fn](*(self.value(a, ranges) for a in e.args))
+            return np.full((1,) * len(ranges), e.value, held(e.dtype, self.floats))
+        args = [self.value(a, ranges) for a in e.args]
+        return cast(args[0], held(e.fn, self.floats)) if e.fn in NUMPY else FUNCTIONS[e.fn].numpy(*args)
 
 
 def _product(a: Array, b: Array, kept: Collection[int]) -> Array:
@@ -288,13 +292,17 @@ def _matrix(x: Array, batch: list[int], rows: list[int], columns: list[int]) -> 
 
 
 def run_kernel(kernel: Kernel, inputs: Collection[Array], sizes: Mapping[str, int],
-               dtype: DTypeLike = np.float32, base: Array | None = None) -> Array:
-    """The value of a kernel's output: all stages in order, each of them completely, written into `base`."""
-    values = {t.name: array.reshape(t.type.static(**sizes))
+               floats: DTypeLike = np.float32, base: Array | None = None) -> Array:
+    """The value of a kernel's output: stages in order, each completely, written into `base` where given.
+
+    Floats are computed at least in `floats`.
+    """
+    values = {t.name: np.asarray(array, held(t.type.dtype, floats)).reshape(t.type.static(**sizes))
               for t, array in zip(kernel.operands, inputs, strict=False)}
     if base is not None:
         values[kernel.output.name] = base.reshape(kernel.output.type.static(**sizes))
-    for f in (f for stage in kernel.stages for f in stage.formulas):
+    typed = (zip(s.formulas, stage_dtypes(s, kernel.tensors), strict=True) for s in kernel.stages)
+    for f, dtype in itertools.chain.from_iterable(typed):
         name, own = f.out.tensor, None
         if name in kernel.tensors:              # several formulas may each write their part
             shape, own = kernel.tensors[name].type.static(**sizes), values.get(name)
@@ -302,15 +310,15 @@ def run_kernel(kernel: Kernel, inputs: Collection[Array], sizes: Mapping[str, in
                 own = own.copy()
         else:                                   # the accumulator: as large as its indices reach
             shape = tuple(high + 1 for _, high in _bounds(f.out, _ranges(f, sizes)))
-        values[name] = apply(f, values, shape, sizes, dtype, own)
+        values[name] = apply(f, values, shape, sizes, floats, own, dtype)
     return values[kernel.output.name]
 
 
-def evaluate(graph: Graph, inputs: Mapping[str, Array], dtype: DTypeLike = np.float32,
+def evaluate(graph: Graph, inputs: Mapping[str, Array], floats: DTypeLike = np.float32,
              keep: Collection[str] | None = None) -> dict[str, Array]:
     """The outputs of a graph by their names for the user, or the values named in `keep`, after any pass.
 
-    Floats are computed and returned in `dtype`. An intermediate value lives until its last use.
+    Floats are computed and returned at least in `floats`. An intermediate value lives until its last use.
     """
     sizes = {s: n for name in graph.inputs
              for s, n in zip(graph[name].type.shape, inputs[name].shape, strict=True) if isinstance(s, str)}
@@ -322,13 +330,12 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], dtype: DTypeLike = np.fl
     for n in graph:
         if not uses[n.name]:            # an input that nothing reads
             continue
-        own = NUMPY[n.type.dtype]
-        own = np.dtype(dtype) if own.kind == "f" else own
         if n.op in ("input", "const"):
-            values[n.name] = np.asarray(inputs[n.name] if n.op == "input" else graph.constants[n.name], own)
+            values[n.name] = np.asarray(inputs[n.name] if n.op == "input" else graph.constants[n.name],
+                                        held(n.type.dtype, floats))
         else:
             base = values[n.base].copy() if n.base else None
-            values[n.name] = _node(graph, n, [values[i] for i in n.inputs], sizes, own, base)
+            values[n.name] = _node(graph, n, [values[i] for i in n.inputs], sizes, floats, base)
         for i in n.needs:
             uses[i] -= 1
             if not uses[i]:
@@ -337,18 +344,19 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], dtype: DTypeLike = np.fl
 
 
 def _node(graph: Graph, n: Node, operands: list[Array], sizes: Mapping[str, int],
-          dtype: np.dtype[Any], base: Array | None) -> Array:
+          floats: DTypeLike, base: Array | None) -> Array:
     shape = n.type.static(**sizes)
     if n.kernel is not None:
-        return run_kernel(n.kernel, operands, sizes, dtype, base).reshape(shape)
+        return run_kernel(n.kernel, operands, sizes, floats, base).reshape(shape)
     op = OPS[n.op]
     if op.bound is not None:
         formula, _ = op.formula(graph.types(n), n.attr)
-        return apply(formula, dict(zip(NAMES, operands, strict=False)), shape, sizes, dtype, base)
+        named = dict(zip(NAMES, operands, strict=False))
+        return apply(formula, named, shape, sizes, floats, base, n.type.dtype)
     if op.composed is None:
         return operands[0].reshape(shape)
     b = Builder(n.name)
     for i in dict.fromkeys(n.inputs):
         b.input(i, graph[i].type)
     parts = b.graph([("result", op.composed(b, n))])
-    return evaluate(parts, dict(zip(n.inputs, operands, strict=True)), dtype)["result"]
+    return evaluate(parts, dict(zip(n.inputs, operands, strict=True)), floats)["result"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncc.ir.errors import InputError
+from cnncc.ir.errors import InputError, hint
 from cnncc.ir.plan import Value
 from cnncc.ir.types import NUMPY, Extent, TensorType
 
@@ -74,7 +73,7 @@ class Signature:
         known = [v.name for v in self.outputs]
         for name in names or ():
             if name not in known:
-                raise InputError(f"unknown output {name!r}{_hint(name, known)}: "
+                raise InputError(f"unknown output {name!r}{hint(name, known)}: "
                                  f"the model gives {_list(self.outputs)}")
         return [known.index(name) for name in (known if names is None else names)]
 
@@ -86,7 +85,7 @@ class Signature:
         given = dict(zip(known, args, strict=False))
         for name in feeds:
             if name not in known:
-                raise InputError(f"unknown input {name!r}{_hint(name, known)}: {takes}")
+                raise InputError(f"unknown input {name!r}{hint(name, known)}: {takes}")
             if name in given:
                 raise InputError(f"input {name!r} was given twice, by position and by name")
         given |= feeds
@@ -137,8 +136,3 @@ def _shape(shape: Sequence[Extent]) -> str:
 
 def _list(values: Sequence[Value]) -> str:
     return ", ".join(f"{v.name}: {v.dtype}{_shape(v.shape)}" for v in values) or "nothing"
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f" (is it {close[0]!r}?)" if close else ""

@@ -22,8 +22,6 @@ class Target:
     features: str
     lanes: int
     registers: int
-    fma: bool
-    masks: bool
     l1: int = 48 << 10
     l2: int = 1 << 20
     l3: int = 32 << 20
@@ -47,14 +45,18 @@ class Target:
     @property
     def level(self) -> str:
         """The x86-64 level that the code needs."""
-        return {16: "x86-64-v4", 8: "x86-64-v3", 4: "x86-64-v2"}[self.lanes]
+        return next(name for name, (_, _, lanes, _) in LEVELS.items() if lanes == self.lanes)
 
 
-LEVELS = {
-    "x86-64-v4": "+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,+avx2,+avx,+fma,+f16c,+bmi,+bmi2,+lzcnt,"
-                 "+popcnt,+movbe,+sse4.2",
-    "x86-64-v3": "+avx2,+avx,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe,+sse4.2",
+_V2 = "+sse4.2,+popcnt"
+_V3 = f"{_V2},+avx2,+avx,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe"
+_V4 = f"{_V3},+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"
+LEVELS: dict[str, tuple[str, str, int, int]] = {
+    "x86-64-v4": ("sapphirerapids", _V4, 16, 32),
+    "x86-64-v3": ("x86-64-v3", _V3, 8, 16),
+    "x86-64-v2": ("x86-64-v2", _V2, 4, 15),     # one register holds a product before it is added
 }
+"""By name, the widest first: the CPU that code is tuned for, features, lanes, registers."""
 PRECISIONS = ("fast", "strict")
 TRIPLE = "x86_64-unknown-linux-gnu"
 
@@ -82,7 +84,7 @@ def host_caches() -> dict[int, int]:
 
 @functools.cache
 def target_for(level: str = "native", precision: str = "fast") -> Target:
-    """The target of that name: `native` (with the caches of this machine), `x86-64-v3` or `x86-64-v4`.
+    """The target of that name: one of LEVELS, or `native`: the widest of them, with this machine's caches.
 
     `precision` is `fast` or `strict`. Raises InputError for another name, CnnccError where this CPU lacks
     the level.
@@ -93,12 +95,10 @@ def target_for(level: str = "native", precision: str = "fast") -> Target:
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     host = host_features()
-    fits = {name: {f[1:] for f in text.split(",")} <= host for name, text in LEVELS.items()}
-    chosen = next((n for n in LEVELS if fits[n]), None) if level == "native" else level
-    if chosen is None or not fits[chosen]:
-        raise CnnccError(f"this CPU lacks the instructions of {chosen or 'x86-64-v3 (AVX2 and FMA)'}")
-    wide = chosen == "x86-64-v4"
-    target = Target(TRIPLE, "sapphirerapids" if wide else "x86-64-v3", LEVELS[chosen], 16 if wide else 8,
-                    32 if wide else 16, fma=True, masks=True, strict=precision == "strict")
+    fitting = [name for name, (_, text, _, _) in LEVELS.items() if {f[1:] for f in text.split(",")} <= host]
+    chosen = next(iter(fitting), "") if level == "native" else level
+    if chosen not in fitting:
+        raise CnnccError(f"this CPU lacks the instructions of {chosen or 'x86-64-v2 (SSE4.2)'}")
+    target = Target(TRIPLE, *LEVELS[chosen], strict=precision == "strict")
     own = host_caches() if level == "native" else {}
     return replace(target, l1=own.get(1, target.l1), l2=own.get(2, target.l2), l3=own.get(3, target.l3))

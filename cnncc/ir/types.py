@@ -12,9 +12,14 @@ import numpy as np
 Extent: TypeAlias = int | str
 """A size, or the name of a size that is known when the model runs (the batch)."""
 
+HALVES = ("f16",)           # in memory only: nothing but casts is computed of them
+FLOATS = ("f32", "f64")
+SIGNED = ("i8", "i16", "i32", "i64")
+UNSIGNED = ("u8", "u16", "u32", "u64")
+INTEGERS = (*SIGNED, *UNSIGNED)
 NUMPY: dict[str, np.dtype[Any]] = {
-    "f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "i32": np.dtype(np.int32),
-    "i64": np.dtype(np.int64), "u8": np.dtype(np.uint8), "i8": np.dtype(np.int8), "bool": np.dtype(np.bool_)}
+    name: np.dtype(f"{name[0]}{int(name[1:]) // 8}") for name in (*HALVES, *FLOATS, *INTEGERS)}
+NUMPY["bool"] = np.dtype(np.bool_)
 HINT = 8                    # what a symbolic extent counts as where a number is needed
 BYTES = {name: dtype.itemsize for name, dtype in NUMPY.items()}
 

@@ -10,7 +10,7 @@ from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.ops import OPS
 from cnncc.ir.reference import evaluate
 from cnncc.ir.target import Target
-from cnncc.ir.types import product
+from cnncc.ir.types import NUMPY, product
 
 FOLD_LIMIT = 1 << 26        # elements that a folded constant may have
 
@@ -74,15 +74,17 @@ def fold_batchnorm(graph: Graph, target: Target) -> Graph:
 
 
 def expand(graph: Graph, target: Target) -> Graph:
-    """Ops composed of others are replaced by what they are made of."""
-    b = Rebuild(graph)
-    for n in graph:
-        composed = OPS[n.op].composed if n.op in OPS else None
-        if composed is None:
-            b.copy(n)
-        else:
-            b.renamed[n.name] = composed(b, replace(n, inputs=tuple(b.name_of(i) for i in n.inputs)))
-    return b.finish()
+    """Ops composed of others are replaced by what they are made of, until none is left."""
+    while any(n.op in OPS and OPS[n.op].composed for n in graph):
+        b = Rebuild(graph)
+        for n in graph:
+            composed = OPS[n.op].composed if n.op in OPS else None
+            if composed is None:
+                b.copy(n)
+            else:
+                b.renamed[n.name] = composed(b, replace(n, inputs=tuple(b.name_of(i) for i in n.inputs)))
+        graph = b.finish()
+    return graph
 
 
 def fold_constants(graph: Graph, target: Target) -> Graph:
@@ -97,7 +99,8 @@ def fold_constants(graph: Graph, target: Target) -> Graph:
         elif n.op in OPS and inputs and all(known) and product([int(e) for e in n.type.shape]) <= FOLD_LIMIT:
             nodes = {i: b.nodes[i] for i in inputs} | {n.name: replace(n, inputs=tuple(inputs))}
             part = Graph(n.name, nodes, (), ((n.name, n.name),), {i: b.constants[i] for i in inputs})
-            b.renamed[n.name] = b.const(n.name, evaluate(part, {})[n.name])
+            value = evaluate(part, {})[n.name]
+            b.renamed[n.name] = b.const(n.name, np.asarray(value, NUMPY[n.type.dtype]))
         elif inputs and n.type == b.type(inputs[0]) and (
                 n.op == "reshape" or (n.op == "add" and known[1] and not b.constants[inputs[1]].any())):
             b.renamed[n.name] = inputs[0]

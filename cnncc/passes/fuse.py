@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cnncc.ir.expr import Index, Load, rewrite
+from cnncc.ir.expr import Index, Load, loads, rewrite, size
 from cnncc.ir.formula import Formula, drop_units, outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
@@ -19,6 +19,7 @@ from cnncc.ir.target import Target
 from cnncc.ir.types import Extent, TensorType
 
 PRODUCER = "producer"       # the tensor by which a consumer reads its producer's result until they are one
+SHORT = 2                   # operations that may be repeated in a formula
 SPARE = ("u", "v", *(f"u{i}" for i in range(1, 100)))
 
 
@@ -208,11 +209,16 @@ def _windows(read: Load, last: Formula, consumer: Formula) -> dict[str, Index] |
 
 
 def _append(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]:
-    """`consumer` reads the chain's result from registers; a last formula without a fold is inlined."""
+    """`consumer` reads the chain's result from registers.
+
+    A last formula without a fold is inlined, unless it would be repeated and isn't short.
+    """
     last, tile = chain[-1], Load(ACC, tuple(Index.of(d) for d in chain[-1].out_dims))
-    read = last.expr if last.fold == "=" else tile
+    repeats = sum(x.tensor == PRODUCER for x in loads(consumer.expr))
+    inlined = last.fold == "=" and (repeats == 1 or size(last.expr) <= SHORT)
+    read = last.expr if inlined else tile
     consumer = replace(consumer, expr=rewrite(consumer.expr, lambda x: read if x.tensor == PRODUCER else x))
-    kept = () if last.fold == "=" else (replace(last, out=tile),)
+    kept = () if inlined else (replace(last, out=tile),)
     return (*chain[:-1], *kept, _sorted(consumer, chain))
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from cnncc.ir.expr import Index, Load
 from cnncc.ir.formula import Formula
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.target import Target
@@ -21,8 +22,9 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
     A copy is put in only where the user's memory is plain and a kernel can't write it by whole vectors.
     """
     graph = _copy_outputs(graph)
-    blocked = _blocked(graph, target)
-    layouts = {n.name: Layout.blocked(n.type.rank, CHANNEL, _lanes(n.type, target)) if n.name in blocked
+    lanes = _lanes(graph, target)
+    blocked = _blocked(graph, lanes)
+    layouts = {n.name: Layout.blocked(n.type.rank, CHANNEL, lanes[n.name]) if n.name in blocked
                else _plain(n.type) for n in graph}
     nodes: dict[str, Node] = {}
     for n in graph:
@@ -32,7 +34,7 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
             scratch = tuple(replace(t, layout=_scratch_layout(n.kernel, t, target)) for t in n.kernel.scratch)
             kernel = replace(n.kernel, operands=tensors, scratch=scratch)
             constants = {t.name for t, i in zip(tensors, n.inputs, strict=False) if graph[i].op == "const"}
-            tensors = tuple(replace(t, layout=_constant_layout(kernel, t, _lanes(n.type, target)))
+            tensors = tuple(replace(t, layout=_constant_layout(kernel, t, target))
                             if t.name in constants else t for t in tensors)
             nodes[n.name] = replace(n, kernel=replace(kernel, operands=tensors))
         else:
@@ -41,8 +43,8 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
 
 
 def _scratch_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
-    lanes = _lanes(t.type, target)
-    if t.type.rank > CHANNEL and t.type.shape[CHANNEL] != 1 and _fits(kernel, t, lanes):
+    lanes = _lanes_of(kernel, t, target)
+    if lanes and t.type.rank > CHANNEL and t.type.shape[CHANNEL] != 1 and _fits(kernel, t, lanes):
         return Layout.blocked(t.type.rank, CHANNEL, lanes)
     return Layout.plain(t.type.rank)
 
@@ -55,8 +57,21 @@ def _squeezes(n: Node, graph: Graph) -> bool:
     return source.rank > CHANNEL and n.type.rank > CHANNEL and core(source) == core(n.type)
 
 
-def _lanes(t: TensorType, target: Target) -> int:
-    return target.lanes_of(t.dtype)
+def _lanes_of(kernel: Kernel, t: Tensor, target: Target) -> int:
+    """The lanes of the stages that touch a tensor, 0 where they differ: a block is a vector of each."""
+    found = {stage_lanes(s, kernel.tensors, target) for s in kernel.stages
+             for x in (s.out, *s.loads) if x.tensor == t.name}
+    return found.pop() if len(found) == 1 else 0
+
+
+def _lanes(graph: Graph, target: Target) -> dict[str, int]:
+    """The lanes of all kernels that touch a value, 0 where they differ."""
+    found: dict[str, set[int]] = {name: set() for name in graph.nodes}
+    for n in graph:
+        if n.kernel is not None:
+            for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
+                found[value].add(_lanes_of(n.kernel, t, target))
+    return {name: lanes.pop() if len(lanes) == 1 else 0 for name, lanes in found.items()}
 
 
 def _plain(t: TensorType) -> Layout:
@@ -64,11 +79,11 @@ def _plain(t: TensorType) -> Layout:
     return Layout(tuple((a, 0) for a in sorted(range(t.rank), key=lambda a: (a != 0, t.shape[a] != 1, a))))
 
 
-def _constant_layout(kernel: Kernel, t: Tensor, lanes: int) -> Layout:
+def _constant_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
     """Constants along the vector alone are padded to whole vectors; the schedule pass orders weights."""
-    shape = t.type.shape
+    shape, lanes = t.type.shape, _lanes_of(kernel, t, target)
     for axis, extent in enumerate(shape):
-        if extent != 1 and all(e == 1 for a, e in enumerate(shape) if a != axis) \
+        if lanes and extent != 1 and all(e == 1 for a, e in enumerate(shape) if a != axis) \
                 and not any(t.name in s.lookups for s in kernel.stages):
             reads = [(x, s) for s in kernel.stages for x in s.loads if x.tensor == t.name]
             if all(x.index[axis].single in _contiguous(kernel, s) for x, s in reads):
@@ -82,7 +97,7 @@ def _contiguous(kernel: Kernel, s: Stage) -> set[str]:
     return {d for d, c in s.out.index[order[-1][0]].terms if c == 1} if order else set()
 
 
-def _blocked(graph: Graph, target: Target) -> set[str]:
+def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
     """The values with blocked channels: a fixed point, because views and clauses tie values together."""
     shown = {*graph.inputs, *(v for _, v in graph.outputs)}
     result = {n.name for n in graph if n.op in ("kernel", "reshape") and n.name not in shown
@@ -91,8 +106,7 @@ def _blocked(graph: Graph, target: Target) -> set[str]:
         if n.kernel is None:
             continue
         for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
-            lanes = _lanes(t.type, target)
-            if value in result and not _fits(n.kernel, t, lanes):
+            if value in result and not (lanes[value] and _fits(n.kernel, t, lanes[value])):
                 result.discard(value)
     changed = True
     while changed:
@@ -100,8 +114,10 @@ def _blocked(graph: Graph, target: Target) -> set[str]:
         for n in graph:
             if n.op != "reshape" and not n.base:
                 continue
-            pair = {n.name, n.base or n.inputs[0]}
-            if pair & result and (not pair <= result or not (n.base or _squeezes(n, graph))):
+            other = n.base or n.inputs[0]
+            pair = {n.name, other}
+            if pair & result and (not pair <= result or not (n.base or _squeezes(n, graph))
+                                  or lanes[n.name] != lanes[other]):
                 result -= pair
                 changed = True
     return result

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cnncc.ir.expr import Load, tables
+from cnncc.ir.expr import Load, cost, tables
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.layout import Layout
 from cnncc.ir.regions import scratch_shapes
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
-from cnncc.ir.types import HINT, Extent, product
+from cnncc.ir.types import BYTES, HINT, Extent, product
 from cnncc.passes.collapse import collapse
 
 STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
@@ -24,9 +25,9 @@ ROOM = 0.8                  # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
-AHEAD = 8192                # bytes that a stream of weights is prefetched ahead
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
+LONG = 160                  # instructions of elementwise code that are worth unrolling
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
@@ -142,13 +143,14 @@ class _Space:
         self.out = [d for d in self.extents if d not in self.reduced]
         result = set(self.stage.formulas[-1].out_dims)
         self.folded = [d for d in self.out if d not in result or d in first.tabled]     # always unrolled
-        self.lanes = target.lanes_of(kernel.output.type.dtype)
+        self.lanes = stage_lanes(self.stage, self.tensors, target)
         self.simd = self._vector()
         out = self.stage.out.index
         rows = dict.fromkeys(d for a, _ in kernel.output.layout.order for d in out[a].dims)
         self.rows = [d for d in rows if d not in (self.simd, *self.folded)]
         self.batch = next((d for d in self.rows if isinstance(self.extents[d], str)), None)
-        if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0]:
+        if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0] \
+                and not self._blocked(self.rows[0]):
             self.batch = self.rows[0]
         self.loads = [x for x in first.loads if x.tensor != ACC]
         self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
@@ -184,8 +186,11 @@ class _Space:
         extent = _number(self.extents[tile]) if tile else 1
         widths = {_count(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {_count(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
+        long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
         for nb in heights.values():
             for rw in widths.values():
+                if rw * nb * long > LONG and rw * nb > 1:
+                    continue
                 if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
                     continue
                 for loops in self.orders(tile, rw, nb):
@@ -290,17 +295,27 @@ class _Space:
 
     def _levels(self, d: str, step: int) -> list[Loop]:
         """The loops over a dimension: within a block first where an operand's memory is blocked."""
-        blocked = any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
-                      for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
-                      if x.tensor not in self.weights)
-        outer = [Loop("for", d, self.lanes)] if blocked and _number(self.extents[d]) > self.lanes else []
-        return [*outer, Loop("for", d, step)]
+        several = self._blocked(d) and _number(self.extents[d]) > self.lanes
+        return [*([Loop("for", d, self.lanes)] if several else []), Loop("for", d, step)]
+
+    def _blocked(self, d: str) -> bool:
+        return any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
+                   for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
+                   if x.tensor not in self.weights)
 
     def _prefetch(self, nb: int, tile: str | None, rw: int) -> Iterator[Loop]:
-        """Large weights come from memory: ask for the next tile's or, where L2 can't hold that, a bit ahead.
+        """What comes from beyond L2 is asked for early.
 
-        Not where so many tiles share the weights that waiting for the first one doesn't matter.
+        Images: the next tiles' pixels, where no taps read them again. Weights: the next tile's or, where that
+        is much of L2, a bit ahead; not where so many tiles share them that the first one doesn't matter.
         """
+        for x in self.broadcast if tile and tile != self.batch else ():
+            t = self.tensors[x.tensor]
+            axis = next((a for a, i in enumerate(x.index) if i.single == tile), None)
+            turns = product([_number(self.extents[d]) for d in self.rows if self._apart(d)])
+            if axis is not None and t.nbytes > turns * self.target.l2 // 4:
+                *_, (_, _, stride) = t.layout.parts(axis, t.type.shape)
+                yield Loop("prefetch", x.tensor, 2 * rw * stride * BYTES[t.type.dtype])
         passes = product([_number(self.extents[d]) for d in self.rows
                           if d not in (tile, self.batch) and not self._apart(d)])
         if passes * (_count(_number(self.extents[tile]), rw) if tile and tile != self.batch else 1) > PASSES:
@@ -309,7 +324,8 @@ class _Space:
             if x.tensor in self.weights and self.tensors[x.tensor].nbytes > self.target.l2 // 4 \
                     and set(self.reduced) <= self._dims(x) and self.simd in self._dims(x):
                 nbytes = self._tile_bytes(nb)
-                yield Loop("prefetch", x.tensor, nbytes if nbytes <= self.target.l2 // 4 else AHEAD)
+                near = nbytes <= self.target.l2 // 16
+                yield Loop("prefetch", x.tensor, nbytes if near else self.target.l2 // 256)
 
     # ---- price
 

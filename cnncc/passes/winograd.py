@@ -15,19 +15,13 @@ from math import prod
 
 import numpy as np
 
-from cnncc.ir.graph import Graph, Node
-from cnncc.ir.target import Target
-from cnncc.ir.types import BYTES, HINT
+from cnncc.ir.graph import Node
 from cnncc.passes.fold import Rebuild
 
 Matrix = tuple[tuple[float, ...], ...]
 
 POINTS = (0, 1, -1, 2, -2)
 """Where the polynomials are evaluated, in this order; infinity comes last. More points round worse."""
-SIZES = (2, 4)              # of tiles
-TRANSFORM = 6.0             # cycles that a vector of a point costs in the transforms
-KERNELS = 10_000            # cycles that the transforms cost as kernels of their own
-GAIN = 0.9                  # the part of the direct way's cost that is worth rounding worse
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,49 +57,7 @@ def transform(m: int, r: int) -> Transform:
     return Transform(matrix(g), matrix(b), matrix(a))
 
 
-def choose_algorithms(graph: Graph, target: Target) -> Graph:
-    """Convolutions with small windows go by Winograd's algorithm where the model says that it is faster."""
-    if target.strict:
-        return graph
-    b = Rebuild(graph)
-    for n in graph:
-        costs = tile_sizes(n, graph, target)
-        best = min(costs, key=lambda m: costs[m], default=1)
-        if best > 1 and costs[best] < GAIN * costs[1]:
-            b.renamed[n.name] = _rewritten(b, n, best)
-        else:
-            b.copy(n)
-    return b.finish()
-
-
-def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
-    """Predicted cycles of a convolution by the size m of its tiles, 1: as it is; empty for other nodes."""
-    if n.op != "conv" or graph[n.inputs[1]].op != "const":
-        return {}
-    outer, inner, *windows = (int(e) for e in graph[n.inputs[1]].type.shape)
-    whole = inner % target.lanes == outer // n.attr["group"] % target.lanes == 0
-    batch, channels = (HINT if isinstance(e, str) else e for e in graph[n.inputs[0]].type.shape[:2])
-    result = {}
-    for m in (1, *(m for m in SIZES if whole and _fits(n, windows, m))):
-        tiles, points = batch, 1
-        for extent, r in zip(n.type.shape[2:], windows, strict=True):
-            size = m if r > 1 else 1
-            tiles, points = tiles * -(-int(extent) // size), points * (size + r - 1)
-        products = tiles * points * inner * outer / (target.lanes * target.fmas)
-        moved = tiles * points * (channels + outer) / target.lanes
-        result[m] = products + points * inner * outer * BYTES["f32"] / target.memory_bytes \
-            + (moved * TRANSFORM + KERNELS if m > 1 else 0)
-    return result
-
-
-def _fits(n: Node, windows: list[int], m: int) -> bool:
-    a = n.attr
-    return {*a["strides"], *a["dilations"]} == {1} and max(windows) > 1 \
-        and all(m + r - 2 <= len(POINTS) if r > 1 else a["begin"][i] == a["end"][i] == 0
-                for i, r in enumerate(windows))
-
-
-def _rewritten(b: Rebuild, n: Node, m: int) -> str:
+def in_tiles(b: Rebuild, n: Node, m: int) -> str:
     """The nodes of a convolution in tiles of m."""
     value, u = b.name_of(n.inputs[0]), b.constants[n.inputs[1]].astype(np.float64)
     extents, ones = [int(e) for e in n.type.shape[2:]], (1,) * (u.ndim - 2)

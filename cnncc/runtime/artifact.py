@@ -17,15 +17,16 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncc.ir.errors import ArtifactError
+from cnncc.ir.errors import ArtifactError, ModelError
 
 MAGIC = b"CNNCC\0"
 FORMAT = 1      # of the container; what is inside the metadata has versions of its own
@@ -46,28 +47,33 @@ class Artifact:
     weights: NDArray[np.uint8]
 
 
-def write(path: PathLike, meta: Mapping[str, Any], object_bytes: bytes,
-          weights: Iterable[bytes | memoryview] = ()) -> None:
-    """Write an artifact atomically; `weights` (of an array: `array.data`) are stored one after the other.
+def write(path: PathLike, meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview = b"") -> None:
+    """Write an artifact atomically; `weights` (of an array of bytes: `array.data`) go last.
 
     Raises OSError if the disk refuses, ArtifactError if a part is beyond what `read` accepts or `path`
     is something other than a file. Either way an older file at `path` is unharmed.
     """
-    text = json.dumps(dict(meta), separators=(",", ":")).encode()
-    if len(text) > MAX_META or len(object_bytes) > MAX_OBJECT:
-        raise ArtifactError(f"{path}: too large: {len(text):,} bytes of metadata (at most {MAX_META:,}), "
-                            f"{len(object_bytes):,} of object code (at most {MAX_OBJECT:,})")
+    front = _front(os.fspath(path), meta, code, weights)
     with replacing(path) as file:
-        start = _weights_start(len(text), len(object_bytes))
-        file.write((bytes(_HEADER_BYTES) + text + object_bytes).ljust(start, b"\0"))
-        digest = hashlib.sha256()
-        for piece in weights:
-            digest.update(piece)
-            file.write(piece)
-        head = _HEAD.pack(MAGIC, FORMAT, len(text), len(object_bytes), file.tell() - start,
-                          hashlib.sha256(object_bytes).digest(), digest.digest())
-        file.seek(0)
-        file.write(head + hashlib.sha256(head + text).digest())
+        file.write(front)
+        file.write(weights)
+
+
+def to_bytes(meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview = b"") -> bytes:
+    """What `write` puts into a file. Raises ArtifactError if a part is beyond what `read` accepts."""
+    return b"".join((_front("the model", meta, code, weights), weights))
+
+
+def _front(where: object, meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview) -> bytes:
+    """All that goes before the weights."""
+    text = json.dumps(dict(meta), separators=(",", ":")).encode()
+    if len(text) > MAX_META or len(code) > MAX_OBJECT:
+        raise ArtifactError(f"{where}: too large: {len(text):,} bytes of metadata (at most {MAX_META:,}), "
+                            f"{len(code):,} of object code (at most {MAX_OBJECT:,})")
+    head = _HEAD.pack(MAGIC, FORMAT, len(text), len(code), len(weights), hashlib.sha256(code).digest(),
+                      hashlib.sha256(weights).digest())
+    front = head + hashlib.sha256(head + text).digest() + text + code
+    return front.ljust(_weights_start(len(text), len(code)), b"\0")
 
 
 def read(path: PathLike, verify: bool = False) -> Artifact:
@@ -79,52 +85,63 @@ def read(path: PathLike, verify: bool = False) -> Artifact:
     Raises ArtifactError, with path and reason, if the file is damaged, not ours or of another format
     version; also, with the system's error as its cause, if it is missing or does not fit in memory.
     """
-    try:
-        # O_NONBLOCK: a named pipe must not make us wait for its writer.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            return _read(file, verify)
-    except ArtifactError as damage:
-        raise ArtifactError(f"{os.fspath(path)}: {damage}") from None
-    except (OSError, ValueError, MemoryError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ArtifactError(f"{os.fspath(path)}: cannot be read: {reason}") from error
+    with opened(path, ArtifactError) as file:
+        return _read(file, os.fspath(path), verify)
 
 
-def _read(file: BinaryIO, verify: bool) -> Artifact:
-    status = os.fstat(file.fileno())
-    _require(stat.S_ISREG(status.st_mode), "not a regular file")
-    header = file.read(_HEADER_BYTES)
-    _require(header[:len(MAGIC)] == MAGIC, "not a .cnncc file" if header else "empty file")
-    _require(len(header) == _HEADER_BYTES, f"truncated within the {_HEADER_BYTES} bytes of its header")
-    _, version, meta_size, object_size, weights_size, code_digest, weights_digest = _HEAD.unpack_from(header)
-    _require(version == FORMAT, f"format {version}, from {'a newer' if version > FORMAT else 'an older'} "
-             f"cnncc; this one reads {FORMAT}: compile the model again")
-    _require(meta_size <= MAX_META and object_size <= MAX_OBJECT, "damaged header: absurd lengths")
-    start = _weights_start(meta_size, object_size)
-    _require(status.st_size == start + weights_size,
-             f"truncated or damaged: {status.st_size:,} bytes, expected {start + weights_size:,}")
+def from_bytes(data: bytes) -> Artifact:
+    """The artifact in what `to_bytes` gave, checked against all of its hashes. Raises ArtifactError."""
+    with open(os.memfd_create("cnncc"), "w+b") as file:     # in memory: one way to read
+        file.write(data)
+        file.seek(0)
+        return _read(file, "the model's bytes", True)
+
+
+def _read(file: BinaryIO, where: object, verify: bool) -> Artifact:
+    def require(right: bool, otherwise: str) -> None:
+        if not right:
+            raise ArtifactError(f"{where}: {otherwise}")
+    nbytes, header = os.fstat(file.fileno()).st_size, file.read(_HEADER_BYTES)
+    require(header[:len(MAGIC)] == MAGIC, "not a .cnncc file" if header else "empty file")
+    require(len(header) == _HEADER_BYTES, f"truncated within the {_HEADER_BYTES} bytes of its header")
+    _, version, meta_size, code_size, weights_size, code_hash, weights_hash = _HEAD.unpack_from(header)
+    require(version == FORMAT, f"format {version}, from {'a newer' if version > FORMAT else 'an older'} "
+            f"cnncc; this one reads {FORMAT}: compile the model again")
+    require(meta_size <= MAX_META and code_size <= MAX_OBJECT, "damaged header: absurd lengths")
+    start = _weights_start(meta_size, code_size)
+    require(nbytes == start + weights_size,
+            f"truncated or damaged: {nbytes:,} bytes, expected {start + weights_size:,}")
     text = file.read(meta_size)
-    _require(hashlib.sha256(header[:_HEAD.size] + text).digest() == header[_HEAD.size:],
-             "damaged header or metadata: the SHA-256 differs")
+    require(hashlib.sha256(header[:_HEAD.size] + text).digest() == header[_HEAD.size:],
+            "damaged header or metadata: the SHA-256 differs")
     try:
         meta = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"metadata is not JSON: {error}") from None
-    _require(isinstance(meta, dict), "metadata is not a JSON object")
-    code = file.read(object_size)
-    _require(hashlib.sha256(code).digest() == code_digest, "damaged object code: the SHA-256 differs")
+        raise ArtifactError(f"{where}: metadata is not JSON: {error}") from None
+    require(isinstance(meta, dict), "metadata is not a JSON object")
+    code = file.read(code_size)
+    require(hashlib.sha256(code).digest() == code_hash, "damaged object code: the SHA-256 differs")
     weights = np.empty(0, np.uint8)
     if weights_size:
         weights = np.frombuffer(
             mmap.mmap(file.fileno(), weights_size, access=mmap.ACCESS_READ, offset=start), np.uint8)
-    _require(not verify or hashlib.sha256(weights.data).digest() == weights_digest,
-             "damaged weights: the SHA-256 differs")
+    require(not verify or hashlib.sha256(weights.data).digest() == weights_hash,
+            "damaged weights: the SHA-256 differs")
     return Artifact(meta, code, weights)
 
 
-def _require(right: bool, otherwise: str) -> None:
-    if not right:
-        raise ArtifactError(otherwise)
+@contextmanager
+def opened(path: PathLike, kind: type[ModelError]) -> Iterator[BufferedReader]:
+    """A regular file to read. Raises `kind`, caused by the system's error, where this or the block can't."""
+    try:
+        # O_NONBLOCK: a named pipe must not make us wait for its writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("not a regular file")
+            yield file
+    except (OSError, ValueError, MemoryError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise kind(f"{os.fspath(path)}: cannot be read: {reason}") from error
 
 
 def _weights_start(meta_size: int, object_size: int) -> int:

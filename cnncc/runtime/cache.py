@@ -6,6 +6,7 @@ bounds it (default 4 GiB; 0: off). Whatever the disk does, the worst outcome is 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -13,9 +14,10 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ _LOG = logging.getLogger("cnncc.cache")
 _INDEX, _INDEX_FILES, _INDEX_BYTES = "files.json", 1000, 4 << 20
 _SETTLED = 2 * 10**9  # ns: a file changed more recently may change again within one tick of its clock
 _STALE = 3600  # s: a temporary file older than this lost its writer
-_warned: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,13 @@ def load(key: str) -> artifact.Artifact | None:
     return found
 
 
-def store(key: str, meta: Mapping[str, Any], object_bytes: bytes,
-          weights: Iterable[bytes | memoryview] = ()) -> Path | None:
-    """Store an artifact, remove the least recently used ones beyond the limit; None if it can't be stored."""
+def store(key: str, write: Callable[[Path], None]) -> Path | None:
+    """Store what `write` writes, remove the least recently used beyond the limit; None if that fails."""
     if (folder := directory()) is None:
         return None
     path = folder / f"{key}.cnncc"
     try:
-        artifact.write(path, meta, object_bytes, weights)
+        write(path)
         nbytes = path.stat().st_size
     except (OSError, ArtifactError) as error:
         reason = getattr(error, "strerror", None) or error  # without the name of the temporary file
@@ -155,18 +155,14 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         with suppress(OSError, ValueError, RecursionError), open(folder / _INDEX, "rb") as file:
             rows = json.loads(file.read(_INDEX_BYTES))
             known = rows if isinstance(rows, dict) else {}
-    try:
-        name, stamp = os.path.realpath(path), _stamp(path)
+    with artifact.opened(path, ModelError) as file:
+        name, stamp = os.path.realpath(path), _stamp(file)
         match known.pop(name, None):    # it goes to the end: the oldest are dropped first
             case [old, str(digest)] if old == stamp and re.fullmatch("[0-9a-f]{64}", digest):
                 return digest
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
         # Its times tell a later change only if the last one is a while ago.
-        settled = _stamp(path) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"{os.fspath(path)}: cannot be read: {reason}") from error
+        settled = _stamp(file) == stamp and max(stamp[1:3]) < time.time_ns() - _SETTLED
     if folder and settled:
         newest = [*known.items(), (name, (stamp, digest))][-_INDEX_FILES:]
         with suppress(OSError, ArtifactError), artifact.replacing(folder / _INDEX) as index:
@@ -174,10 +170,8 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     return digest
 
 
-def _stamp(path: str | os.PathLike[str]) -> list[int]:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a regular file")
+def _stamp(file: BufferedReader) -> list[int]:
+    status = os.fstat(file.fileno())
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
@@ -202,9 +196,8 @@ def _touch(path: Path) -> None:
         os.utime(path, ns=(now, now))
 
 
+@functools.cache
 def _without(reason: str) -> Path | None:
     """None, and a warning the first time."""
-    if reason not in _warned:
-        _warned.add(reason)
-        _LOG.warning("%s", reason)
+    _LOG.warning("%s", reason)
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 
 from cnncc.ir.errors import ArtifactError
 
-ABI = 1
-"""Version of what generated code and runtime agree on: the call frame, the kernels' arguments, the pool."""
+ABI = 2
+"""Version of what generated code and runtime agree on: call frame, arguments, pool, the list of objects."""
 
 ENTRY = "cnncc_run"
 POOL = ("cnncc_pool_acquire", "cnncc_pool_run", "cnncc_pool_release")
@@ -64,21 +63,3 @@ def _link(objects: Sequence[bytes], exports: Sequence[str]) -> Any:
         return builder.link(_jit(), f"cnncc{next(_names)}")
     except RuntimeError as error:
         raise ArtifactError(f"the object code cannot be loaded: {error}") from error
-
-
-def join(objects: Sequence[bytes]) -> bytes:
-    """The objects in one: their number (u32) and lengths (u64, little-endian) go first."""
-    return struct.pack(f"<I{len(objects)}Q", len(objects), *map(len, objects)) + b"".join(objects)
-
-
-def split(data: bytes) -> list[bytes]:
-    """The objects that `join` was given. Raises ArtifactError if the lengths don't add up."""
-    try:
-        (count,) = struct.unpack_from("<I", data)
-        sizes = struct.unpack_from(f"<{min(count, len(data))}Q", data, 4)
-        ends = list(itertools.accumulate(sizes, initial=4 + 8 * count))
-        if ends[-1] != len(data):
-            raise ValueError(f"{len(data):,} bytes, expected {ends[-1]:,}")
-    except (struct.error, ValueError) as error:
-        raise ArtifactError(f"damaged object code: {error}") from None
-    return [data[a:b] for a, b in itertools.pairwise(ends)]

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnncc.ir.errors import ArtifactError, InputError, InternalError
 from cnncc.ir.plan import FRAME, Plan, restore
-from cnncc.ir.signature import DTYPES, Signature
+from cnncc.ir.signature import DTYPES, Array, Signature
 from cnncc.ir.target import LEVELS, host_features
-from cnncc.runtime import artifact, buffers, cache, env, loader, profiler
+from cnncc.runtime import artifact, buffers, env, loader, profiler
 from cnncc.runtime.profiler import StepTime
 
-Array = NDArray[Any]
-_PAGE = 4096
 _FIRST, _LAST = FRAME.index("first"), FRAME.index("last")
 
 
@@ -98,30 +97,33 @@ class CompiledModel:
 
     def format_profile(self, times: Sequence[StepTime], peak: float | None = None) -> str:
         """What `profile` gave as a table; `peak` in GFLOP/s adds a column with the percentage of it."""
-        return profiler.format_profile(times, self.meta.get("folded"), peak)
+        return profiler.format_profile(times, peak) + self._folded()
 
     def summary(self) -> str:
         """What the model takes, gives and needs, and its steps, as text."""
-        return profiler.format_summary(self.plan, self.meta.get("folded"))
+        return profiler.format_summary(self.plan) + self._folded()
 
     def record(self) -> dict[str, Any]:
-        """The metadata of the model's artifact."""
-        return {**self.meta, "abi": loader.ABI, "plan": self.plan.record()}
+        """The metadata of the model's artifact, in which all objects are one after the other."""
+        return {**self.meta, "abi": loader.ABI, "objects": [*map(len, self._objects)],
+                "plan": self.plan.record()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.cnncc` file, for `cnncc.load`. Raises OSError, or ArtifactError if `path` is no file."""
-        artifact.write(path, self.record(), loader.join(self._objects), [self._weights.data])
-
-    def store(self, key: str) -> None:
-        """Put the model into the compile cache under `key`; a cache that can't be written is no error."""
-        cache.store(key, self.record(), loader.join(self._objects), [self._weights.data])
+        artifact.write(path, self.record(), b"".join(self._objects), self._weights.data)
 
     def __repr__(self) -> str:
         describe = profiler.describe
         return f"<CompiledModel {self.name!r}: {describe(self.inputs)} -> {describe(self.outputs)}>"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a compiled model can't be pickled or copied: use save() and cnncc.load()")
+    def __reduce__(self) -> tuple[Callable[[bytes, int], CompiledModel], tuple[bytes, int]]:
+        """For copies and for other processes: what a `.cnncc` file holds, and the number of threads."""
+        data = artifact.to_bytes(self.record(), b"".join(self._objects), self._weights.data)
+        return from_bytes, (data, self._threads)
+
+    def _folded(self) -> str:
+        nodes = [f"{node} ({why})" for node, why in self.meta.get("folded", {}).items()]
+        return f"\nfolded when compiled: {', '.join(nodes)}" if nodes else ""
 
     def _call(self, args: Sequence[Any], feeds: Mapping[str, Any], out: Any) -> list[Array]:
         space = self._take()
@@ -176,7 +178,7 @@ class CompiledModel:
     def _fit(self, space: _Space, n: int) -> None:
         """Prepare for calls with this batch size: all but the operands. Raises InputError without memory."""
         plan, threads = self.plan, self._threads
-        work = -(-plan.work * n // _PAGE) * _PAGE
+        work = -(-plan.work * n // buffers.PAGE) * buffers.PAGE
         space.batch = 0
         if (need := work + plan.scratch * threads) > space.memory.nbytes:
             space.memory = buffers.aligned(0)           # the old one goes first
@@ -198,8 +200,6 @@ class CompiledModel:
 class _Space:
     """What one call at a time needs: its frame and where that is, its memory, the shapes of results."""
 
-    __slots__ = ("address", "batch", "frame", "memory", "shapes", "threads")
-
     def __init__(self, slots: int) -> None:
         self.frame = (ctypes.c_int64 * slots)()
         self.address = ctypes.addressof(self.frame)
@@ -208,18 +208,23 @@ class _Space:
         self.batch = self.threads = 0
 
 
-def open_artifact(path: str | os.PathLike[str], threads: int | None = None,
-                  verify: bool = False) -> CompiledModel:
-    """The model in a `.cnncc` file, which is native code; with `verify` its weights are checked too.
+def load(path: str | os.PathLike[str], *, threads: int | None = None, verify: bool = False) -> CompiledModel:
+    """A compiled model from its `.cnncc` file (native code: trust it as you would a shared library).
 
-    Raises ArtifactError, with the path, if the file is damaged, from another version, or asks for
-    instructions that this CPU lacks; InputError for `threads`.
+    With `verify` the weights, too, are checked against their hash. Raises ArtifactError, with the path, if
+    the file is damaged, from another version, or asks for instructions that this CPU lacks; InputError for
+    `threads`.
     """
     return from_artifact(artifact.read(path, verify), threads, os.fspath(path))
 
 
+def from_bytes(data: bytes, threads: int | None = None) -> CompiledModel:
+    """The model in the bytes of a `.cnncc` file, all of them checked; raises as `load` does."""
+    return from_artifact(artifact.from_bytes(data), threads)
+
+
 def from_artifact(found: artifact.Artifact, threads: int | None, where: str = "model") -> CompiledModel:
-    """The model of an artifact that was read from `where`; raises as `open_artifact` does."""
+    """The model of an artifact that was read from `where`; raises as `load` does."""
     meta = dict(found.meta)
     try:
         if (abi := meta.pop("abi", None)) != loader.ABI:
@@ -227,11 +232,15 @@ def from_artifact(found: artifact.Artifact, threads: int | None, where: str = "m
                                 f"compile the model again")
         features, here = meta["target"]["features"], host_features()
         if missing := [f[1:] for f in features.split(",") if f.startswith("+") and f[1:] not in here]:
-            level = next((f"code for {name}" for name, text in LEVELS.items() if text == features), "code")
+            level = next((f"code for {name}" for name, (_, text, _, _) in LEVELS.items() if text == features),
+                         "code")
             raise ArtifactError(f"holds {level}, but this CPU has no {', '.join(missing)}: "
                                 f"compile the model again, here or with a lower target")
-        plan = restore(meta.pop("plan"))
-        return CompiledModel(plan, loader.split(found.object), found.weights, meta, threads)
+        ends = [*itertools.accumulate(meta.pop("objects"), initial=0)]
+        if ends[-1] != len(found.object):
+            raise ArtifactError(f"damaged object code: {len(found.object):,} bytes, expected {ends[-1]:,}")
+        objects = [found.object[a:b] for a, b in itertools.pairwise(ends)]
+        return CompiledModel(restore(meta.pop("plan")), objects, found.weights, meta, threads)
     except ArtifactError as error:
         raise ArtifactError(f"{where}: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from cnncc.ir.plan import Plan, Step, Value
@@ -58,12 +58,8 @@ def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
             for i, (s, t) in enumerate(zip(steps, seconds, strict=True))]
 
 
-def format_profile(times: Sequence[StepTime], folded: Mapping[str, str] | None = None,
-                   peak: float | None = None) -> str:
-    """The profile as a table; `peak` in GFLOP/s, as measured with the same threads, adds a column of % of it.
-
-    `folded` names the nodes that were computed when the model was compiled, with the reason.
-    """
+def format_profile(times: Sequence[StepTime], peak: float | None = None) -> str:
+    """The profile as a table; `peak` in GFLOP/s, measured with the same threads, adds a column of % of it."""
     def row(step: str, seconds: float, share: float, flops: int, nbytes: int, *rest: str) -> list[str]:
         short = seconds < RESOLUTION
         rates = [flops / 1e9, *([flops / 1e7 / peak] if peak else []), nbytes / 1e9]
@@ -74,10 +70,10 @@ def format_profile(times: Sequence[StepTime], folded: Mapping[str, str] | None =
     rows.append(row("all", sum(t.seconds for t in times), sum(t.share for t in times),
                     sum(t.flops for t in times), sum(t.nbytes for t in times), "", "", ""))
     head = ["step", "us", "share", "GFLOP/s", *["% peak"] * bool(peak), "GB/s", "tasks", "op", "nodes"]
-    return table(head, rows, ("op", "nodes")) + _folded(folded)
+    return table(head, rows, ("op", "nodes"))
 
 
-def format_summary(plan: Plan, folded: Mapping[str, str] | None = None) -> str:
+def format_summary(plan: Plan) -> str:
     """What a model takes, gives, needs and runs: a table of its steps; numbers are for a batch of one."""
     rows = [[str(i), f"{s.flops / 1e6:.3f}", f"{s.nbytes / 1e3:.1f}", f"{s.tasks}{'/batch' * s.batched}",
              s.ops, ", ".join(s.nodes)] for i, s in enumerate(plan.steps)]
@@ -88,7 +84,7 @@ def format_summary(plan: Plan, folded: Mapping[str, str] | None = None) -> str:
             f"takes {describe(plan.inputs)}\ngives {describe(plan.outputs)}\n"
             f"needs weights {plan.weights / 1e3:,.1f} KB, workspace {plan.work / 1e3:,.1f} KB{per}, "
             f"scratch {plan.scratch / 1e3:,.1f} KB per thread\n"
-            + table(["step", "MFLOP", "KB", "tasks", "op", "nodes"], rows, ("op", "nodes")) + _folded(folded))
+            + table(["step", "MFLOP", "KB", "tasks", "op", "nodes"], rows, ("op", "nodes")))
 
 
 def describe(values: Sequence[Value]) -> str:
@@ -96,9 +92,6 @@ def describe(values: Sequence[Value]) -> str:
     return ", ".join(f"{v.name}: {v.dtype}[{', '.join(map(str, v.shape))}]" for v in values)
 
 
-def _folded(folded: Mapping[str, str] | None) -> str:
-    nodes = [f"{node} ({why})" if why else node for node, why in (folded or {}).items()]
-    return f"\nfolded when compiled: {', '.join(nodes)}" if nodes else ""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str]) -> str:

@@ -1,0 +1,185 @@
+"""ONNX's own backend test suite through `cnncc.backend`: what passes and fails, what can't be compiled.
+
+Every case runs in a process of its own, with a time limit. Nothing is downloaded. Exit code 1: some failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import re
+import sys
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
+
+import cnncc.backend
+from cnncc.ir.errors import UnsupportedError
+
+KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
+VERDICTS = ("passed", "failed", "unsupported", "out of scope")
+TINY = ("FLOAT8", "FLOAT6", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2")
+
+# What a compiler of CNN inference will not take, by a model's domains, ops or types, with the reason.
+OUT_OF_SCOPE: list[tuple[str, set[Any]]] = [
+    ("classical machine learning (domain ai.onnx.ml): no networks", {"ai.onnx.ml"}),
+    ("optimizers (ai.onnx.preview.training): files are for inference", {"ai.onnx.preview.training"}),
+    ("drafts (domain ai.onnx.preview): no released opset has them", {"ai.onnx.preview"}),
+    ("control flow: a plan is one fixed sequence of kernels", {"If", "Loop", "Scan", "SequenceMap"}),
+    ("sequences, optionals, maps and sparse tensors: values are dense tensors",
+     {"sequence_type", "optional_type", "map_type", "sparse_tensor_type"}),
+    ("text: values are numbers", {TensorProto.STRING, "StringNormalizer", "StringConcat", "StringSplit",
+                                  "RegexFullMatch", "TfIdfVectorizer"}),
+    ("image files: pictures are decoded before the network", {"ImageDecoder"}),
+    ("complex numbers", {TensorProto.COMPLEX64, TensorProto.COMPLEX128}),
+    ("floats of 8 bits, ints of fewer: formats of language models",
+     {n for name, n in TensorProto.DataType.items() if name.startswith(TINY)}),
+]
+
+
+@dataclass
+class Result:
+    """`rows` are (op, reason) of what can't be compiled, or of the failure."""
+
+    name: str
+    verdict: str
+    rows: list[tuple[str, str]]
+
+
+@dataclass
+class Case:
+    """A model with sets of inputs and outputs, and the tolerance that ONNX gives it."""
+
+    name: str
+    model: onnx.ModelProto
+    data: Callable[[], list[tuple[list[Any], list[Any]]]]
+    rtol: float
+    atol: float
+
+    @property
+    def ops(self) -> list[str]:
+        return sorted({n.op_type for n in self.model.graph.node})
+
+    def outside(self) -> str | None:
+        """Why it is out of scope."""
+        graph = self.model.graph
+        marks: set[Any] = {n.domain for n in graph.node} | set(self.ops)
+        for v in (*graph.input, *graph.output):
+            marks |= {v.type.WhichOneof("value"), v.type.tensor_type.elem_type}
+        marks |= {a.i for n in graph.node for a in n.attribute if a.name == "to"}
+        return next((why for why, what in OUT_OF_SCOPE if marks & what), None)
+
+    def run(self) -> Result:
+        """What comes of it."""
+        try:
+            rep = cnncc.backend.prepare(self.model)
+            for inputs, outputs in self.data():
+                Runner.assert_similar_outputs(outputs, rep.run(inputs), self.rtol, self.atol)
+        except UnsupportedError as error:
+            own = self.ops[0] if len(self.ops) == 1 else None
+            rows = [(op if op in self.ops else own or op, why) for op, _, why in error.rows]
+            return Result(self.name, "unsupported", rows or [(own or "model", error.message)])
+        except Exception as error:      # of any kind: it failed
+            text = " ".join(str(error).split())[:200]
+            return Result(self.name, "failed", [(", ".join(self.ops), f"{type(error).__name__}: {text}")])
+        return Result(self.name, "passed", [])
+
+
+def cases(kinds: Sequence[str] = KINDS) -> Iterator[Case]:
+    """The cases of ONNX that need no download."""
+    warnings.simplefilter("ignore")     # of NumPy, where ONNX makes its data
+    for kind in kinds:
+        for c in sorted(load_model_tests(kind=kind), key=lambda c: c.name):
+            folder = Path(c.model_dir or ".")
+
+            def data(sets: Any = c.data_sets, folder: Path = folder) -> list[tuple[list[Any], list[Any]]]:
+                if sets is None:
+                    return [(stored(f, "input"), stored(f, "output")) for f in folder.glob("test_data*")]
+                return [(list(map(array, inputs)), list(map(array, outputs))) for inputs, outputs in sets]
+            model = c.model if c.model is not None else onnx.load(folder / "model.onnx")
+            yield Case(c.name, model, data, c.rtol, c.atol)
+
+
+def array(value: Any) -> Any:
+    return numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
+
+
+def stored(folder: Path, what: str) -> list[np.ndarray]:
+    count = len(list(folder.glob(f"{what}_*.pb")))
+    return [numpy_helper.to_array(onnx.load_tensor(folder / f"{what}_{i}.pb")) for i in range(count)]
+
+
+def guarded(case: Case, seconds: float) -> Result:
+    """The result of a case that may crash or hang."""
+    if why := case.outside():
+        return Result(case.name, "out of scope", [(", ".join(case.ops), why)])
+    here, there = multiprocessing.Pipe(duplex=False)
+
+    def work(pipe: Connection) -> None:
+        r = case.run()
+        pipe.send_bytes(json.dumps(asdict(r)).encode())
+    process = multiprocessing.get_context("fork").Process(target=work, args=(there,))
+    process.start()
+    there.close()
+    why = f"no result in {seconds:g} s"
+    try:
+        if here.poll(seconds):
+            r = json.loads(here.recv_bytes())
+            return Result(r["name"], r["verdict"], [(op, reason) for op, reason in r["rows"]])
+    except EOFError:
+        process.join()
+        why = f"the process ended with {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+    return Result(case.name, "failed", [(", ".join(case.ops), why)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ops", help="only cases with one of these ops: Conv,Relu")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of cases (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="for each case (%(default)g)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(argv)
+    ops = set(args.ops.split(",")) if args.ops else None
+    results = []
+    for case in cases(args.kinds.split(",")):
+        if ops is None or ops & set(case.ops):
+            results.append(guarded(case, args.seconds))
+            if sys.stderr.isatty():
+                print(f"\r{len(results)} {case.name[:60]:60}", end="", file=sys.stderr)
+    counts = Counter(r.verdict for r in results)
+    if args.json:
+        print(json.dumps({"counts": counts, "results": [asdict(r) for r in results]}, indent=1))
+        return int(counts["failed"] > 0)
+    for r in results:
+        if r.verdict == "failed":
+            print(f"failed {r.name}: {r.rows[0][1]}")
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    for r in results:
+        if r.verdict == "unsupported":
+            for op, why in {(op, re.sub(r" \(opset \d+\)", "", why)) for op, why in r.rows}:
+                reasons[op][why] += 1
+    for op, found in sorted(reasons.items(), key=lambda item: -item[1].total()):
+        print(f"unsupported {op}: " + "; ".join(f"{n} x {why}" for why, n in found.most_common()))
+    for why, n in Counter(r.rows[0][1] for r in results if r.verdict == "out of scope").most_common():
+        print(f"out of scope {why}: {n}")
+    print(f"{len(results)} cases: " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS))
+    return int(counts["failed"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Importer rows of ONNX's elementwise ops. Before opset 7 `broadcast` and `axis` say how operands align."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from cnncc.frontend.onnx_file import DTYPES, dtype_name
+from cnncc.frontend.onnx_node import Call, Row, support
+from cnncc.ir.scalars import FUNCTIONS
+from cnncc.ir.signature import Array
+from cnncc.ir.types import FLOATS, HALVES, INTEGERS, NUMPY, UNSIGNED
+
+OLD = ("consumed_inputs", "broadcast", "axis")
+TRUTH = ("bool",)
+
+
+def of(c: Call, x: str, dtypes: Collection[str] = FLOATS) -> str:
+    """The operand, which must have one of these dtypes."""
+    c.expect(c.dtype(x) in dtypes, f"it is not for {c.dtype(x)}")
+    return x
+
+
+def aligned(c: Call, x: str, w: str) -> str:
+    """A second operand; that of old arithmetic has its dimensions below those of the first from `axis` on."""
+    rank, shape = len(c.shape(x)), c.shape(w)
+    if c.opset >= 7 or not c.flag("broadcast") or "axis" not in c.attributes:
+        return w
+    axis = c.axis(c.attribute("axis", "i"), rank)
+    c.expect(axis + len(shape) <= rank, f"{list(shape)} at axis {axis} doesn't fit {list(c.shape(x))}")
+    return c.emit("reshape", [w], "aligned", shape=(*shape, *(1,) * (rank - axis - len(shape))))
+
+
+def row(op: str, inputs: int = 1, dtypes: Collection[str] = tuple(NUMPY), **attributes: float) -> Row:
+    """An op of operands that broadcast, the first of these dtypes, and float attributes with defaults."""
+    def convert(c: Call) -> str:
+        x, *rest = (c.value(i) for i in range(inputs))
+        given = {name: c.attribute(name, "f", default) for name, default in attributes.items()}
+        return c.emit(op, [of(c, x, dtypes), *(aligned(c, x, w) for w in rest)], **given)
+    return Row(convert, inputs, inputs, OLD[:1] if inputs == 1 else OLD)
+
+
+def variadic(op: str, mean: bool = False) -> Row:
+    """An op of any number of operands, folded from the left; for their mean the result is divided."""
+    def convert(c: Call) -> str:
+        count = len(c.node.input)
+        x = c.value(0)
+        for i in range(1, count):
+            x = c.emit(op, [x, c.value(i)], f"{op}{i}" if i < count - 1 or mean else "")
+        return c.emit("scale", [of(c, x)], factor=1.0 / count) if mean and count > 1 else x
+    return Row(convert, 1, 1 << 20, OLD[:1])
+
+
+def _clip(c: Call) -> str:
+    """By attributes before opset 11, then by inputs; both bounds are optional."""
+    x = c.value(0)
+    dtype, none = NUMPY[c.dtype(x)], {i: _end(c, x, i) for i in (1, 2)}
+    if c.opset >= 11 and any(c.has(i) and isinstance(c.operand(i), str) for i in none):
+        ends = [c.value(i) if c.has(i) else c.const(np.array(end, dtype), f"bound{i}")
+                for i, end in none.items()]
+        c.expect(all(c.shape(e) in ((), (1,)) for e in ends), "its bounds are arrays")
+        return c.emit("clip_to", [x, *ends])
+    bounds: list[float] = []
+    for (i, end), name in zip(none.items(), ("min", "max"), strict=True):
+        bound = np.asarray(c.attribute(name, "f", end) if c.opset < 11 else
+                           c.needed(i, "bound", dtype.name) if c.has(i) else end)
+        c.expect(bound.size == 1 and not np.isnan(bound).any(), "its bounds are arrays or not a number")
+        bounds.append(bound.reshape(()).item())
+    if bounds == [*none.values()]:
+        return x
+    if bounds == [0, math.inf]:
+        return c.emit("relu", [x])
+    return c.emit("clip", [x], low=bounds[0], high=bounds[1])
+
+
+def _end(c: Call, x: str, i: int) -> float:
+    """The bound that bounds nothing: the least (i = 1) or the greatest number of a dtype."""
+    if c.dtype(x) in FLOATS:
+        return -math.inf if i == 1 else math.inf
+    info = np.iinfo(NUMPY[c.dtype(x)])
+    return info.min if i == 1 else info.max
+
+
+def _prelu(c: Call) -> str:
+    """The slope broadcasts to the input; before opset 7 it has one number per channel."""
+    x, slope = of(c, c.value(0)), c.value(1)
+    shape = c.shape(slope)
+    if c.opset < 7 and len(shape) == 1 and shape != (1,):
+        slope = c.emit("reshape", [slope], "slope", shape=(*shape, *(1,) * (len(c.shape(x)) - 2)))
+    y = c.emit("prelu", [x, slope])
+    c.expect(c.shape(y) == c.shape(x), f"a slope of {list(shape)} doesn't broadcast to {list(c.shape(x))}")
+    return y
+
+
+def _gelu(c: Call) -> str:
+    form = c.attribute("approximate", "s", b"none")
+    c.expect(form in (b"none", b"tanh"), f"approximate is {form[:60]!r}")
+    return c.emit("gelu" if form == b"none" else "gelu_tanh", [of(c, c.value(0))])
+
+
+def _power(c: Call) -> str:
+    """Common constant exponents are products and roots; else the exponent takes the base's dtype."""
+    x, w = c.value(0), c.operand(1)
+    simple = {1: None, 2: "square", 3: "cube"} | ({0.5: "sqrt"} if c.dtype(x) in FLOATS else {})
+    if not isinstance(w, str) and w.size == 1 and w.ndim <= len(c.shape(x)) and w.item() in simple:
+        op = simple[w.item()]
+        return c.emit(op, [x]) if op else x
+    return _mixed(c, x, aligned(c, x, c.value(1)))
+
+
+def _mixed(c: Call, x: str, w: str) -> str:
+    """Powers of two dtypes: of integers to floats they are computed in floats."""
+    own, other = c.dtype(x), c.dtype(w)
+    if own == other:
+        return c.emit("pow", [x, w])
+    if own in FLOATS or other not in FLOATS:
+        return c.emit("pow", [x, c.emit("cast", [w], "exponent", to=own)])
+    return c.emit("cast", [c.emit("pow", [c.emit("cast", [x], "base", to=other), w], "power")], to=own)
+
+
+def _mod(c: Call) -> str:
+    x = c.value(0)
+    fmod = c.flag("fmod")
+    c.expect(fmod or c.dtype(x) not in FLOATS, "fmod=0 is not for floats")
+    return c.emit("fmod" if fmod else "mod", [x, c.value(1)])
+
+
+def _bit_shift(c: Call) -> str:
+    way = c.attribute("direction", "s", b"")
+    c.expect(way in (b"LEFT", b"RIGHT"), f"direction is {way[:60]!r}")
+    c.expect(c.dtype(c.value(0)) in UNSIGNED, "it is for unsigned integers only")
+    return c.emit("shl" if way == b"LEFT" else "shr", [c.value(0), c.value(1)])
+
+
+def _cast(c: Call) -> str:
+    """To a half: computed in f32, rounded where the model's outputs are halves."""
+    number = c.attribute("to", "i", 0)
+    support(number in DTYPES, f"casts to {dtype_name(number)} are not supported")
+    x, to = c.value(0), "f32" if DTYPES[number] in HALVES else DTYPES[number]
+    return x if c.dtype(x) == to else c.emit("cast", [x], to=to)
+
+
+def _cast_like(c: Call) -> str:
+    x, like = c.value(0), c.dtype(c.value(1))
+    return x if c.dtype(x) == like else c.emit("cast", [x], to=like)
+
+
+def _is_inf(c: Call) -> str:
+    return c.emit("isinf", [of(c, c.value(0))], positive=int(c.flag("detect_positive", True)),
+                  negative=int(c.flag("detect_negative", True)))
+
+
+def _dropout(c: Call) -> str | Array:
+    support(not (c.has(2) and c.needed(2, "training_mode", "bool").any()),
+            "training_mode is on: export the model for inference")
+    return c.operand(0)
+
+
+SAME = ("Exp", "Log", "Sqrt", "Floor", "Ceil", "Round", "Erf", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan",
+        "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Sigmoid", "Tanh", "Softplus", "Softsign", "Mish",
+        "Reciprocal", "IsNaN")
+"""Functions of floats that have the same name here."""
+PAIRS = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Less": "lt", "LessOrEqual": "le",
+         "Greater": "gt", "GreaterOrEqual": "ge", "Equal": "eq"}
+LOGIC = {"And": "and", "Or": "or", "Xor": "xor", "Not": "invert"}
+ROWS: dict[str, Row] = {
+    **{name: row(name.lower(), dtypes=FLOATS) for name in SAME},
+    **{name: row(op, 2) for name, op in PAIRS.items()},
+    **{name: row(op, len(FUNCTIONS[op].args), TRUTH) for name, op in LOGIC.items()},
+    **{f"Bitwise{name}": row(op, len(FUNCTIONS[op].args), INTEGERS) for name, op in LOGIC.items()},
+    "Abs": row("abs"), "Neg": row("neg"), "Sign": row("sign"), "Relu": row("relu"),
+    "BitShift": Row(_bit_shift, 2, 2),
+    "Cast": Row(_cast, 1, 1, ("saturate", "round_mode")),
+    "CastLike": Row(_cast_like, 2, 2, ("saturate", "round_mode")),
+    "Celu": row("celu", dtypes=FLOATS, alpha=1.0),
+    "Clip": Row(_clip, 1, 3, OLD[:1]),
+    "Dropout": Row(_dropout, 1, 3, ("ratio", "seed", "is_test")),
+    "Elu": row("elu", dtypes=FLOATS, alpha=1.0),
+    "Gelu": Row(_gelu, 1, 1),
+    "HardSigmoid": row("hard_sigmoid", dtypes=FLOATS, alpha=0.2, beta=0.5),
+    "HardSwish": Row(lambda c: c.emit("hard_swish", [of(c, c.value(0))], alpha=1 / 6, beta=0.5), 1, 1),
+    "Identity": Row(lambda c: c.operand(0), 1, 1),
+    "IsInf": Row(_is_inf, 1, 1),
+    "LeakyRelu": row("leaky_relu", dtypes=FLOATS, alpha=0.01),
+    "Max": variadic("max"), "Mean": variadic("add", mean=True), "Min": variadic("min"),
+    "Sum": variadic("add"),
+    "Mod": Row(_mod, 2, 2), "Pow": Row(_power, 2, 2, OLD), "PRelu": Row(_prelu, 2, 2, OLD[:1]),
+    "Selu": row("selu", dtypes=FLOATS, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
+    "Shrink": row("shrink", dtypes=FLOATS, bias=0.0, lambd=0.5),
+    "Swish": row("swish", dtypes=FLOATS, alpha=1.0),
+    "ThresholdedRelu": row("thresholded_relu", dtypes=FLOATS, alpha=1.0),
+    "Where": row("where", 3, TRUTH),
+}

@@ -1,0 +1,207 @@
+"""Graphs of ops, as frontends give them, as ONNX models: one row for each op."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from cnncc.frontend.files import LIMIT
+from cnncc.ir.errors import ModelError, UnsupportedError
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.signature import Array
+from cnncc.version import __version__
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 19          # the first in which all windows may be dilated
+Operand: TypeAlias = "str | Array | Made | None"
+Made: TypeAlias = "tuple[str, Sequence[Operand], dict[str, Any]]"
+"""(ONNX op, operands, attributes). An operand is a value of the graph, an array, made in place, or none."""
+Row: TypeAlias = Callable[[Graph, Node], "Made"]
+
+
+def _same(op: str, *attributes: str) -> Row:
+    """The op of that name, with attributes called and meant as ours."""
+    return lambda g, n: (op, n.inputs, {a: n.attr[a] for a in attributes})
+
+
+def _window(n: Node) -> dict[str, Any]:
+    names = {"strides": "strides", "dilations": "dilations", "kernel": "kernel_shape", "group": "group"}
+    return {names[k]: v for k, v in n.attrs if k in names} | {"pads": n.attr["begin"] + n.attr["end"]}
+
+
+def _batch_norm(g: Graph, n: Node) -> Made:
+    x, *vectors = n.inputs
+    scale, shift = (g.constants[v].reshape(-1) for v in vectors)
+    mean, variance = np.zeros_like(scale), np.ones_like(scale)
+    return "BatchNormalization", [x, scale, shift, mean, variance], {"epsilon": 0.0}
+
+
+def _sum_pool(g: Graph, n: Node) -> Made:
+    mean = "AveragePool", n.inputs, {**_window(n), "count_include_pad": 1}
+    return "Mul", [mean, np.array(math.prod(n.attr["kernel"]), np.float32)], {}
+
+
+def _clip(g: Graph, n: Node) -> Made:
+    bounds = ((n.attr["low"], -math.inf), (n.attr["high"], math.inf))
+    return "Clip", [*n.inputs, *(None if v == no else np.array(v, np.float32) for v, no in bounds)], {}
+
+
+def _reduce(op: str) -> Row:
+    return lambda g, n: (op, [*n.inputs, np.array(n.attr["axes"], np.int64)],
+                         {"keepdims": int(n.attr["keepdims"])})
+
+
+def _reshape(g: Graph, n: Node) -> Made:
+    shape = [-1 if isinstance(e, str) else e for e in n.type.shape]
+    return "Reshape", [*n.inputs, np.array(shape, np.int64)], {}
+
+
+SAME = {
+    "": "Abs Acos Acosh Add And Asin Asinh Atan Atanh Ceil Cos Cosh Div Erf Exp Floor IsNaN Log Max Min Mish "
+        "Mul Neg Or PRelu Pow Reciprocal Relu Round Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Tan "
+        "Tanh Where Xor",
+    "alpha": "Celu Elu LeakyRelu ThresholdedRelu", "alpha beta": "HardSigmoid", "alpha gamma": "Selu",
+    "axis": "Softmax LogSoftmax", "bias lambd": "Shrink"}
+"""ONNX ops that mean what the op of ours with that name does, by their attributes."""
+
+
+def _ours(op: str) -> str:
+    return {"IsNaN": "isnan", "PRelu": "prelu"}.get(op) or re.sub(r"(?<!^)([A-Z])", r"_\1", op).lower()
+
+
+def _pad(g: Graph, n: Node) -> Made:
+    pads = np.array(n.attr["begin"] + n.attr["end"], np.int64)
+    return "Pad", [*n.inputs, pads, np.array(n.attr["value"], n.type.numpy)], {}
+
+
+def _slice(g: Graph, n: Node) -> Made:
+    axes = [a for a, e in enumerate(n.type.shape) if isinstance(e, int)]
+    begin, steps = ([n.attr[key][a] for a in axes] for key in ("begin", "steps"))
+    ends = [b + s * int(n.type.shape[a]) for a, b, s in zip(axes, begin, steps, strict=True)]
+    ends = [e if e >= 0 else -1 << 62 for e in ends]        # backwards up to the first element
+    return "Slice", [*n.inputs, *(np.array(v, np.int64) for v in (begin, ends, axes, steps))], {}
+
+
+def _expand(g: Graph, n: Node) -> Made:
+    shape = [1 if isinstance(e, str) else e for e in n.type.shape]
+    return "Expand", [*n.inputs, np.array(shape, np.int64)], {}
+
+
+ROWS: dict[str, Row] = {
+    **{_ours(op): _same(op, *names.split()) for names, ops in SAME.items() for op in ops.split()},
+    "batch_norm": _batch_norm,
+    "clip": _clip,
+    "concat": _same("Concat", "axis"),
+    "conv": lambda g, n: ("Conv", n.inputs, _window(n)),
+    "eq": _same("Equal"),
+    "expand": _expand,
+    "ge": _same("GreaterOrEqual"),
+    "gt": _same("Greater"),
+    "le": _same("LessOrEqual"),
+    "linear": lambda g, n: ("Gemm", n.inputs, {"transB": 1}),
+    "max_pool": lambda g, n: ("MaxPool", n.inputs, _window(n)),
+    "lt": _same("Less"),
+    "pad": _pad,
+    "reduce_abs_sum": _reduce("ReduceL1"),
+    "reduce_l2": _reduce("ReduceL2"),
+    "reduce_max": _reduce("ReduceMax"),
+    "reduce_mean": _reduce("ReduceMean"),
+    "reduce_min": _reduce("ReduceMin"),
+    "reduce_prod": _reduce("ReduceProd"),
+    "reduce_square_sum": _reduce("ReduceSumSquare"),
+    "reduce_sum": _reduce("ReduceSum"),
+    "reshape": _reshape,
+    "scale": lambda g, n: ("Mul", [*n.inputs, np.array(n.attr["factor"], np.float32)], {}),
+    "slice": _slice,
+    "sum_pool": _sum_pool,
+    "transpose": _same("Transpose", "perm"),
+}
+
+
+def to_onnx(graph: Graph) -> ModelProto:
+    """The model with the same inputs, outputs, values and names of nodes.
+
+    Raises UnsupportedError for ops without a row, ModelError where the weights are too large for one file.
+    """
+    from onnx import helper
+    missing = [(n.op, n.name, "ONNX has no such op") for n in graph if n.op not in (*ROWS, "input", "const")]
+    if missing:
+        raise UnsupportedError(f"{graph.name} can't be written as ONNX", missing)
+    size = sum(c.nbytes for c in graph.constants.values())
+    if size > LIMIT - (1 << 20):
+        raise ModelError(f"{graph.name}: {size:,} bytes of weights are too many for one ONNX file (2 GiB)")
+    made = _Export(graph)
+    for n in graph:
+        if n.op not in ("input", "const"):
+            made.node(ROWS[n.op](graph, n), made.names[n.name])
+    for name, value in graph.outputs:
+        if made.operand(value) != name:
+            made.node(("Identity", [value], {}), name)
+
+    def info(name: str, value: str) -> Any:
+        type = graph[value].type
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(type.numpy), type.shape)
+    proto = helper.make_graph(made.nodes, graph.name, [info(i, i) for i in graph.inputs],
+                              [info(*output) for output in graph.outputs], made.initializers)
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(proto, opset_imports=opsets, producer_name="cnncc", producer_version=__version__,
+                             ir_version=helper.find_min_ir_version_for(opsets))
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """`name`, numbered where it is taken; from now on it is."""
+    numbered = (f"{name}.{i}" for i in itertools.count(1))
+    new = next(n for n in itertools.chain([name], numbered) if n not in taken)
+    taken.add(new)
+    return new
+
+
+class _Export:
+    """Nodes and initializers so far; `names` are the values' in the file: those of outputs are the user's."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.nodes, self.initializers = graph, list[Any](), list[Any]()
+        self.called, self.stored = set[str](), set[str]()
+        self.names = {v: name for name, v in reversed(graph.outputs)} | {i: i for i in graph.inputs}
+        self.taken = {*graph.inputs, *(name for name, _ in graph.outputs)}
+        for n in graph:
+            if n.name not in self.names:
+                self.names[n.name] = _fresh(n.name, self.taken)
+        last = {n.origin[0]: self.names[n.name] for n in graph if n.origin}
+        self.origins = {value: name for name, value in last.items()}
+
+    def operand(self, x: str) -> str:
+        """The name of a value in the file; a constant is stored with its first use."""
+        name = self.names[x]
+        if self.graph[x].op == "const" and name not in self.stored:
+            self.stored.add(name)
+            self.store(name, self.graph.constants[x])
+        return name
+
+    def store(self, name: str, array: Array) -> str:
+        from onnx import numpy_helper
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def node(self, made: Made, out: str) -> str:
+        """Add the node that gives the value `out`, called as the user's node whose result that is."""
+        from onnx import helper
+        op, operands, attributes = made
+        inputs: list[str] = []
+        for x in operands:
+            if x is None or isinstance(x, str):
+                inputs.append("" if x is None else self.operand(x))
+            elif isinstance(x, tuple):
+                inputs.append(self.node(x, _fresh(f"{out}.{x[0]}", self.taken)))
+            else:
+                inputs.append(self.store(_fresh(f"{out}.{op}", self.taken), x))
+        name = _fresh(self.origins.get(out, out), self.called)
+        self.nodes.append(helper.make_node(op, inputs, [out], name, **attributes))
+        return out

@@ -1,0 +1,75 @@
+"""Which algorithm computes a convolution: plain sums, Winograd's, or plain sums over a compact copy."""
+
+from __future__ import annotations
+
+from math import prod
+
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.target import Target
+from cnncc.ir.types import BYTES, HINT
+from cnncc.passes.fold import Rebuild
+from cnncc.passes.winograd import POINTS, in_tiles
+
+SIZES = (2, 4)              # of Winograd's tiles
+TRANSFORM = 6.0             # cycles that a vector of a point costs in the transforms
+KERNELS = 10_000            # cycles that the transforms cost as kernels of their own
+GAIN = 0.9                  # the part of the direct way's cost that is worth rounding worse
+
+
+def choose_algorithms(graph: Graph, target: Target) -> Graph:
+    """Convolutions with small windows go by Winograd's algorithm where the model says that it is faster."""
+    if target.strict:
+        return graph
+    b = Rebuild(graph)
+    for n in graph:
+        costs = tile_sizes(n, graph, target)
+        best = min(costs, key=lambda m: costs[m], default=1)
+        if best > 1 and costs[best] < GAIN * costs[1]:
+            b.renamed[n.name] = in_tiles(b, n, best)
+        elif _scattered(n, graph):
+            b.renamed[n.name] = _compact(b, n)
+        else:
+            b.copy(n)
+    return b.finish()
+
+
+def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
+    """Predicted cycles of a convolution by the size m of its tiles, 1: as it is; empty for other nodes."""
+    if n.op != "conv" or graph[n.inputs[1]].op != "const" or n.type.dtype != "f32":
+        return {}
+    outer, inner, *windows = (int(e) for e in graph[n.inputs[1]].type.shape)
+    whole = inner % target.lanes == outer // n.attr["group"] % target.lanes == 0
+    batch, channels = (HINT if isinstance(e, str) else e for e in graph[n.inputs[0]].type.shape[:2])
+    result = {}
+    for m in (1, *(m for m in SIZES if whole and _fits(n, windows, m))):
+        tiles, points = batch, 1
+        for extent, r in zip(n.type.shape[2:], windows, strict=True):
+            size = m if r > 1 else 1
+            tiles, points = tiles * -(-int(extent) // size), points * (size + r - 1)
+        products = tiles * points * inner * outer / (target.lanes * target.fmas)
+        moved = tiles * points * (channels + outer) / target.lanes
+        result[m] = products + points * inner * outer * BYTES["f32"] / target.memory_bytes \
+            + (moved * TRANSFORM + KERNELS if m > 1 else 0)
+    return result
+
+
+def _fits(n: Node, windows: list[int], m: int) -> bool:
+    a = n.attr
+    return {*a["strides"], *a["dilations"]} == {1} and max(windows) > 1 \
+        and all(m + r - 2 <= len(POINTS) if r > 1 else a["begin"][i] == a["end"][i] == 0
+                for i, r in enumerate(windows))
+
+
+def _scattered(n: Node, graph: Graph) -> bool:
+    """Whether a convolution reads single pixels with gaps between them."""
+    if n.op != "conv" or max(n.attr["strides"]) == 1 or any((*n.attr["begin"], *n.attr["end"])):
+        return False
+    return prod(int(e) for e in graph[n.inputs[1]].type.shape[2:]) == 1
+
+
+def _compact(b: Rebuild, n: Node) -> str:
+    """The pixels that are read, one behind the other: tiles then go on from one row into the next."""
+    ones = (1,) * len(n.attr["strides"])
+    attr = {k: n.attr[k] for k in ("strides", "begin", "end")}
+    x = b.op("subsample", [b.name_of(n.inputs[0])], f"{n.name}.pixels", n.origin, kernel=ones, **attr)
+    return b.op("conv", [x, n.inputs[1]], n.name, n.origin, **(n.attr | {"strides": ones}))
