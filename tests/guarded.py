@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from kernels import arguments, expected_memory, run_memory
+from kernels import arguments, base_of, expected_memory, run_memory, tables_of
 from samples import SAMPLES
 
 from cnncc.compiler import optimize
@@ -32,12 +32,8 @@ def main(level: str, part: int, parts: int) -> None:
             if n.kernel is None:
                 continue
             batch = 3 if any(t.type.symbols for t in n.kernel.operands) else 1
-            tables = {i: graph.constants[v] for i, v in enumerate(n.inputs) if graph[v].type.dtype != "f32"}
-            arrays = arguments(n.kernel, batch, tables=tables)
-            shape = [batch if isinstance(e, str) else e for e in n.kernel.output.type.shape]
-            base = None
-            if n.name in clauses:
-                base = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+            arrays = arguments(n.kernel, batch, tables=tables_of(graph, n))
+            base = base_of(n.kernel, batch) if n.name in clauses else None
             expected = expected_memory(n.kernel, arrays, batch, base)
             for flush in ("end", "begin"):
                 print(f"\n{name}: {n.name}, memory flush at the {flush}\n{n.kernel}", flush=True)

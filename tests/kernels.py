@@ -440,6 +440,17 @@ def arguments(
             for s, t, i in zip(shapes, kernel.operands, range(len(shapes)), strict=False)]
 
 
+def tables_of(graph: Graph, n: Node) -> dict[int, Array]:
+    """The tables of indices among a node's operands, by position."""
+    return {i: graph.constants[v] for i, v in enumerate(n.inputs) if graph[v].type.dtype == "i32"}
+
+
+def base_of(kernel: Kernel, batch: int) -> Array:
+    """Something for a clause to be written over."""
+    shape = kernel.output.type.static(**dict.fromkeys(kernel.output.type.symbols, batch))
+    return np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+
+
 def size_of(t: Tensor, batch: int) -> int:
     return t.layout.elements(t.type.shape) * (batch if t.type.symbols else 1)
 
