@@ -232,6 +232,45 @@ def test_written_as_onnx_again(case: str) -> None:
     np.testing.assert_array_equal(again[0], evaluate(graph, {"x": x})["y"])
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.bool_, np.float64, np.float16])
+def test_elements_of_any_type_are_moved(kind: type[np.generic]) -> None:
+    nodes = [
+        node("Transpose", ["x"], ["a"], perm=[0, 2, 1]),
+        node("Slice", ["x", "four", "far", "one", "back"], ["b"]),
+        node("Gather", ["x", "indices"], ["c"], axis=1),
+        node("Concat", ["x", "b", "c"], ["d"], axis=1),
+        node("Tile", ["x", "times"], ["e"]),
+        node("Pad", ["x", "pads"], ["f"]),
+        node("Pad", ["x", "pads"], ["g"], mode="edge"),
+        node("Expand", ["x", "wide"], ["h"]),
+        node("Split", ["d"], ["i", "j"], axis=1, num_outputs=2),
+    ]
+    constants = {
+        "four": ints(4),
+        "far": ints(-99),
+        "one": ints(1),
+        "back": ints(-2),
+        "indices": ints(3, 0, 0, 2),
+        "times": ints(1, 2, 3),
+        "pads": ints(0, 1, 2, 0, 0, 3),
+        "wide": ints(3, 1, 1, 1),
+    }
+    source = model(nodes, {"x": [2, 5, 7]}, list("abcdefghij"), constants, 18)
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    for value in (*source.graph.input, *source.graph.output):
+        value.type.tensor_type.elem_type = dtype
+    feeds = {
+        "x": (floats(2, 5, 7) * 3).astype(kind)
+        if kind is not np.uint8
+        else np.arange(70).astype(kind).reshape(2, 5, 7)
+    }
+    wanted, got = expected(source, feeds), results(compiled(read(source)), feeds)
+    assert wanted is not None
+    for name, y in zip("abcdefghij", wanted, strict=True):
+        assert got[name].dtype == y.dtype
+        np.testing.assert_array_equal(got[name], y)
+
+
 def test_shapes_are_folded() -> None:
     """What exporters write for x.view(x.shape[0], -1, x.shape[3]), the batch fixed and open."""
     nodes = [

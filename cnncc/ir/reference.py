@@ -334,7 +334,9 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], floats: DTypeLike = np.f
             values[n.name] = np.asarray(inputs[n.name] if n.op == "input" else graph.constants[n.name],
                                         held(n.type.dtype, floats))
         else:
-            base = values[n.base].copy() if n.base else None
+            base = values.get(n.base)
+            if base is not None and uses[n.base] > 1:
+                base = base.copy()
             values[n.name] = _node(graph, n, [values[i] for i in n.inputs], sizes, floats, base)
         for i in n.needs:
             uses[i] -= 1

@@ -18,6 +18,7 @@ from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.target import Target
 from cnncc.ir.types import Extent, TensorType
 
+CLAUSES = 256               # of a value that another kernel may join
 PRODUCER = "producer"       # the tensor by which a consumer reads its producer's result until they are one
 SHORT = 2                   # operations that may be repeated in a formula
 SPARE = ("u", "v", *(f"u{i}" for i in range(1, 100)))
@@ -74,7 +75,7 @@ def _distributed(nodes: Mapping[str, Node], users: Mapping[str, list[str]], p: N
         result.append(replace(joined, name=name, base=clause.base or n.base))
         if not clause.base:
             return result
-        if len(users[clause.base]) > 1:
+        if len(users[clause.base]) > 1 or len(result) == CLAUSES:
             return []
         name, clause = clause.base, nodes[clause.base]
 

@@ -21,6 +21,7 @@ from cnncc.passes.fold import Rebuild
 from cnncc.passes.fuse import SPARE
 
 CHANNEL = 1
+PARTS = 256                 # of a whole whose other readers find them in it
 
 
 def merge_pads(graph: Graph, target: Target) -> Graph:
@@ -135,7 +136,8 @@ def _chains(graph: Graph, lanes: int) -> dict[str, _Whole]:
             parts.append((c.inputs[0], at))
             at += int(shape[CHANNEL])
         else:
-            result[n.name] = _Whole(n.type, n.origin, parts)
+            if len(parts) <= PARTS:
+                result[n.name] = _Whole(n.type, n.origin, parts)
     return result
 
 
@@ -145,14 +147,15 @@ def _nested(graph: Graph, chains: Mapping[str, _Whole]) -> tuple[dict[str, _Whol
     shown = {v for _, v in graph.outputs}
     tree: dict[tuple[int, str], int] = {}
     begun: dict[int, str] = {}              # the join of these first parts
+    count: dict[str, int] = {}              # of parts, those of the joins in it too
     for end, w in chains.items():
-        at = 0
+        at, count[end] = 0, len(w.parts)
         for i, (x, first) in enumerate(w.parts):
             at = tree.setdefault((at, x), len(tree) + 1)
             if at in begun and i + 1 < len(w.parts):
                 outer.setdefault(begun[at], (end, 0))
-            if x in chains and x not in shown:
-                outer.setdefault(x, (end, first))
+            if x in chains and x not in shown and x not in outer and count[end] + count[x] <= PARTS:
+                outer[x], count[end] = (end, first), count[end] + count[x]
         begun.setdefault(at, end)
     whole: dict[str, _Whole] = {}
     offset: dict[str, int] = {}
