@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from kernels import arguments, expected_memory, kernels_of, run_memory
+from kernels import arguments, base_of, expected_memory, run_memory, tables_of
 from samples import SAMPLES
 
+from cnncc.compiler import optimize
 from cnncc.ir.target import target_for
 
 
@@ -25,15 +26,19 @@ def backwards(count: int) -> Sequence[tuple[int, int]]:
 def main(level: str, part: int, parts: int) -> None:
     target = target_for(level)
     for name, build in list(SAMPLES.items())[part::parts]:
-        for n in kernels_of(build(), target):
-            assert n.kernel is not None
+        graph = optimize(build(), target)
+        clauses = graph.clauses()
+        for n in graph:
+            if n.kernel is None:
+                continue
             batch = 3 if any(t.type.symbols for t in n.kernel.operands) else 1
-            arrays = arguments(n.kernel, batch)
-            expected = expected_memory(n.kernel, arrays, batch)
+            arrays = arguments(n.kernel, batch, tables=tables_of(graph, n))
+            base = base_of(n.kernel, batch) if n.name in clauses else None
+            expected = expected_memory(n.kernel, arrays, batch, base)
             for flush in ("end", "begin"):
                 print(f"\n{name}: {n.name}, memory flush at the {flush}\n{n.kernel}", flush=True)
                 for tasks, thread in ((None, 0), (backwards, 2)):
-                    got = run_memory(n.kernel, arrays, target, batch, flush, tasks, thread)
+                    got = run_memory(n.kernel, arrays, target, batch, flush, tasks, thread, base)
                     np.testing.assert_array_equal(got, expected)
     print("done")
 

@@ -102,6 +102,27 @@ class Net(Builder):
             "add", [x, self.weights(*((channels, *[1] * (rank - 2)) if rank > 2 else (channels,)))], "bias"
         )
 
+    def join(self, *values: str, axis: int = 1) -> str:
+        return self.op("concat", values, "join", axis=axis)
+
+    def cut(self, x: str, ranges: Mapping[int, range]) -> str:
+        """A slice; axes that aren't named stay whole."""
+        shape = self.type(x).shape
+        parts = [ranges.get(a, range(e) if isinstance(e, int) else None) for a, e in enumerate(shape)]
+        return self.op("slice", [x], "cut", begin=tuple(r.start if r else 0 for r in parts),
+                       steps=tuple(r.step if r else 1 for r in parts),
+                       shape=tuple(len(r) if r else "N" for r in parts))
+
+    def deconv(self, x: str, k: int, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
+               begin: Sequence[int], end: Sequence[int], group: int = 1) -> str:
+        """A transposed convolution; `begin` and `end` are cut off."""
+        _, c, *extents = self.type(x).shape
+        w = self.weights(int(c), k // group, *kernel)
+        size = tuple((int(e) - 1) * s + (r - 1) * d + 1 - a - b for e, r, s, d, a, b in
+                     zip(extents, kernel, strides, dilations, begin, end, strict=True))
+        return self.op("conv_transpose", [x, w], "deconv", strides=tuple(strides), dilations=tuple(dilations),
+                       begin=tuple(begin), group=group, size=size)
+
     def relu(self, x: str) -> str:
         return self.op("relu", [x], "relu")
 
@@ -170,6 +191,15 @@ class Oracle:
             fold = np.sum if n.op == "reduce_sum" else np.mean
             self.values[n.name] = fold(v[0], axis=a["axes"], keepdims=a["keepdims"])
             self.sums[n.name] = np.sum(np.abs(v[0]), axis=a["axes"], keepdims=a["keepdims"])
+        elif n.op == "place":
+            shape = [v[0].shape[0] if isinstance(e, str) else e for e in a["shape"]]
+            self.values[n.name] = y = np.array(self.values[n.base]) if n.base else np.zeros(shape)
+            y[tuple(slice(b, b + (e - 1) * s + 1, s) for b, s, e in
+                    zip(a["begin"], a["steps"], v[0].shape, strict=True))] = v[0]
+        elif n.op in ("conv_transpose", "resample"):
+            fold = functools.partial(_scatter if n.op == "conv_transpose" else _resample, attrs=a)
+            self.values[n.name] = fold(*v)
+            self.sums[n.name] = fold(np.abs(v[0]), *v[1:-1], np.abs(v[-1]))
         else:
             self.values[n.name] = OTHERS[n.op](*v, a)
 
@@ -195,7 +225,22 @@ OTHERS: dict[str, Callable[..., Array]] = {
     "reduce_max": lambda x, a: np.max(x, axis=a["axes"], keepdims=a["keepdims"]),
     "softmax": _softmax,
     "batch_norm": lambda x, scale, shift, a: x * scale + shift,
+    "transpose": lambda x, a: x.transpose(a["perm"]),
+    "slice": lambda x, a: x[tuple(
+        np.s_[:] if isinstance(e, str) else b + s * np.arange(e) if i < 0 else slice(
+            b, (b + s * e if b + s * e >= 0 else None), s)
+        for i, (b, s, e) in enumerate(zip(a["begin"], a["steps"], a["shape"], strict=True)))],
+    "expand": lambda x, a: np.broadcast_to(x, [x.shape[0] if isinstance(e, str) else e for e in a["shape"]]),
+    "concat": lambda *v: np.concatenate(v[:-1], v[-1]["axis"]),
+    "take": lambda x, *v: functools.reduce(
+        lambda y, at: y.take(at[1].astype(int), at[0]), zip(v[-1]["axes"], v[:-1], strict=True), x),
+    "pad": lambda x, a: _pad(x, list(zip(a["begin"], a["end"], strict=True)), a["value"]),
 }
+
+
+def _pad(x: Array, pads: Sequence[tuple[int, int]], value: float) -> Array:
+    inside = x[tuple(slice(max(0, -b), e + min(0, a)) for e, (b, a) in zip(x.shape, pads, strict=True))]
+    return np.pad(inside, [(max(0, b), max(0, a)) for b, a in pads], constant_values=value)
 
 
 def _windows(
@@ -221,6 +266,30 @@ def _conv(x: Array, w: Array, attrs: Mapping[str, Any]) -> Array:
         )
         total = total + part.reshape(n, len(w), *rest)
     return np.asarray(total)
+
+
+def _scatter(x: Array, w: Array, attrs: Mapping[str, Any]) -> Array:
+    """A transposed convolution as it is defined: every element of x adds to all places that it reaches."""
+    g, s, d, begin, size = (attrs[k] for k in ("group", "strides", "dilations", "begin", "size"))
+    n, c, *extents = x.shape
+    reach = [(e - 1) * a + (r - 1) * b + 1 for e, a, r, b in zip(extents, s, w.shape[2:], d, strict=True)]
+    room = [max(0, -b) for b in begin]
+    most = [o + max(r, b + z) for r, b, z, o in zip(reach, begin, size, room, strict=True)]
+    y = np.zeros((n, w.shape[1] * g, *most))
+    for tap in np.ndindex(*w.shape[2:]):
+        part = w[(slice(None), slice(None), *tap)].reshape(g, c // g, -1).swapaxes(1, 2) @ x.reshape(
+            n, g, c // g, -1)
+        at = tuple(slice(o + t * b, o + t * b + (e - 1) * a + 1, a)
+                   for o, t, b, e, a in zip(room, tap, d, extents, s, strict=True))
+        y[(slice(None), slice(None), *at)] += part.reshape(n, -1, *extents)
+    cut = (slice(o + b, o + b + z) for o, b, z in zip(room, begin, size, strict=True))
+    return y[(slice(None), slice(None), *cut)]
+
+
+def _resample(x: Array, t: Array, w: Array, attrs: Mapping[str, Any]) -> Array:
+    axis = attrs["axis"]
+    rows = np.stack([x.take(c.astype(int), axis) for c in t.T], -1)
+    return (rows * w.reshape(*(len(w) if a == axis else 1 for a in range(x.ndim)), -1)).sum(-1)
 
 
 def _linear(x: Array, w: Array) -> Array:
@@ -360,29 +429,45 @@ def function_of(kernel: Kernel, target: Target) -> Any:
 
 
 def arguments(
-    kernel: Kernel, batch: int = 1, seed: int = 0, reach: int = 3, real: bool = False
+    kernel: Kernel, batch: int = 1, seed: int = 0, reach: int = 3, real: bool = False,
+    tables: Mapping[int, Array] | None = None,
 ) -> list[Array]:
-    """Plain arrays for the operands."""
+    """Plain arrays for the operands; `tables` are those of integers by position."""
     rng = np.random.default_rng(seed)
     shapes = [t.type.static(**dict.fromkeys(t.type.symbols, batch)) for t in kernel.operands[:-1]]
     return [(rng.standard_normal(s) if real else rng.integers(-reach, reach + 1, s)).astype(np.float32)
-            for s in shapes]
+            if t.type.dtype == "f32" else (tables or {})[i]
+            for s, t, i in zip(shapes, kernel.operands, range(len(shapes)), strict=False)]
+
+
+def tables_of(graph: Graph, n: Node) -> dict[int, Array]:
+    """The tables of indices among a node's operands, by position."""
+    return {i: graph.constants[v] for i, v in enumerate(n.inputs) if graph[v].type.dtype == "i32"}
+
+
+def base_of(kernel: Kernel, batch: int) -> Array:
+    """Something for a clause to be written over."""
+    shape = kernel.output.type.static(**dict.fromkeys(kernel.output.type.symbols, batch))
+    return np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
 
 
 def size_of(t: Tensor, batch: int) -> int:
     return t.layout.elements(t.type.shape) * (batch if t.type.symbols else 1)
 
 
-def expected_memory(kernel: Kernel, arrays: Sequence[Array], batch: int = 1) -> Array:
-    """The output's memory, padding included, as the reference computes it in float64."""
+def expected_memory(kernel: Kernel, arrays: Sequence[Array], batch: int = 1,
+                    base: Array | None = None) -> Array:
+    """The output's memory, padding included, as the reference computes it in float64 (over `base`)."""
     symbols = {s for t in kernel.operands for s in t.type.symbols}
-    y = run_kernel(kernel, arrays, dict.fromkeys(symbols, batch), np.float64)
+    y = run_kernel(kernel, arrays, dict.fromkeys(symbols, batch), np.float64,
+                   None if base is None else base.astype(np.float64))
     return kernel.output.layout.pack(y)
 
 
 def run_memory(kernel: Kernel, arrays: Sequence[Array], target: Target, batch: int = 1, flush: str = "",
-               tasks: Callable[[int], Sequence[tuple[int, int]]] | None = None, thread: int = 0) -> Array:
-    """The output's memory after a call, which finds NaN there; `tasks` cuts the tasks into several calls."""
+               tasks: Callable[[int], Sequence[tuple[int, int]]] | None = None, thread: int = 0,
+               base: Array | None = None) -> Array:
+    """The output's memory after a call, which finds `base` or NaN; `tasks` cuts it into several calls."""
     f = function_of(kernel, target)
     memory = Memory(flush)
     try:
@@ -391,11 +476,11 @@ def run_memory(kernel: Kernel, arrays: Sequence[Array], target: Target, batch: i
             packed = t.layout.pack(a)
             assert packed.size == size_of(t, batch)
             places.append(memory.array(packed.size))
-            places[-1][:] = packed
+            places[-1].view(packed.dtype)[:] = packed
         own = scratch_offsets(kernel)[1] // 4
         scratch, out = memory.array(own * (thread + 1)), memory.array(size_of(kernel.output, batch))
         scratch[:] = np.nan
-        out[:] = np.nan
+        out[:] = np.nan if base is None else kernel.output.layout.pack(base)
         before = [p.copy() for p in places]
         addresses = [buffers.address(a) for a in (scratch, *places, out)]
         slots = memory.array(2 * (1 + len(addresses)) if flush else 64).view(np.int64)

@@ -128,4 +128,118 @@ sample(
         (1, 1),
     ),
 )
+for name, at in {"whole blocks": 32, "odd channels": 20}.items():
+    sample(
+        f"joined, {name}",
+        lambda n, at=at: n.relu(
+            n.bias(
+                n.join(
+                    n.conv(x := n.x("N", 5, 6, 7), at, (3, 3), begin=(1, 1)), n.relu(n.conv(x, 18, (1, 1))), x
+                )
+            )
+        ),
+    )
+    sample(
+        f"cut, {name}",
+        lambda n, at=at: n.conv(
+            n.cut(
+                n.conv(n.x("N", 5, 9, 9), 64, (1, 1)),
+                {1: range(at, at + 19), 2: range(8, -1, -2), 3: range(1, 8)},
+            ),
+            17,
+            (2, 2),
+            begin=(1, 1),
+        ),
+    )
+sample("joined rows", lambda n: n.join(n.x("N", 5, 6, 7), n.conv(n.x("N", 5, 8, 7), 5, (3, 1)), axis=2))
+sample("joined vectors", lambda n: n.linear(n.join(n.linear(n.x("N", 7), 20), n.x("N", 3)), 9))
+sample(
+    "transposed",
+    lambda n: (
+        n.op("transpose", [y := n.conv(n.x("N", 3, 5, 6), 20, (1, 1))], "t", perm=(0, 3, 1, 2)),
+        n.op("transpose", [n.relu(n.x(3, 5, 17))], "t", perm=(2, 0, 1)),
+        y,
+    ),
+)
+sample(
+    "expanded",
+    lambda n: n.op("add", [n.op("expand", [n.x(5, 1)], "e", shape=(3, 5, 19)), n.weights(19)], "sum"),
+)
+sample(
+    "padded",
+    lambda n: n.conv(
+        n.op(
+            "pad",
+            [n.conv(n.x("N", 5, 6, 7), 21, (1, 1))],
+            "p",
+            begin=(0, 0, 2, -1),
+            end=(0, 3, 1, 4),
+            value=2.0,
+        ),
+        7,
+        (3, 3),
+    ),
+)
+for kernel, stride, dilation, group in [
+    (3, 2, 1, 1),
+    (4, 2, 1, 1),
+    (2, 3, 1, 4),
+    (3, 2, 2, 1),
+    (4, 3, 2, 2),
+    (3, 1, 1, 8),
+]:
+    sample(
+        f"deconvolution of {kernel}/{stride} dilated {dilation} in {group} groups",
+        lambda n, k=kernel, s=stride, d=dilation, g=group: n.relu(
+            n.bias(
+                n.deconv(n.conv(n.x("N", 3, 5, 6), 8, (1, 1)), 24, (k, k), (s, s), (d, d), (0, 1), (1, 0), g)
+            )
+        ),
+    )
+sample(
+    "deconvolutions of other ranks",
+    lambda n: (
+        n.deconv(n.x(1, 4, 9), 5, (4,), (2,), (1,), (1,), (1,)),
+        n.deconv(n.x(1, 4, 3, 4, 2), 5, (3, 2, 1), (2, 2, 1), (1, 1, 1), (0, 0, 0), (0, 0, 0)),
+    ),
+)
+
+
+def _table(n: Net, most: int, *shape: int) -> str:
+    return n.const("t", n.rng.integers(0, most, shape).astype(np.int32))
+
+
+for axes in ((1,), (2,), (3,), (2, 3), (1, 2, 3)):
+    sample(
+        f"taken along {axes}",
+        lambda n, axes=axes: n.conv(
+            n.op(
+                "take",
+                [n.relu(n.conv(n.x("N", 3, 7, 7), 7, (1, 1))), *(_table(n, 7, 19 + a) for a in axes)],
+                "t",
+                axes=axes,
+            ),
+            9,
+            (2, 2),
+        ),
+    )
+    sample(
+        f"taken of an input along {axes}",
+        lambda n, axes=axes: n.op(
+            "take", [n.x("N", 7, 7, 7), *(_table(n, 7, 19 + a) for a in axes)], "t", axes=axes
+        ),
+    )
+for axis in (1, 2, 3):
+    sample(
+        f"resampled along {axis}",
+        lambda n, axis=axis: (
+            n.op(
+                "resample",
+                [x := n.x("N", 7, 7, 7), t := _table(n, 7, 20, 3), w := n.weights(20, 3)],
+                "r",
+                axis=axis,
+            ),
+            n.conv(n.op("resample", [n.conv(x, 7, (1, 1)), t, w], "r", axis=axis), 9, (2, 2)),
+        ),
+    )
 sample("outputs of all kinds", lambda n: (x := n.x("N", 6, 3), n.flatten(x), y := n.relu(x), y, n.weights(3)))

@@ -136,7 +136,7 @@ def test_kernel_text(kernel: Kernel) -> None:
 @pytest.mark.parametrize("text", ["x[a*b]", "x[a // 2]", "x[1.5]", "x if y else z", "foo(x)", "x ** 2",
                                   "x[a:b]", "x and y", "not x", "x < y < z", "exp(x, y)",
                                   "where(x, y)", "f32()", "x.y[a]", "x @ y",
-                                  "'x'", "x[y[a]]", "f'{x}'", "lambda: x"])
+                                  "'x'", "x[y[z[a]]]", "x[2*y[a]]", "x[y[a] + z[a]]", "f'{x}'", "lambda: x"])
 def test_what_is_outside_the_language(text: str) -> None:
     with pytest.raises(InternalError):
         parse_expr(text)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from kernels import arguments, expected_memory, missing, run_memory
+from kernels import Array, arguments, base_of, expected_memory, missing, run_memory, tables_of
 from samples import SAMPLES
 
 from cnncc.compiler import stages
@@ -20,19 +21,28 @@ from cnncc.passes.schedules import candidates, weights_of
 MOST = 12
 
 
-def kernels(name: str, target: Target) -> Iterator[tuple[Kernel, Sequence[str]]]:
+class Given(NamedTuple):
+    """What a kernel needs beside numbers: tables of indices, and whether it writes over something."""
+
+    tables: Mapping[int, Array]
+    clause: bool
+
+
+def kernels(name: str, target: Target) -> Iterator[tuple[Kernel, Sequence[str], Given]]:
     """The kernels of one stage before they have schedules, and which operands are weights."""
     graph = next(g for p, g in stages(SAMPLES[name](), target) if p == "choose_layouts")
+    clauses = graph.clauses()
     for n in graph:
         if n.kernel is not None and len(n.kernel.stages) == 1 and n.kernel.output.type.shape != ():
-            yield n.kernel, weights_of(n, graph)
+            yield n.kernel, weights_of(n, graph), Given(tables_of(graph, n), n.name in clauses)
 
 
-def check(kernel: Kernel, target: Target) -> None:
+def check(kernel: Kernel, target: Target, given: Given) -> None:
     batch = 2 if any(t.type.symbols for t in kernel.operands) else 1
-    arrays = arguments(kernel, batch)
-    got = run_memory(kernel, arrays, target, batch)
-    np.testing.assert_array_equal(got, expected_memory(kernel, arrays, batch), f"{kernel}")
+    arrays = arguments(kernel, batch, tables=given.tables)
+    base = base_of(kernel, batch) if given.clause else None
+    got = run_memory(kernel, arrays, target, batch, base=base)
+    np.testing.assert_array_equal(got, expected_memory(kernel, arrays, batch, base), f"{kernel}")
 
 
 SMALL = [n for i, n in enumerate(SAMPLES) if "strips" not in n and i % 2 == 0]
@@ -46,11 +56,11 @@ def test_candidates(name: str, level: str) -> None:
         pytest.skip(f"this CPU has no {absent}")
     target = target_for(level)
     rng = np.random.default_rng(len(name))
-    for kernel, weights in kernels(name, target):
+    for kernel, weights, given in kernels(name, target):
         found = candidates(kernel, weights, target)
         chosen = {0, len(found) - 1, *rng.integers(0, len(found), MOST // 2 if level == "x86-64-v4" else 2)}
         for i in sorted(chosen):
-            check(found[i].kernel, target)
+            check(found[i].kernel, target, given)
 
 
 def changed(loops: tuple[Loop, ...], kernel: Kernel, rng: np.random.Generator) -> tuple[Loop, ...]:
@@ -76,7 +86,7 @@ def test_random_schedules(name: str) -> None:
     target = target_for()
     rng = np.random.default_rng(len(name))
     taken = 0
-    for kernel, weights in kernels(name, target):
+    for kernel, weights, given in kernels(name, target):
         found = candidates(kernel, weights, target)
         for _ in range(MOST // 2):
             base = found[int(rng.integers(0, len(found)))].kernel
@@ -85,7 +95,7 @@ def test_random_schedules(name: str) -> None:
                 base, stages=(replace(stage, schedule=Schedule(changed(stage.schedule.loops, base, rng))),)
             )
             try:
-                check(other, target)
+                check(other, target, given)
             except InternalError:
                 continue
             taken += other != base

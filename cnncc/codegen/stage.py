@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cnncc.codegen.access import Access, Pos, Positions, Term
-from cnncc.codegen.emitter import Emitter, Int, Type, Value
+from cnncc.codegen.emitter import I64, Emitter, Int, Type, Value
 from cnncc.codegen.scalar import across, apply, narrow, stored, widen
 from cnncc.codegen.validity import Constraint, Validity, decide, signature
 from cnncc.ir.errors import InternalError
@@ -382,12 +382,22 @@ class StageLowering:
         vector = wide.lanes and self.simd is not None and self.simd.dim in a.dims
         span = self.active(pos) if vector else 0
         lanes = active if vector and active else range(span)
-        memo = (self.e.block, i, ptrs[i].text, at, wide.lanes, tuple(lanes))
+        apart = vector and self.simd is not None and any(self.simd.dim in x.dims for x, _ in a.lookups)
+        if a.lookups and not apart:
+            ptrs = {**ptrs, i: self.found(i, pos, ptrs)}
+        rows = [self.accesses[self.number[x]].offset(pos) for x, _ in a.lookups if apart]
+        memo = (self.e.block, i, ptrs[i].text, at, wide.lanes, (*lanes, *rows))
         known = self.memo.get(memo)
         if known is None:
             wide = stored(wide.of(a.tensor.type.dtype))
             scalar = Type(wide.dtype)
-            if not vector or self.simd is None:
+            if apart and self.simd is not None:
+                known = Value("zeroinitializer", wide)
+                stride = a.stride(self.simd.dim, 1, span - 1)
+                for lane in lanes:
+                    one = self.e.load(self.found(i, pos, ptrs, lane), at + lane * stride, scalar, a.bytes)
+                    known = self.e.insert(known, one, lane)
+            elif not vector or self.simd is None:
                 known = self.e.splat(self.e.load(ptrs[i], at, scalar, a.bytes), wide)
                 if a.tensor.name in self.ahead and at % LINE == 0:
                     self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
@@ -406,6 +416,23 @@ class StageLowering:
             known = widen(self.e, known, a.tensor.type.dtype)
             self.memo[memo] = known
         return known
+
+    def found(self, i: int, pos: Positions, ptrs: Pointers, lane: int = 0) -> Value:
+        """The pointer of an access, moved by what its tables say for a lane."""
+        p = ptrs[i]
+        for load, nbytes in self.accesses[i].lookups:
+            n = self.number[load]
+            table = self.accesses[n]
+            at = table.offset(pos)
+            if lane and self.simd:
+                at += lane * table.stride(self.simd.dim, 1, lane)
+            memo = (self.e.block, n, ptrs[n].text, at, 0, ())
+            index = self.memo.get(memo)
+            if index is None:
+                entry = self.e.load(ptrs[n], at, Type("i32"), table.bytes)
+                index = self.memo[memo] = self.e.cast("sext", entry, I64)
+            p = self.e.offset(p, self.e.mul(index, nbytes))
+        return p
 
     def store(self, v: Value, pos: Positions, ptrs: Pointers) -> None:
         a, p = self.accesses[self.store_at], ptrs[self.store_at]

@@ -11,6 +11,7 @@ from cnncc.frontend.files import Opening, expect
 from cnncc.frontend.onnx_file import DTYPES, OnnxFile, Source, dtype_name, load
 from cnncc.frontend.onnx_node import Call, Refused, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
+from cnncc.frontend.onnx_shapes import FOLDED, fold
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Builder, Graph
 from cnncc.ir.types import HALVES, Extent, TensorType, product
@@ -198,18 +199,22 @@ class _Importer:
         scope = self.scope
         try:
             support(node.domain in DOMAINS, f"ops of domain {node.domain[:60]!r} are not supported")
-            support(node.op_type in ROWS, f"op not supported (opset {scope.opset})")
+            known = node.op_type in FOLDED and all(i in scope.constants for i in node.input if i)
+            support(known or node.op_type in ROWS, f"op not supported (opset {scope.opset})")
             if not all(scope.has(i) for i in node.input if i):
                 return
             call = Call(scope, node, name)
+            result = fold(call) if known else ROWS[node.op_type](call)
+            results = result if isinstance(result, tuple) else (result,)
+            names = node.output if isinstance(result, tuple) else (call.out,)
             for extra in node.output:
-                support(extra in ("", call.out) or extra not in needed,
+                support(extra == "" or extra in names or extra not in needed,
                         f"its output {extra[:200]!r} is used; only the first is supported")
-            result = ROWS[node.op_type](call)
-            if isinstance(result, str):
-                scope.values[call.out] = result
-            else:
-                scope.constants[call.out] = result
+            for out, made in zip(names, results, strict=True):
+                if isinstance(made, str):
+                    scope.values[out] = made
+                else:
+                    scope.constants[out] = made
         except Refused as reason:
             self.refuse(_op(node), name, reason)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -45,6 +46,7 @@ class Scope:
     values: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Array | TensorProto] = field(default_factory=dict)
     folded: int = 0
+    open: set[str] = field(default_factory=set)     # constants that depend on the size of the open batch
 
     def array(self, name: str) -> Array:
         value = self.constants[name]
@@ -61,6 +63,7 @@ class Scope:
         """Our name of a value; a constant becomes a node with its first use."""
         if name not in self.values:
             array = self.array(name)
+            support(name not in self.open, f"reads {name[:200]!r}, which depends on the open batch")
             support(array.dtype in NUMPY.values(), f"reads {name[:200]!r} of type {array.dtype}, which isn't "
                                                    "computed with: convert the model to float32")
             self.values[name] = self.builder.const(name, array)
@@ -140,12 +143,16 @@ class Call:
         x = self.operand(i)
         return x if isinstance(x, str) else self.scope.value(self.node.input[i])
 
-    def needed(self, i: int, what: str, dtype: str = "float32") -> Array:
-        """The operand, which must be a constant. Raises Refused where it isn't."""
-        value = self.operand(i)
-        if isinstance(value, str) or value.dtype != dtype:
-            raise Refused(f"its {what}, {self.node.input[i][:200]!r}, must be a constant of type {dtype}"
+    def needed(self, i: int, what: str, *dtypes: str, open: bool = False) -> Array:
+        """The operand, which must be a constant (float32 if nothing else is said); where `open` it may depend
+        on the size of the batch. Raises Refused where it isn't.
+        """
+        value, dtypes = self.operand(i), dtypes or ("float32",)
+        if isinstance(value, str) or value.dtype.name not in dtypes:
+            raise Refused(f"its {what}, {self.node.input[i][:200]!r}, must be a constant of type {dtypes[0]}"
                           + ("" if isinstance(value, str) else f", not {value.dtype}"))
+        support(open or self.node.input[i] not in self.scope.open,
+                f"its {what} depends on the batch, whose size is open: export the model with a fixed batch")
         return value
 
     def shape(self, x: str | Array) -> tuple[Extent, ...]:
@@ -177,23 +184,40 @@ class Call:
 
     def const(self, array: Array, step: str) -> str:
         """Add a constant of this node's own."""
+        self.spend(array.nbytes)
+        return self.scope.builder.const(f"{self.out}.{step}", array)
+
+
+    def spend(self, nbytes: int) -> None:
+        """Account for a constant derived from the model's. Raises ModelError where they are too many."""
         file = self.scope.file
-        self.scope.folded += array.nbytes
+        self.scope.folded += nbytes
         self.expect(self.scope.folded <= SPARE + 2 * (file.size + file.taken.total()),
                     "the constants derived from the model's would take too much memory")
-        return self.scope.builder.const(f"{self.out}.{step}", array)
+
+    def named(self, out: str) -> Call:
+        """The same node, its values named after `out`."""
+        result = copy(self)
+        result.out = out
+        return result
+
+
+Results: TypeAlias = str | Array | tuple[str, ...] | tuple[Array, ...]
 
 
 @dataclass(frozen=True)
 class Row:
-    """An op of `least` to `most` inputs; `convert` gives our value's name, or an array if all is constant."""
+    """An op of `least` to `most` inputs; `convert` gives our value's name, or an array if all is constant.
 
-    convert: Callable[[Call], str | Array]
+    A tuple is of all outputs, else there is one.
+    """
+
+    convert: Callable[[Call], Results]
     least: int
     most: int
     ignored: tuple[str, ...] = ()   # attributes that change no result
 
-    def __call__(self, c: Call) -> str | Array:
+    def __call__(self, c: Call) -> Results:
         c.expect(self.least <= len(c.node.input) <= self.most,
                  f"has {len(c.node.input)} inputs, expected {self.least} to {self.most}")
         result = self.convert(c)

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend import onnx_elementwise, onnx_reduce
+from cnncc.frontend import onnx_elementwise, onnx_moves, onnx_reduce, onnx_resize
 from cnncc.frontend.layers import scale_and_shift
+from cnncc.frontend.onnx_moves import MAX_TABLE
 from cnncc.frontend.onnx_node import Call, Row, support
+from cnncc.frontend.onnx_shapes import extents
 from cnncc.ir.signature import Array
 from cnncc.ir.types import Extent, product
 
 Shape = tuple[Extent, ...]
-
-MAX_TABLE = 1 << 24     # windows for which a table of divisors may be made
 
 
 def _fixed(extents: Iterable[Extent]) -> int:
@@ -135,12 +135,13 @@ def _shaped(c: Call, x: str | Array, shape: Shape) -> str | Array:
     return x.reshape([int(e) for e in shape])
 
 
-def _target(c: Call, old: Shape, wanted: list[int], allowzero: bool) -> Shape:
+def _target(c: Call, old: Shape, wanted: list[Extent], allowzero: bool) -> Shape:
     """The shape that a Reshape asks for: 0 copies an extent, -1 is what is left."""
     change = f"to reshape {list(old)} to {wanted}"
-    wrong = [w for i, w in enumerate(wanted) if w < -1 or (w == 0 and (allowzero or i >= len(old)))]
+    wrong = [w for i, w in enumerate(wanted) if isinstance(w, int)
+             and (w < -1 or (w == 0 and (allowzero or i >= len(old))))]
     c.expect(not wrong and wanted.count(-1) <= 1, f"{change} is not possible")
-    new: list[Extent] = [old[i] if w == 0 else w for i, w in enumerate(wanted)]
+    new = [old[i] if w == 0 else w for i, w in enumerate(wanted)]
     fixed, total = _fixed(e for e in new if e != -1), _fixed(old)
     if old and isinstance(old[0], str) and new[:1] != [old[0]]:
         support(new[:1] == [-1] and fixed == total, f"{change} fixes the batch, which the input leaves open, "
@@ -153,9 +154,8 @@ def _target(c: Call, old: Shape, wanted: list[int], allowzero: bool) -> Shape:
 
 
 def _reshape(c: Call) -> str | Array:
-    wanted: list[int] = c.needed(1, "shape", "int64").reshape(-1).tolist()
-    c.expect(len(wanted) <= 64, f"a shape of {len(wanted)} dimensions is absurd")
     x = c.operand(0)
+    wanted = extents(c, 1, "target to reshape to", c.shape(x))
     return _shaped(c, x, _target(c, c.shape(x), wanted, c.flag("allowzero")))
 
 
@@ -204,7 +204,9 @@ def _constant(c: Call) -> Array:
 
 ROWS = {
     **onnx_elementwise.ROWS,
+    **onnx_moves.ROWS,
     **onnx_reduce.ROWS,
+    **onnx_resize.ROWS,
     "AveragePool": Row(_average_pool, 1, 1),
     "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum", "is_test")),
     "Constant": Row(_constant, 0, 0),

@@ -76,18 +76,39 @@ def _ours(op: str) -> str:
     return {"IsNaN": "isnan", "PRelu": "prelu"}.get(op) or re.sub(r"(?<!^)([A-Z])", r"_\1", op).lower()
 
 
+def _pad(g: Graph, n: Node) -> Made:
+    pads = np.array(n.attr["begin"] + n.attr["end"], np.int64)
+    return "Pad", [*n.inputs, pads, np.array(n.attr["value"], n.type.numpy)], {}
+
+
+def _slice(g: Graph, n: Node) -> Made:
+    axes = [a for a, e in enumerate(n.type.shape) if isinstance(e, int)]
+    begin, steps = ([n.attr[key][a] for a in axes] for key in ("begin", "steps"))
+    ends = [b + s * int(n.type.shape[a]) for a, b, s in zip(axes, begin, steps, strict=True)]
+    ends = [e if e >= 0 else -1 << 62 for e in ends]        # backwards up to the first element
+    return "Slice", [*n.inputs, *(np.array(v, np.int64) for v in (begin, ends, axes, steps))], {}
+
+
+def _expand(g: Graph, n: Node) -> Made:
+    shape = [1 if isinstance(e, str) else e for e in n.type.shape]
+    return "Expand", [*n.inputs, np.array(shape, np.int64)], {}
+
+
 ROWS: dict[str, Row] = {
     **{_ours(op): _same(op, *names.split()) for names, ops in SAME.items() for op in ops.split()},
     "batch_norm": _batch_norm,
     "clip": _clip,
+    "concat": _same("Concat", "axis"),
     "conv": lambda g, n: ("Conv", n.inputs, _window(n)),
     "eq": _same("Equal"),
+    "expand": _expand,
     "ge": _same("GreaterOrEqual"),
     "gt": _same("Greater"),
     "le": _same("LessOrEqual"),
     "linear": lambda g, n: ("Gemm", n.inputs, {"transB": 1}),
     "max_pool": lambda g, n: ("MaxPool", n.inputs, _window(n)),
     "lt": _same("Less"),
+    "pad": _pad,
     "reduce_abs_sum": _reduce("ReduceL1"),
     "reduce_l2": _reduce("ReduceL2"),
     "reduce_max": _reduce("ReduceMax"),
@@ -98,7 +119,9 @@ ROWS: dict[str, Row] = {
     "reduce_sum": _reduce("ReduceSum"),
     "reshape": _reshape,
     "scale": lambda g, n: ("Mul", [*n.inputs, np.array(n.attr["factor"], np.float32)], {}),
+    "slice": _slice,
     "sum_pool": _sum_pool,
+    "transpose": _same("Transpose", "perm"),
 }
 
 

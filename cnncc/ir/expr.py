@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from cnncc.ir.errors import InternalError
@@ -31,10 +31,14 @@ BARE = "f32"                # the dtype of constants that are written without on
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An affine integer expression over loop dimensions: sum(coefficient * dimension) + const."""
+    """An affine integer expression over loop dimensions: sum(coefficient * dimension) + const.
+
+    `lookup` is added to that: an element of a table of int32, a constant operand of the formula.
+    """
 
     terms: tuple[tuple[str, int], ...] = ()
     const: int = 0
+    lookup: Load | None = None
 
     @staticmethod
     def of(dim: str, coefficient: int = 1) -> Index:
@@ -42,12 +46,14 @@ class Index:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        return tuple([d for d, _ in self.terms])
+        """All that the value depends on, also through the lookup."""
+        own = tuple([d for d, _ in self.terms])
+        return own if self.lookup is None else tuple(dict.fromkeys((*own, *self.lookup.dims)))
 
     @property
     def single(self) -> str | None:
         """The dimension's name where this is just one dimension, else None."""
-        if self.const == 0 and len(self.terms) == 1 and self.terms[0][1] == 1:
+        if self.const == 0 and len(self.terms) == 1 and self.terms[0][1] == 1 and self.lookup is None:
             return self.terms[0][0]
         return None
 
@@ -58,19 +64,28 @@ class Index:
         total = dict(self.terms)
         for d, c in other.terms:
             total[d] = total.get(d, 0) + c
-        return Index(tuple((d, c) for d, c in total.items() if c), self.const + other.const)
+        if self.lookup is not None and other.lookup is not None:
+            raise InternalError(f"an index can't look up two tables: {self} + {other}")
+        return Index(tuple((d, c) for d, c in total.items() if c), self.const + other.const,
+                     self.lookup or other.lookup)
 
     def scale(self, factor: int) -> Index:
-        return Index(tuple((d, c * factor) for d, c in self.terms) if factor else (), self.const * factor)
+        if self.lookup is not None and factor != 1:
+            raise InternalError(f"an index can't scale what it looks up: {factor} * ({self})")
+        return Index(tuple((d, c * factor) for d, c in self.terms) if factor else (), self.const * factor,
+                     self.lookup)
 
     def substitute(self, mapping: Mapping[str, Index]) -> Index:
-        result = Index((), self.const)
+        result = Index((), self.const, self.lookup and self.lookup.substitute(mapping))
         for d, c in self.terms:
             result = result + mapping.get(d, Index.of(d)).scale(c)
         return result
 
     def bounds(self, extents: Mapping[str, int]) -> tuple[int, int]:
-        """The least and the greatest value (inclusive) while each dimension runs over its extent."""
+        """The least and the greatest value (inclusive) while each dimension runs over its extent.
+
+        What a lookup adds isn't counted: only the table knows.
+        """
         low = high = self.const
         for d, c in self.terms:
             reach = c * (extents[d] - 1)
@@ -83,6 +98,8 @@ class Index:
             sign = "-" if c < 0 else "+"
             body = d if abs(c) == 1 else f"{abs(c)}*{d}"
             text += (f" {sign} " if text else ("-" if c < 0 else "")) + body
+        if self.lookup is not None:
+            text += f" + {self.lookup}" if text else str(self.lookup)
         if not text:
             return str(self.const)
         return text + (f" {'-' if self.const < 0 else '+'} {abs(self.const)}" if self.const else "")
@@ -108,6 +125,18 @@ class Const:
 class Load:
     tensor: str
     index: tuple[Index, ...]
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(d for i in self.index for d in i.dims))
+
+    def substitute(self, mapping: Mapping[str, Index]) -> Load:
+        return Load(self.tensor, tuple(i.substitute(mapping) for i in self.index))
+
+    def renamed(self, tensors: Mapping[str, str]) -> Load:
+        index = tuple(i if i.lookup is None else replace(i, lookup=i.lookup.renamed(tensors))
+                      for i in self.index)
+        return Load(tensors.get(self.tensor, self.tensor), index)
 
     def __str__(self) -> str:
         return f"{self.tensor}[{', '.join(map(str, self.index))}]" if self.index else self.tensor
@@ -162,12 +191,13 @@ def _rank(e: Expr) -> int:
 
 
 def loads(e: Expr) -> Iterator[Load]:
-    """All loads of `e`, left to right, repeats included."""
+    """All loads of `e`, left to right, repeats and lookups included."""
     stack: list[Expr] = [e]
     while stack:
         x = stack.pop()
         if isinstance(x, Load):
             yield x
+            stack.extend(i.lookup for i in x.index if i.lookup is not None)
         elif isinstance(x, Call):
             stack.extend(reversed(x.args))
 
@@ -184,8 +214,8 @@ def rewrite(e: Expr, change: Callable[[Load], Expr]) -> Expr:
 def reindexed(e: Expr, mapping: Mapping[str, Index]) -> Expr:
     """`e` with dimensions replaced by index expressions over others."""
     match e:
-        case Load(tensor, index):
-            return Load(tensor, tuple(i.substitute(mapping) for i in index))
+        case Load():
+            return e.substitute(mapping)
         case Table(values, (row, column)):
             return Table(values, (row.substitute(mapping), column.substitute(mapping)))
         case Call(fn, args):
@@ -240,6 +270,11 @@ def parse_index(node: ast.expr | str, symbols: Mapping[str, int] | None = None) 
                 return right.scale(left.const)
             if not right.terms:
                 return left.scale(right.const)
+        case ast.Subscript(value=ast.Name(id=name), slice=index):
+            parts = index.elts if isinstance(index, ast.Tuple) else [index]
+            row = tuple(parse_index(p, symbols) for p in parts)
+            if all(i.lookup is None for i in row):
+                return Index((), 0, Load(name, row))
     raise InternalError(f"not an affine index: {ast.unparse(node)}")
 
 

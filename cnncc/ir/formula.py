@@ -64,21 +64,20 @@ class Formula:
             else:
                 for new in mapping[d].dims:
                     sizes.setdefault(new, extents[new])
-        out = Load(self.out.tensor, tuple(i.substitute(mapping) for i in self.out.index))
-        return Formula(out, self.fold, reindexed(self.expr, mapping), tuple(sizes.items()))
+        expr = reindexed(self.expr, mapping)
+        return Formula(self.out.substitute(mapping), self.fold, expr, tuple(sizes.items()))
 
     def renamed(self, tensors: Mapping[str, str]) -> Formula:
-        def change(x: Load) -> Load:
-            return Load(tensors.get(x.tensor, x.tensor), x.index)
-        return replace(self, out=change(self.out), expr=rewrite(self.expr, change))
+        return replace(self, out=self.out.renamed(tensors),
+                       expr=rewrite(self.expr, lambda x: x.renamed(tensors)))
 
     def __str__(self) -> str:
         return f"{self.out} {self.fold} {self.expr}"
 
 
 def outside(index: Index, size: Extent, extents: Mapping[str, Extent]) -> bool:
-    """Whether an index can leave [0, size): such a load needs a test of validity."""
-    if isinstance(size, str) or any(isinstance(extents[d], str) for d in index.dims):
+    """Whether an index can leave [0, size): such a load needs a test of validity. What a table says can't."""
+    if isinstance(size, str) or index.lookup or any(isinstance(extents[d], str) for d in index.dims):
         return False
     low, high = index.bounds({d: int(extents[d]) for d in index.dims})
     return low < 0 or high >= size

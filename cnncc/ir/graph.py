@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from cnncc.ir.errors import InternalError, ModelError
+from cnncc.ir.expr import Index
+from cnncc.ir.formula import Formula, outside
 from cnncc.ir.kernel import Kernel
-from cnncc.ir.ops import OPS
+from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.types import TensorType, name_of
 
 Attr = Any          # int, float, str or a tuple of them
@@ -26,7 +29,9 @@ def quote(name: str) -> str:
 class Node:
     """A value and how it is made: `op` names an entry of `ir.ops`, or is `input`, `const` or `kernel`.
 
-    `origin` names the nodes of the user's file that it came from.
+    `origin` names the nodes of the user's file that it came from. A node with a `base` is a clause: it writes
+    its part into the memory of that value, and the rest stays. Others may read of a base what no clause over
+    it writes.
     """
 
     name: str
@@ -36,6 +41,12 @@ class Node:
     attrs: tuple[tuple[str, Attr], ...] = ()
     origin: tuple[str, ...] = ()
     kernel: Kernel | None = None
+    base: str = ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The values that must be there before this one: the operands, and the base of a clause."""
+        return (*self.inputs, self.base) if self.base else self.inputs
 
     @property
     def attr(self) -> dict[str, Attr]:
@@ -44,6 +55,8 @@ class Node:
     def __str__(self) -> str:
         attrs = "".join(f" {k}={repr(v).replace(' ', '')}" for k, v in self.attrs)
         head = f"{quote(self.name)}: {self.type} = {self.op}({', '.join(map(quote, self.inputs))}){attrs}"
+        if self.base:
+            head += f" over {quote(self.base)}"
         if self.origin:
             head += " from " + ", ".join(map(quote, self.origin))
         if self.kernel is None:
@@ -72,14 +85,18 @@ class Graph:
         return tuple(self.nodes[i].type for i in node.inputs)
 
     def users(self) -> dict[str, list[str]]:
-        """For each value the nodes that read it (once per operand), with `""` for each graph output."""
+        """For each value the nodes that need it (once per operand), with `""` for each graph output."""
         result: dict[str, list[str]] = {name: [] for name in self.nodes}
         for n in self:
-            for i in n.inputs:
+            for i in n.needs:
                 result[i].append(n.name)
         for _, value in self.outputs:
             result[value].append("")
         return result
+
+    def clauses(self) -> set[str]:
+        """The nodes that write a part of what is one value in memory: those with a base, and the bases."""
+        return {name for n in self if n.base for name in (n.name, n.base)}
 
     def live(self) -> Graph:
         """The graph without what no output needs (inputs stay) and without unused constants."""
@@ -89,27 +106,91 @@ class Graph:
             name = stack.pop()
             if name not in needed:
                 needed.add(name)
-                stack.extend(self.nodes[name].inputs)
+                stack.extend(self.nodes[name].needs)
         nodes = {k: n for k, n in self.nodes.items() if k in needed or n.op == "input"}
         return replace(self, nodes=nodes, constants={k: v for k, v in self.constants.items() if k in needed})
 
     def verify(self) -> None:
         """Raises InternalError where an invariant is broken."""
         seen: set[str] = set()
+        over: dict[str, str] = {}
         for name, n in self.nodes.items():
             if n.name != name:
                 raise InternalError(f"node {name} calls itself {n.name}")
-            for i in n.inputs:
+            if n.base and (over.setdefault(n.base, name) != name or n.base not in seen
+                           or self.nodes[n.base].type != n.type
+                           or self.nodes[n.base].op in ("input", "const", "reshape")):
+                raise InternalError(f"node {name} can't be written over {n.base}")
+            for i in n.needs:
                 if i not in seen:
                     raise InternalError(f"node {name} reads {i}, which doesn't come before it")
             if n.op == "const" and self.constants[name].shape != n.type.shape:
                 raise InternalError(f"constant {name} has shape {self.constants[name].shape}, not {n.type}")
             if n.op == "kernel" and (n.kernel is None or len(n.kernel.operands) != len(n.inputs) + 1):
                 raise InternalError(f"node {name}: the kernel's operands don't match the inputs")
+            self._verify_loads(n)
             seen.add(name)
         for name in (*self.inputs, *(v for _, v in self.outputs)):
             if name not in seen:
                 raise InternalError(f"the graph names {name}, which doesn't exist")
+        for n in self:
+            for base in (i for i in n.inputs if i in over):
+                self._verify_reader(n, base, over)
+        if shown := over.keys() & {v for _, v in self.outputs}:
+            raise InternalError(f"the output {min(shown)} is written over")
+
+    def _formulas(self, n: Node) -> tuple[Formula, ...]:
+        if n.kernel is not None:
+            return tuple(f for s in n.kernel.stages for f in s.formulas)
+        return (OPS[n.op].formula(self.types(n), n.attr)[0],) if n.op in OPS and OPS[n.op].bound else ()
+
+    def _verify_reader(self, n: Node, base: str, over: Mapping[str, str]) -> None:
+        """A reader of a base reads nothing that a later clause writes."""
+        names = NAMES if n.kernel is None else [t.name for t in n.kernel.operands]
+        own = {t for t, i in zip(names, n.inputs, strict=False) if i == base}
+        loads = [(x, f) for f in self._formulas(n) for x in f.loads if x.tensor in own]
+        clause = over.get(base)
+        while loads and clause:
+            written = [(f.out, f) for f in self._formulas(self[clause])[-1:]]
+            for a, b in itertools.product(loads, written):
+                if not any(_apart(i, a[1], j, b[1]) for i, j in zip(a[0].index, b[0].index, strict=True)):
+                    raise InternalError(f"node {n.name} reads of {base} what {clause} writes")
+            clause = over.get(clause)
+        if not loads:
+            raise InternalError(f"node {n.name} can't read {base}, which is written over")
+
+    def _verify_loads(self, n: Node) -> None:
+        """Only folds leave out what lies outside; tables of indices are constants and name what there is."""
+        if n.kernel is None:
+            return
+        shapes = {name: t.type.shape for name, t in n.kernel.tensors.items()}
+        values = {t.name: i for t, i in zip(n.kernel.operands, n.inputs, strict=False)}
+        for s in n.kernel.stages:
+            clipped = set(zip(s.out.index, shapes[s.out.tensor], strict=True))      # never stored
+            for f in s.formulas:
+                for x in (x for x in f.loads if x.tensor in shapes):
+                    for i, extent in zip(x.index, shapes[x.tensor], strict=True):
+                        bad = outside(i, extent, f.sizes) and (f is not s.first or f.fold == "=") \
+                            and (i, extent) not in clipped
+                        if i.lookup is not None:
+                            table = self.constants.get(values[i.lookup.tensor], np.zeros(0))
+                            bad = table.dtype != np.int32 or bool(i.terms) or not isinstance(extent, int) \
+                                or table.min() + i.const < 0 or table.max() + i.const >= extent
+                        if bad:
+                            raise InternalError(f"node {n.name}: {x} may lie outside of its operand")
+
+    def ordered(self) -> Graph:
+        """The nodes in their order, except that what one needs comes before it."""
+        done: dict[str, Node] = {}
+        stack = list(self.nodes)[::-1]
+        while stack:
+            name = stack[-1]
+            missing = [] if name in done else [i for i in self.nodes[name].needs if i not in done]
+            if missing:
+                stack += reversed(missing)
+            else:
+                done[stack.pop()] = self.nodes[name]
+        return replace(self, nodes=done)
 
     def summary(self) -> str:
         """One line: how many nodes of which op."""
@@ -124,6 +205,14 @@ class Graph:
         lines += [f"  {line}" for n in self for line in str(n).splitlines()]
         lines.append("  return " + ", ".join(f"{quote(user)}={quote(value)}" for user, value in self.outputs))
         return "\n".join(lines)
+
+
+def _apart(a: Index, f: Formula, b: Index, g: Formula) -> bool:
+    """Whether two indices have no value in common, as far as their bounds tell."""
+    if a.lookup or b.lookup or any(isinstance(s.sizes[d], str) for i, s in ((a, f), (b, g)) for d in i.dims):
+        return False
+    (low, high), (first, last) = (i.bounds({d: int(s.sizes[d]) for d in i.dims}) for i, s in ((a, f), (b, g)))
+    return high < first or last < low
 
 
 class Builder:
@@ -164,12 +253,15 @@ class Builder:
         return self.add(Node(name, "const", (), TensorType(name_of(value.dtype), value.shape)))
 
     def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (),
-           **attrs: Attr) -> str:
-        """Add a node; its type follows from its op. Raises ModelError where the operands don't fit."""
+           base: str = "", **attrs: Attr) -> str:
+        """Add a node, with a `base` a clause; its type follows from its op.
+
+        Raises ModelError where the operands don't fit.
+        """
         inputs = tuple(inputs)
         attributes = tuple(sorted((k, v) for k, v in attrs.items()))
         type = OPS[op].infer([self.nodes[i].type for i in inputs], attrs)
-        return self.add(Node(self.fresh(name), op, inputs, type, attributes, origin))
+        return self.add(Node(self.fresh(name), op, inputs, type, attributes, origin, base=base))
 
     def graph(self, outputs: Iterable[tuple[str, str]]) -> Graph:
         """The graph of all nodes so far; `outputs` are (name for the user, value)."""

@@ -54,6 +54,11 @@ class Stage:
         return tuple(dict.fromkeys(x for f in self.formulas for x in f.loads if x.tensor != ACC))
 
     @property
+    def lookups(self) -> frozenset[str]:
+        """The operands that are tables of indices."""
+        return frozenset(i.lookup.tensor for x in self.loads for i in x.index if i.lookup is not None)
+
+    @property
     def extents(self) -> dict[str, Extent]:
         """All dimensions; an epilogue adds none."""
         return {d: e for f in self.formulas for d, e in f.extents}

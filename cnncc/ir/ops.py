@@ -6,6 +6,8 @@ tuples with one number per spatial dimension; axes are not negative.
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncc.ir.errors import InternalError, ModelError
-from cnncc.ir.expr import Call, Expr, Index, Load, Table, rewrite
+from cnncc.ir.expr import Call, Const, Expr, Index, Load, Table, rewrite
 from cnncc.ir.formula import COMBINE, Formula, bind, pointwise
 from cnncc.ir.infer import dtype_of, resolve
 from cnncc.ir.types import FLOATS, Extent, TensorType, name_of, product
 
 Attrs = Mapping[str, Any]
+Shape = tuple[Extent, ...]
 Shapes = Sequence[Sequence[Extent]]
+Indices = tuple[Index, ...]
 NAMES = ("x", "w", "u", "v")
 
 
@@ -42,7 +46,7 @@ class Composer(Protocol):
     """Where a composed op adds the nodes that it is made of."""
 
     def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (),
-           **attrs: Any) -> str: ...
+           base: str = "", **attrs: Any) -> str: ...
     def const(self, name: str, value: NDArray[Any]) -> str: ...
     def type(self, name: str) -> TensorType: ...
 
@@ -60,6 +64,8 @@ class Op:
         """The type of the result. Raises ModelError where the operands don't fit the op."""
         if self.shape is not None:
             return TensorType(types[0].dtype, self.shape([t.shape for t in types], attrs))
+        if not types:
+            return TensorType(attrs["dtype"], self.formula(types, attrs)[1])
         if self.composed is not None:
             parts = _Types(dict(zip(NAMES, types, strict=False)))
             return parts.types[self.composed(parts, _Node(NAMES[:len(types)], dict(attrs)))]
@@ -72,7 +78,8 @@ class Op:
         if self.bound is None:
             raise InternalError(f"op {self.name} has no formula of its own")
         formula, shape = self.bound([t.shape for t in types], attrs)
-        return replace(formula, expr=resolve(formula.expr, _dtypes(types), types[0].dtype)), shape
+        wanted = types[0].dtype if types else attrs["dtype"]
+        return replace(formula, expr=resolve(formula.expr, _dtypes(types), wanted)), shape
 
 
 class _Types:
@@ -87,7 +94,7 @@ class _Types:
         return name
 
     def op(self, op: str, inputs: Sequence[str], name: str, origin: tuple[str, ...] = (),
-           **attrs: Any) -> str:
+           base: str = "", **attrs: Any) -> str:
         return self._put(OPS[op].infer([self.types[i] for i in inputs], attrs))
 
     def const(self, name: str, value: NDArray[Any]) -> str:
@@ -177,6 +184,29 @@ def reduction(name: str, fold: str, text: str = "x", *attributes: str) -> Op:
     return register(Op(name, bound))
 
 
+def movement(name: str, index: Callable[[Shapes, Attrs], tuple[Shape, Indices, Indices]],
+             scattered: bool = False) -> Op:
+    """Elements of x at other places: `index` gives the result's shape and how y and x are indexed.
+
+    The dimensions i0, i1, ... run over the axes of y; where `scattered` over those of x.
+    """
+    def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+        shape, out, source = index(shapes, attrs)
+        extents = tuple((f"i{a}", e) for a, e in enumerate(shapes[0] if scattered else shape))
+        return Formula(Load("y", out), "=", Load("x", source), extents), shape
+    return register(Op(name, bound))
+
+
+def _axes(rank: int) -> Indices:
+    return tuple(Index.of(f"i{a}") for a in range(rank))
+
+
+def _box(attrs: Attrs) -> Indices:
+    """Every `steps`-th place from `begin` on, along each axis."""
+    return tuple(Index(((f"i{a}", s),), b) for a, (b, s) in enumerate(zip(attrs["begin"], attrs["steps"],
+                                                                          strict=True)))
+
+
 # ---- elementwise
 
 for fn in ("neg", "abs", "sign", "sqrt", "exp", "log", "sigmoid", "tanh", "softplus", "erf", "floor", "ceil",
@@ -248,6 +278,46 @@ def _neighbours(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ..
 
 
 register(Op("neighbour_squares", _neighbours))
+
+# ---- movement
+
+movement("transpose", lambda s, a: (tuple(s[0][p] for p in a["perm"]), _axes(len(s[0])),
+                                    tuple(Index.of(f"i{a['perm'].index(p)}") for p in range(len(s[0])))))
+movement("slice", lambda s, a: (a["shape"], _axes(len(s[0])), _box(a)))
+movement("expand", lambda s, a: (a["shape"], _axes(len(a["shape"])), tuple(
+    Index() if e == 1 else Index.of(f"i{i}") for i, e in enumerate(s[0], len(a["shape"]) - len(s[0])))))
+movement("place", lambda s, a: (a["shape"], _box(a), _axes(len(s[0]))), scattered=True)
+
+
+def _fill(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """A tensor of `shape` and `dtype` with one value."""
+    shape = attrs["shape"]
+    extents = tuple((f"i{a}", e) for a, e in enumerate(shape))
+    return Formula(Load("y", _axes(len(shape))), "=", Const(float(attrs["value"])), extents), shape
+
+
+def _take(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """Along each of `axes` the elements that the next operand, a vector of int32, names."""
+    shape, index = list(shapes[0]), list(_axes(len(shapes[0])))
+    for name, axis, table in zip(NAMES[1:], attrs["axes"], shapes[1:], strict=False):
+        shape[axis], index[axis] = table[0], Index((), 0, Load(name, (Index.of(f"i{axis}"),)))
+    extents = tuple((f"i{a}", e) for a, e in enumerate(shape))
+    return Formula(Load("y", _axes(len(shape))), "=", Load("x", tuple(index)), extents), tuple(shape)
+
+
+def _resample(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """Along `axis` sums of the elements that row i of w (int32) names, times the weights in row i of u."""
+    axis, shape, index = attrs["axis"], list(shapes[0]), list(_axes(len(shapes[0])))
+    row = (Index.of(f"i{axis}"), Index.of("r"))
+    shape[axis], index[axis] = shapes[1][0], Index((), 0, Load("w", row))
+    extents = (*((f"i{a}", e) for a, e in enumerate(shape)), ("r", shapes[1][1]))
+    expr = Call("mul", (Load("x", tuple(index)), Load("u", row)))
+    return Formula(Load("y", _axes(len(shape))), "+=", expr, extents), tuple(shape)
+
+
+register(Op("fill", _fill))
+register(Op("take", _take))
+register(Op("resample", _resample))
 
 # ---- views: the same elements in the same plain order
 
@@ -394,3 +464,96 @@ def _batch_norm(make: _Parts, n: Made) -> str:
     """x * scale + shift per channel; the frontend gives these two as constants of shape [C, 1, ...]."""
     x, scale, shift = n.inputs
     return make("add", make("mul", x, scale, step="scaled"), shift)
+
+
+def _concat_shape(shapes: Shapes, attrs: Attrs) -> Shape:
+    axis, first = attrs["axis"], shapes[0]
+    if any((*s[:axis], *s[axis + 1:]) != (*first[:axis], *first[axis + 1:]) for s in shapes):
+        raise ModelError(f"can't join {' and '.join(str(list(s)) for s in shapes)} along axis {axis}")
+    return (*first[:axis], sum(int(s[axis]) for s in shapes), *first[axis + 1:])
+
+
+def _concat(b: Composer, n: Made) -> str:
+    """Every operand is written into its part of the result, over what the one before has written."""
+    axis, shapes = n.attr["axis"], [b.type(i).shape for i in n.inputs]
+    shape, value, at = _concat_shape(shapes, n.attr), "", 0
+    for i, own in zip(n.inputs, shapes, strict=True):
+        begin = tuple(at if a == axis else 0 for a in range(len(shape)))
+        value = b.op("place", [i], n.name, n.origin, value, begin=begin, steps=(1,) * len(shape), shape=shape)
+        at += int(own[axis])
+    return value
+
+
+def _pad_shape(shapes: Shapes, attrs: Attrs) -> Shape:
+    sides = zip(attrs["begin"], attrs["end"], shapes[0], strict=True)
+    return tuple(e if not low and not high else int(e) + low + high for low, high, e in sides)
+
+
+def _pad(b: Composer, n: Made) -> str:
+    """The operand amid a value; negative padding cuts off."""
+    x, begin, end = n.inputs[0], n.attr["begin"], n.attr["end"]
+    old, shape, ones = b.type(x).shape, _pad_shape([b.type(x).shape], n.attr), (1,) * len(begin)
+    kept = tuple(e if low >= 0 <= high else int(e) + min(low, 0) + min(high, 0)
+                 for e, low, high in zip(old, begin, end, strict=True))
+    cut, room = tuple(max(0, -low) for low in begin), tuple(max(0, low) for low in begin)
+    if kept != old:
+        x = b.op("slice", [x], f"{n.name}.cut", n.origin, begin=cut, steps=ones, shape=kept)
+    filled = b.op("fill", [], f"{n.name}.fill", n.origin, shape=shape, value=n.attr["value"],
+                  dtype=b.type(x).dtype)
+    return b.op("place", [x], n.name, n.origin, filled, begin=room, steps=ones, shape=shape)
+
+
+def _transposed_shape(shapes: Shapes, attrs: Attrs) -> Shape:
+    return (shapes[0][0], int(shapes[1][1]) * attrs["group"], *attrs["size"])
+
+
+def _conv_transpose(b: Composer, n: Made) -> str:
+    """y[n, g*K + k, {p*s + r*d - a}] += x[n, g*C + c, {p}] * w[g*C + c, k, {r}] as sums of what reaches y.
+
+    The places of y with equal remainders modulo s are reached by the same taps: they are a convolution.
+    """
+    (x, w), a, group = n.inputs, n.attr, n.attr["group"]
+    channels, outer, *window = (int(e) for e in b.type(w).shape)
+    shape, extents = _transposed_shape([b.type(x).shape, b.type(w).shape], a), b.type(x).shape[2:]
+    rank, value = len(window), ""
+    axes = [[_taps(axis, first) for first in range(min(axis[0], axis[-1]))] for axis in
+            zip(a["strides"], a["dilations"], a["begin"], window, map(int, extents), a["size"], strict=True)]
+    if not all(map(all, axes)):                         # some places are reached by nothing
+        value = b.op("fill", [], f"{n.name}.fill", n.origin, shape=shape, value=0, dtype=b.type(x).dtype)
+    for first in itertools.product(*(range(len(axis)) for axis in axes)):
+        chosen = [axis[f] for axis, f in zip(axes, first, strict=True)]
+        if not all(chosen):
+            continue
+        taps, steps, lasts, dilations, begin, end = zip(*filter(None, chosen), strict=True)
+        part = b.op("slice", [w], f"{n.name}.taps", n.origin, begin=(0, 0, *lasts), steps=(1, 1, *steps),
+                    shape=(channels, outer, *taps))
+        part = b.op("reshape", [part], f"{n.name}.taps", n.origin,
+                    shape=(group, channels // group, outer, *taps))
+        part = b.op("transpose", [part], f"{n.name}.taps", n.origin, perm=(0, 2, 1, *range(3, 3 + rank)))
+        part = b.op("reshape", [part], f"{n.name}.taps", n.origin,
+                    shape=(group * outer, channels // group, *taps))
+        y = b.op("conv", [x, part], f"{n.name}.part", n.origin, strides=(1,) * rank, dilations=dilations,
+                 begin=begin, end=end, group=group)
+        value = b.op("place", [y], n.name, n.origin, value, begin=(0, 0, *first),
+                     steps=(1, 1, *a["strides"]), shape=shape)
+    return value
+
+
+def _taps(axis: Sequence[int], first: int) -> tuple[int, int, int, int, int, int] | None:
+    """For the places first, first + stride, ... of `size`: how many taps reach them, the step between these
+    (downwards) and the last; dilation and padding of the convolution of x with them. None: there are none.
+    """
+    stride, dilation, begin, window, extent, size = axis
+    own = [r for r in range(window) if (first + begin - r * dilation) % stride == 0]
+    if not own:
+        return None
+    step = stride // math.gcd(stride, dilation)
+    count, apart = -(-(size - first) // stride), step * dilation // stride
+    reach = (len(own) - 1) * apart
+    low = reach - (first + begin - own[0] * dilation) // stride
+    return len(own), -step, own[-1], apart, low, count - extent + reach - low
+
+
+register(Op("concat", shape=_concat_shape, composed=_concat))
+register(Op("pad", shape=_pad_shape, composed=_pad))
+register(Op("conv_transpose", shape=_transposed_shape, composed=_conv_transpose))

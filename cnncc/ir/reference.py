@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike, NDArray
 
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Call, Const, Expr, Index, Load, Table, loads
+from cnncc.ir.expr import Call, Const, Expr, Index, Load, Table, loads, rewrite
 from cnncc.ir.formula import IDENTITY, Formula, multiply_add
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.infer import stage_dtypes
@@ -54,6 +54,7 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
     """
     own = held(dtype, floats)
     result = np.zeros(shape, own) if out is None else out
+    formula, operands = _looked_up(formula, operands)
     ranges = _ranges(formula, sizes)
     arrays = {x.tensor: np.asarray(operands[x.tensor]) for x in formula.loads}
     arrays = {name: np.asarray(a, np.promote_types(a.dtype, floats)) if a.dtype.kind == "f" else a
@@ -77,6 +78,23 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
     with np.errstate(all="ignore"):
         _Fold(*_padded(formula, arrays, ranges), result, np.dtype(floats)).run(ranges)
     return result
+
+
+def _looked_up(f: Formula, operands: Mapping[str, Array]) -> tuple[Formula, Mapping[str, Array]]:
+    """The formula with what tables name gathered before: x[c, t[p] + 1] is z[c, p] with z = x[:, t + 1]."""
+    found: dict[Load, Load] = {}
+    arrays = dict(operands)
+    for x in f.loads:
+        if all(i.lookup is None for i in x.index):
+            continue
+        gathered, index = operands[x.tensor], list[Index]()
+        for i in x.index:
+            if i.lookup is not None:
+                gathered = np.take(gathered, operands[i.lookup.tensor] + i.const, axis=len(index))
+            index += (i,) if i.lookup is None else i.lookup.index
+        found[x] = Load(str(x), tuple(index))
+        arrays[str(x)] = gathered
+    return (replace(f, expr=rewrite(f.expr, lambda x: found.get(x, x))), arrays) if found else (f, operands)
 
 
 def _ranges(f: Formula, sizes: Mapping[str, int]) -> Ranges:
@@ -274,10 +292,15 @@ def _matrix(x: Array, batch: list[int], rows: list[int], columns: list[int]) -> 
 
 
 def run_kernel(kernel: Kernel, inputs: Collection[Array], sizes: Mapping[str, int],
-               floats: DTypeLike = np.float32) -> Array:
-    """The value of a kernel's output: stages in order, each completely; floats at least in `floats`."""
+               floats: DTypeLike = np.float32, base: Array | None = None) -> Array:
+    """The value of a kernel's output: stages in order, each completely, written into `base` where given.
+
+    Floats are computed at least in `floats`.
+    """
     values = {t.name: np.asarray(array, held(t.type.dtype, floats)).reshape(t.type.static(**sizes))
               for t, array in zip(kernel.operands, inputs, strict=False)}
+    if base is not None:
+        values[kernel.output.name] = base.reshape(kernel.output.type.static(**sizes))
     typed = (zip(s.formulas, stage_dtypes(s, kernel.tensors), strict=True) for s in kernel.stages)
     for f, dtype in itertools.chain.from_iterable(typed):
         name, own = f.out.tensor, None
@@ -311,8 +334,11 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], floats: DTypeLike = np.f
             values[n.name] = np.asarray(inputs[n.name] if n.op == "input" else graph.constants[n.name],
                                         held(n.type.dtype, floats))
         else:
-            values[n.name] = _node(graph, n, [values[i] for i in n.inputs], sizes, floats)
-        for i in n.inputs:
+            base = values.get(n.base)
+            if base is not None and uses[n.base] > 1:
+                base = base.copy()
+            values[n.name] = _node(graph, n, [values[i] for i in n.inputs], sizes, floats, base)
+        for i in n.needs:
             uses[i] -= 1
             if not uses[i]:
                 del values[i]
@@ -320,15 +346,15 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], floats: DTypeLike = np.f
 
 
 def _node(graph: Graph, n: Node, operands: list[Array], sizes: Mapping[str, int],
-          floats: DTypeLike) -> Array:
+          floats: DTypeLike, base: Array | None) -> Array:
     shape = n.type.static(**sizes)
     if n.kernel is not None:
-        return run_kernel(n.kernel, operands, sizes, floats).reshape(shape)
+        return run_kernel(n.kernel, operands, sizes, floats, base).reshape(shape)
     op = OPS[n.op]
     if op.bound is not None:
         formula, _ = op.formula(graph.types(n), n.attr)
         named = dict(zip(NAMES, operands, strict=False))
-        return apply(formula, named, shape, sizes, floats, dtype=n.type.dtype)
+        return apply(formula, named, shape, sizes, floats, base, n.type.dtype)
     if op.composed is None:
         return operands[0].reshape(shape)
     b = Builder(n.name)

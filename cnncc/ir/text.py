@@ -15,7 +15,7 @@ from cnncc.ir.types import parse_type
 
 NAME = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\w./:+-]*[\w./+-]"""
 HEAD = re.compile(rf"({NAME}): (\w+\[[^]]*\]) = (\w+)\(((?:(?:{NAME})(?:, )?)*)\)"
-                  r"((?: \w+=\S+)*)(?: from (.*))?$")
+                  rf"((?: \w+=\S+)*)(?: over ({NAME}))?(?: from (.*))?$")
 
 
 def _names(text: str) -> Iterator[str]:
@@ -49,6 +49,7 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
         attrs: tuple[tuple[str, Attr], ...] = tuple(
             (k, ast.literal_eval(v)) for k, _, v in (a.partition("=") for a in match[5].split()))
         nodes[own] = Node(own, match[3], tuple(_names(match[4])), parse_type(match[2]), attrs,
-                          tuple(_names(match[6] or "")), parse_kernel("\n".join(kernel)) if kernel else None)
+                          tuple(_names(match[7] or "")), parse_kernel("\n".join(kernel)) if kernel else None,
+                          next(_names(match[6]), "") if match[6] else "")
     inputs = tuple(n.name for n in nodes.values() if n.op == "input")
     return Graph(name, nodes, inputs, tuple(outputs), dict(constants or {}))

@@ -27,8 +27,20 @@ class Rebuild(Builder):
     def name_of(self, value: str) -> str:
         return self.renamed.get(value, value)
 
+    def fresh(self, name: str) -> str:
+        """`name`, numbered where it is taken or a constant's that isn't copied yet."""
+        names, i = self.nodes.keys() | self.old.constants.keys(), 0
+        while (new := f"{name}.{i}" if i else name) in names:
+            i += 1
+        return new
+
     def copy(self, n: Node) -> str:
-        return self.add(replace(n, inputs=tuple(self.name_of(i) for i in n.inputs)))
+        """The node as it was; it gives way to what took its name before."""
+        name = n.name
+        if name in self.nodes:
+            self.renamed[name] = name = self.fresh(name)
+        return self.add(replace(n, name=name, inputs=tuple(self.name_of(i) for i in n.inputs),
+                                base=self.name_of(n.base)))
 
     def finish(self) -> Graph:
         return self.graph([(user, self.name_of(v)) for user, v in self.old.outputs]).live()
@@ -78,10 +90,13 @@ def expand(graph: Graph, target: Target) -> Graph:
 def fold_constants(graph: Graph, target: Target) -> Graph:
     """What depends on constants only is computed now; adding zeros and reshaping to the same shape vanish."""
     b = Rebuild(graph)
+    clauses = graph.clauses()
     for n in graph:
         inputs = [b.name_of(i) for i in n.inputs]
         known = [b.nodes[i].op == "const" for i in inputs]
-        if n.op in OPS and inputs and all(known) and product([int(e) for e in n.type.shape]) <= FOLD_LIMIT:
+        if n.name in clauses:
+            b.copy(n)
+        elif n.op in OPS and inputs and all(known) and product([int(e) for e in n.type.shape]) <= FOLD_LIMIT:
             nodes = {i: b.nodes[i] for i in inputs} | {n.name: replace(n, inputs=tuple(inputs))}
             part = Graph(n.name, nodes, (), ((n.name, n.name),), {i: b.constants[i] for i in inputs})
             value = evaluate(part, {})[n.name]
@@ -119,8 +134,9 @@ def share_equal(graph: Graph, target: Target) -> Graph:
     """Nodes that compute the same from the same become one (common subexpressions); unused ones go."""
     b = Rebuild(graph)
     seen: dict[object, str] = {}
+    clauses = graph.clauses()
     for n in graph:
-        if n.op in ("input", "const"):
+        if n.op in ("input", "const") or n.name in clauses:
             b.copy(n)
             continue
         inputs = tuple(b.name_of(i) for i in n.inputs)

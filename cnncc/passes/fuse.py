@@ -6,11 +6,11 @@ feeds it: its dimensions are replaced by what the producer's result is indexed w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cnncc.ir.expr import Index, Load, loads, rewrite, size
-from cnncc.ir.formula import Formula, drop_units
+from cnncc.ir.formula import Formula, drop_units, outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
@@ -18,6 +18,7 @@ from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.target import Target
 from cnncc.ir.types import Extent, TensorType
 
+CLAUSES = 256               # of a value that another kernel may join
 PRODUCER = "producer"       # the tensor by which a consumer reads its producer's result until they are one
 SHORT = 2                   # operations that may be repeated in a formula
 SPARE = ("u", "v", *(f"u{i}" for i in range(1, 100)))
@@ -52,15 +53,31 @@ def fuse(graph: Graph, target: Target) -> Graph:
         if n.kernel is None:
             continue
         producers = [nodes[i] for i in dict.fromkeys(n.inputs) if nodes[i].kernel is not None
-                     and set(users[i]) == {name}]
+                     and set(users[i]) == {name} and i != n.base]
         producers.sort(key=lambda p: (-_work(p), -position[p.name]))
         for p in producers:
-            joined = _join(p, n)
-            if joined is not None:
-                nodes[name] = n = joined
+            joined = _distributed(nodes, users, p, n)
+            if joined:
                 del nodes[p.name]
+                nodes.update((x.name, x) for x in joined)
                 break
-    return replace(graph, nodes=nodes).live()
+    return replace(graph, nodes=nodes).ordered().live()
+
+
+def _distributed(nodes: Mapping[str, Node], users: Mapping[str, list[str]], p: Node, n: Node) -> list[Node]:
+    """`n` joined with its producer, with each clause where it has several; empty where it can't be."""
+    result: list[Node] = []
+    name, clause = n.name, p
+    while True:
+        joined = _join(replace(clause, name=p.name), n)
+        if joined is None:
+            return []
+        result.append(replace(joined, name=name, base=clause.base or n.base))
+        if not clause.base:
+            return result
+        if len(users[clause.base]) > 1 or len(result) == CLAUSES:
+            return []
+        name, clause = clause.base, nodes[clause.base]
 
 
 def _work(n: Node) -> int:
@@ -72,11 +89,16 @@ def _join(p: Node, n: Node) -> Node | None:
     assert p.kernel is not None and n.kernel is not None
     if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or len(n.kernel.stages[0].formulas) != 1:
         return None
+    first = n.kernel.stages[0].first
+    parts = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p.name}
+    if first.fold == "=" and any(first.sizes.get(str(i.single), e) != e for x in first.loads
+                                 if x.tensor in parts for i, e in zip(x.index, p.type.shape, strict=True)):
+        return None                                     # only the beginning of an axis is read
     operands = _Operands(p)
     names = {t.name: PRODUCER if i == p.name else operands.take(i, t)
              for t, i in zip(n.kernel.operands, n.inputs, strict=False)}
     formulas = _chain(p.kernel.stages[0].formulas, n.kernel.stages[0].first.renamed(names))
-    if formulas is None:
+    if formulas is None or not _clipped(p.kernel.stages[0].formulas[-1], p.type, formulas[-1], n.type):
         return None
     kernel = Kernel((*operands.tensors, n.kernel.output), (Stage(formulas),))
     does = f"{p.attr['does']}+{n.attr['does']}"
@@ -106,7 +128,7 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
     """The formulas of a producer followed by its consumer, on one register tile."""
     reads = [x for x in consumer.loads if x.tensor == PRODUCER]
     last = chain[-1]
-    if len(reads) != 1:
+    if len(reads) != 1 or any(i.lookup is not None for i in reads[0].index):
         return None
     consumer = _fresh(consumer, {d for f in chain for d, _ in f.extents})
     read = next(x for x in consumer.loads if x.tensor == PRODUCER)
@@ -116,7 +138,7 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
         pairs = list(zip(read.index, last.out.index, strict=True))
         if any(o.terms and not i.terms for i, o in pairs):      # a tile of which one element is kept
             return None
-        mapping = {i.dims[0]: o for i, o in pairs if i.terms}
+        mapping = {i.dims[0]: o for i, o in pairs if i.dims}
         consumer = consumer.substitute(mapping, last.sizes)
         return _append(chain, consumer)
     if (last.fold != "=" and len(chain) > 1) or chain[0].fold == "=":
@@ -131,8 +153,15 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
     return _append(producer, consumer)
 
 
+def _clipped(last: Formula, type: TensorType, joined: Formula, result: TensorType) -> bool:
+    """Whether what a producer computes beyond its own type lies beyond the result's type too."""
+    after = set(zip(joined.out.index, result.shape, strict=True))
+    return all((i, e) in after for i, e in zip(last.out.index, type.shape, strict=True)
+               if outside(i, e, last.sizes))
+
+
 def _distinct(read: Load) -> bool:
-    dims = [i.single for i in read.index if i.terms]
+    dims = [i.single for i in read.index if i.dims]
     return None not in dims and len(set(dims)) == len(dims)
 
 

@@ -83,7 +83,8 @@ def _constant_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
     """Constants along the vector alone are padded to whole vectors; the schedule pass orders weights."""
     shape, lanes = t.type.shape, _lanes_of(kernel, t, target)
     for axis, extent in enumerate(shape):
-        if lanes and extent != 1 and all(e == 1 for a, e in enumerate(shape) if a != axis):
+        if lanes and extent != 1 and all(e == 1 for a, e in enumerate(shape) if a != axis) \
+                and not any(t.name in s.lookups for s in kernel.stages):
             reads = [(x, s) for s in kernel.stages for x in s.loads if x.tensor == t.name]
             if all(x.index[axis].single in _contiguous(kernel, s) for x, s in reads):
                 return Layout.blocked(t.type.rank, axis, lanes)
@@ -97,7 +98,7 @@ def _contiguous(kernel: Kernel, s: Stage) -> set[str]:
 
 
 def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
-    """The values with blocked channels: a fixed point, because views tie values together."""
+    """The values with blocked channels: a fixed point, because views and clauses tie values together."""
     shown = {*graph.inputs, *(v for _, v in graph.outputs)}
     result = {n.name for n in graph if n.op in ("kernel", "reshape") and n.name not in shown
               and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int) and c != 1}
@@ -111,11 +112,12 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
     while changed:
         changed = False
         for n in graph:
-            if n.op != "reshape":
+            if n.op != "reshape" and not n.base:
                 continue
-            pair = {n.name, n.inputs[0]}
-            if pair & result and (not pair <= result or not _squeezes(n, graph)
-                                  or lanes[n.name] != lanes[n.inputs[0]]):
+            other = n.base or n.inputs[0]
+            pair = {n.name, other}
+            if pair & result and (not pair <= result or not (n.base or _squeezes(n, graph))
+                                  or lanes[n.name] != lanes[other]):
                 result -= pair
                 changed = True
     return result
@@ -123,13 +125,17 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
 
 def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
     """Whether all indices of a tensor's channels split into whole blocks and places within one."""
-    channels = {x.index[CHANNEL] for s in kernel.stages for f in s.formulas for x in (f.out, *f.loads)
-                if x.tensor == t.name}
-    for index in channels:
-        if index.single or not index.terms:
+    channels = {(x.index[CHANNEL], x is f.out, f) for s in kernel.stages for f in s.formulas
+                for x in (f.out, *f.loads) if x.tensor == t.name}
+    for index, written, f in channels:
+        if not written and (index.single or not index.dims):
             continue
         outer = [c for _, c in index.terms if c != 1]
-        if index.const or len(outer) != len(index.terms) - 1 or any(c % lanes for c in outer):
+        if index.const % lanes or len(outer) != len(index.terms) - 1 or any(c % lanes for c in outer) \
+                or index.lookup is not None:
+            return False
+        end = 1 + index.bounds({d: int(f.sizes[d]) for d in index.dims})[1]
+        if written and end % lanes and end < int(t.type.shape[CHANNEL]):    # a part's last block is whole
             return False
     return True
 

@@ -81,8 +81,8 @@ def _work_bytes(graph: Graph, places: dict[str, Place]) -> int:
 
 
 def _places(graph: Graph) -> dict[str, Place]:
-    """An address for every value: first fit by liveness, the largest first; views share their source's."""
-    source = {n.name: n.inputs[0] for n in graph if n.op == "reshape"}
+    """An address for every value: first fit by liveness, the largest first; views and clauses share one."""
+    source = {n.name: n.base or n.inputs[0] for n in graph if n.base or n.op == "reshape"}
     def root(value: str) -> str:
         while value in source:
             value = source[value]
@@ -93,9 +93,9 @@ def _places(graph: Graph) -> dict[str, Place]:
     order = {name: i for i, name in enumerate(graph.nodes)}
     ends: dict[str, int] = {}
     for n in graph:
-        for i in n.inputs:
+        for i in n.needs:
             ends[root(i)] = max(ends.get(root(i), 0), order[n.name])
-    buffers = [n for n in graph if n.kernel is not None and n.name not in result]
+    buffers = [n for n in graph if n.kernel is not None and not n.base and n.name not in result]
     placed: list[tuple[int, int, int, int]] = []            # begin, end of life; begin, end of memory
     for n in sorted(buffers, key=lambda n: -_bytes(n)):
         begin, end, size = order[n.name], ends.get(n.name, order[n.name]), _bytes(n)

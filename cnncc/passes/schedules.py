@@ -68,7 +68,8 @@ def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
     assert n.kernel is not None
     return tuple(t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False)
                  if graph[i].op == "const" and sum(e != 1 for e in t.type.shape) > 1
-                 and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1)
+                 and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1
+                 and not any(t.name in s.lookups for s in n.kernel.stages))
 
 
 def candidates(kernel: Kernel, weights: Sequence[str], target: Target,

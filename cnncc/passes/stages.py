@@ -28,7 +28,8 @@ def fuse_stages(graph: Graph, target: Target) -> Graph:
     users = graph.users()
     for name in reversed(list(nodes)):
         while (n := nodes.get(name)) is not None and n.kernel is not None:
-            own = [p for p in dict.fromkeys(n.inputs) if nodes[p].kernel and set(users[p]) == {name}]
+            own = [p for p in dict.fromkeys(n.inputs) if nodes[p].kernel and set(users[p]) == {name}
+                   and p != n.base and not nodes[p].base and _rises(p, n)]
             joined = (_rows(nodes[p], n) or _strips(nodes[p], n, target) for p in own)
             merged = next(filter(None, joined), None)
             if merged is None:
@@ -39,6 +40,14 @@ def fuse_stages(graph: Graph, target: Target) -> Graph:
             nodes[name] = merged
             del nodes[gone]
     return replace(graph, nodes=nodes)
+
+
+def _rises(p: str, n: Node) -> bool:
+    """Whether the indices by which a kernel reads its operand `p` are intervals where its dimensions are."""
+    assert n.kernel is not None
+    names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p}
+    return all(c > 0 for s in n.kernel.stages for x in s.loads if x.tensor in names
+               for i in x.index for c in (-1 if i.lookup is not None else 1, *(c for _, c in i.terms)))
 
 
 def _elements(t: Tensor) -> int:
