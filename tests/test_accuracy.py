@@ -56,6 +56,18 @@ def test_reduced_sums(shape: tuple[int, ...], axes: tuple[int, ...], spread: int
     check_sums(graph, math.prod(shape[a - 1] for a in axes), wide(feeds(graph, 2, real=True), spread))
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 500, 600), (2, 40, 1500), (1, 5000), (3, 1, 80, 90)], ids=str)
+def test_long_sums_are_made_of_parts(shape: tuple[int, ...]) -> None:
+    """The error grows with the square root of the number of terms, not with the number."""
+    net = Net(real=True)
+    axes = tuple(range(1 if shape[1] == 1 or len(shape) == 2 else 2, len(shape)))
+    graph = net.result(net.op("reduce_sum", [net.x("N", *shape[1:])], "sum", axes=axes, keepdims=False))
+    x = np.random.default_rng(0).uniform(1, 2, shape).astype(np.float32)
+    exact, terms = x.astype(np.float64).sum(axes), math.prod(shape[a] for a in axes)
+    got = results(compiled(graph), {"x0": x})["y0"]
+    assert (np.abs(got - exact) <= 3 * math.sqrt(terms) * 2.0 ** -24 * exact).all()
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_pooled_sums(rank: int) -> None:
     net = Net(real=True)

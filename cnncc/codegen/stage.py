@@ -273,9 +273,15 @@ class StageLowering:
         if i == len(self.loops):
             return self.accumulate(pos, ptrs, acc)
         loop = self.loops[i]
-        if loop.kind == "for":
+        if loop.kind in ("for", "part"):
+            def inner(p: Positions, q: Pointers, c: list[Value]) -> list[Value]:
+                if loop.kind == "for":
+                    return self.reduce(i + 1, p, q, c)
+                start = self.e.constant(IDENTITY[self.first.fold], c[0].type)
+                parts = zip(c, self.reduce(i + 1, p, q, [start] * len(c)), strict=True)
+                return [apply(self.e, COMBINE[self.first.fold], [a, b]) for a, b in parts]
             for run in self.runs(i, loop, pos):
-                acc = self.turn(run, loop, pos, ptrs, acc, lambda p, q, c: self.reduce(i + 1, p, q, c))
+                acc = self.turn(run, loop, pos, ptrs, acc, inner)
             return acc
         isolate: list[int] = []
         if loop.dim in self.reduced and not self.turns(i, pos):
@@ -290,7 +296,7 @@ class StageLowering:
     def turns(self, i: int, pos: Positions) -> bool:
         """Whether the rest of the register tile has a loop that turns: its body is a block of its own."""
         for j, loop in enumerate(self.loops[i:], i):
-            if loop.kind == "for":
+            if loop.kind in ("for", "part"):
                 runs = self.runs(j, loop, pos)
                 if any(r.count != 1 for r in runs):
                     return True

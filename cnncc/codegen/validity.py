@@ -52,8 +52,8 @@ def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extent
     split: dict[int, list[Constraint]] = {}
     clamp: dict[int, list[Constraint]] = {}
     for c in sorted(constraints, key=lambda c: str(c.index)):
-        counted = [i for i, x in enumerate(loops) if x.dim in c.index.dims and x.kind in ("par", "for")
-                   and _extent(extents[x.dim]) > x.step]
+        counted = [i for i, x in enumerate(loops) if x.kind in ("par", "for", "part")
+                   and x.dim in c.index.dims and _extent(extents[x.dim]) > x.step]
         placed = outer & set(c.index.dims)
         if len({loops[i].dim for i in counted}) <= 1 and not placed:
             static.append(c)

@@ -28,6 +28,7 @@ PASSES = 32                 # tiles over the same weights up to which they are w
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
 LONG = 160                  # instructions of elementwise code that are worth unrolling
+LONG_SUM = 1024             # terms beyond which a sum is made of parts
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
@@ -301,12 +302,28 @@ class _Space:
             loops += [Loop("unroll", d) for d in blocked]
         if self.simd in self.reduced:
             loops.append(Loop("for", str(self.simd), self.lanes))
+        if not shifting:
+            loops = self._parts(loops)
         if tile and rw > 1:
             loops.append(Loop("unroll", tile))
         loops += [Loop("unroll", d) for d in self.folded]
         if self.simd:
             loops += [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
         return loops
+
+    def _parts(self, loops: list[Loop]) -> list[Loop]:
+        """Long sums of one operand in parts, about as many as each has terms."""
+        first = next((x for x in loops if x.kind == "for"), None)
+        terms = product([_number(self.extents[d]) for d in self.reduced])
+        single = sum(not self._dims(x).isdisjoint(self.reduced) for x in self.loads) == 1
+        if first is None or not single or self.stage.first.fold != "+=" or terms <= LONG_SUM:
+            return loops
+        extent = _number(self.extents[first.dim])
+        if terms * first.step >= 64 * extent:
+            return [replace(x, kind="part") if x is first else x for x in loops]
+        part = first.step * round((extent / first.step) ** 0.5)
+        at = loops.index(first)
+        return [*loops[:at], Loop("part", first.dim, part), *loops[at:]]
 
     def _tile_bytes(self, nb: int) -> int:
         """Bytes of weights that one tile reads."""
