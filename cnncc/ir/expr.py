@@ -47,7 +47,7 @@ class Index:
     @property
     def dims(self) -> tuple[str, ...]:
         """All that the value depends on, also through the lookup."""
-        own = tuple(d for d, _ in self.terms)
+        own = tuple([d for d, _ in self.terms])
         return own if self.lookup is None else tuple(dict.fromkeys((*own, *self.lookup.dims)))
 
     @property

@@ -130,11 +130,22 @@ def _turns(acc: int) -> int:
     return next((n for n in (1, 2) if n * acc >= BODY), 4)
 
 
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """What the price of memory knows of a load or store."""
+
+    dims: frozenset[str]
+    nbytes: int
+    batch: int
+    broadcast: bool
+
+
 class _Space:
     """What a kernel of one stage allows."""
 
     def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target) -> None:
         self.kernel, self.target, self.weights = kernel, target, weights
+        self.known: dict[int, frozenset[str]] = {}
         self.stage: Stage = kernel.stages[-1]
         self.extents = self.stage.extents
         self.tensors = kernel.tensors
@@ -154,10 +165,18 @@ class _Space:
             self.batch = self.rows[0]
         self.loads = [x for x in first.loads if x.tensor != ACC]
         self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
+        self.accesses = [self._access(x) for x in dict.fromkeys((*self.stage.loads, self.stage.out))]
 
-    @staticmethod
-    def _dims(x: Load) -> set[str]:
-        return {d for i in x.index for d in i.dims}
+    def _dims(self, x: Load) -> frozenset[str]:
+        found = self.known.get(id(x))
+        if found is None:       # hashing a load takes longer
+            found = self.known[id(x)] = frozenset(d for i in x.index for d in i.dims)
+        return found
+
+    def _access(self, x: Load) -> _Access:
+        t, dims = self.tensors[x.tensor], self._dims(x)
+        batch = HINT if self.batch in dims and isinstance(t.type.shape[0], str) else 1
+        return _Access(dims, t.nbytes, batch, x in self.broadcast)
 
     def _vector(self) -> str | None:
         """The dimension with unit stride in the result; else, where the result is a number, in an operand."""
@@ -405,28 +424,23 @@ class _Space:
 
         Vectors come in streams that are mostly hidden; single elements of scattered lines are waited for.
         """
-        tensors = dict.fromkeys((*self.stage.loads, self.stage.out))
-        live = {x: float(self.tensors[x.tensor].nbytes) for x in tensors}
-        turns = dict.fromkeys(tensors, 1.0)
+        live = [float(a.nbytes) for a in self.accesses]
+        turns = [1.0] * len(live)
         for loop in outside:
             count = _count(_number(self.extents[loop.dim]), loop.step)
-            walked = [x for x in tensors if loop.dim in self._dims(x)]
-            for x in walked:
-                live[x] /= count                        # one tile of it is walked inside of this loop
-            if sum(live.values()) > self.target.l2 * ROOM:
-                for x in tensors:
-                    turns[x] *= 1 if x in walked else count         # gone by the next turn
+            walked = [loop.dim in a.dims for a in self.accesses]
+            live = [n / count if w else n for n, w in zip(live, walked, strict=True)]   # one tile of it
+            if sum(live) > self.target.l2 * ROOM:                   # gone by the next turn
+                turns = [n if w else n * count for n, w in zip(turns, walked, strict=True)]
         order = [x.dim for x in outside]
         again = next((d for d in order if order.count(d) > 1 and d not in (self.simd, self.batch)), None)
         # pixels in chunks around channels: what is written or added comes in pieces, not in streams
         chunk = {again, self.simd} if again and len(self.rows) <= 2 and order[0] != self.simd else {""}
         total = 0.0
-        for x in tensors:
-            t = self.tensors[x.tensor]
-            batch = HINT if self.batch in self._dims(x) and isinstance(t.type.shape[0], str) else 1
-            pieces = x not in self.broadcast and self._dims(x) >= chunk
-            rate = self.target.l3_bytes if x in self.broadcast or pieces else self.target.l3_stream / HIDDEN
-            total += t.nbytes * turns[x] * batch / rate
+        for a, n in zip(self.accesses, turns, strict=True):
+            waited = a.broadcast or a.dims >= chunk
+            rate = self.target.l3_bytes if waited else self.target.l3_stream / HIDDEN
+            total += a.nbytes * n * a.batch / rate
         return total
 
     def _tasks(self, outside: Sequence[Loop]) -> int:

@@ -8,9 +8,9 @@ point; then another matrix makes the results. All of that is made of ops, so it 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from math import prod
 
 import numpy as np
@@ -33,7 +33,7 @@ class Transform:
     output: Matrix
 
 
-@cache
+@functools.cache
 def transform(m: int, r: int) -> Transform:
     """The matrices of F(m, r) by the Toom-Cook construction; all scaling of the points is in G.
 
@@ -59,20 +59,20 @@ def transform(m: int, r: int) -> Transform:
 
 def in_tiles(b: Rebuild, n: Node, m: int) -> str:
     """The nodes of a convolution in tiles of m."""
-    value, u = b.name_of(n.inputs[0]), b.constants[n.inputs[1]].astype(np.float64)
-    extents, ones = [int(e) for e in n.type.shape[2:]], (1,) * (u.ndim - 2)
-    matrices = {i: transform(m, r) for i, r in enumerate(u.shape[2:]) if r > 1}
+    value, w = b.name_of(n.inputs[0]), b.constants[n.inputs[1]]
+    extents, ones = [int(e) for e in n.type.shape[2:]], (1,) * (w.ndim - 2)
+    matrices = {i: transform(m, r) for i, r in enumerate(w.shape[2:]) if r > 1}
     def step(op: str, name: str, i: int, matrix: Matrix, extent: int) -> str:
         return b.op(op, [value], name, n.origin, axis=i, matrix=matrix, tile=m, count=-(-extents[i] // m),
                     extent=extent, begin=n.attr["begin"][i])
     for i, t in matrices.items():
         value = step("input_transform", f"{n.name}.tiles{i}", i, t.input, -(-extents[i] // m))
-        u = np.tensordot(t.weights, u, (1, 2 + i))          # points come to the front, the last axis' first
-    points = prod(u.shape[:len(matrices)])
-    u = u.reshape(points * u.shape[len(matrices)], -1, *ones)
-    weights = b.const(f"{n.name}.weights", u.astype(b.type(n.inputs[1]).numpy))
+    # a group for each point, the last axis' outermost
+    g = functools.reduce(np.kron, [np.asarray(t.weights) for t in reversed(matrices.values())])
+    u = g @ w.transpose(*reversed(range(2, w.ndim)), 0, 1).reshape(g.shape[1], -1).astype(np.float64)
+    weights = b.const(f"{n.name}.weights", u.astype(w.dtype).reshape(-1, w.shape[1], *ones))
     value = b.op("conv", [value, weights], f"{n.name}.points", n.origin, strides=ones, dilations=ones,
-                 begin=(0,) * len(ones), end=(0,) * len(ones), group=points * n.attr["group"])
+                 begin=(0,) * len(ones), end=(0,) * len(ones), group=len(g) * n.attr["group"])
     for i, t in reversed(matrices.items()):
         value = step("output_transform", f"{n.name}.results{i}", i, t.output, extents[i])
     return value
