@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from cnncc.frontend.onnx_file import DTYPES, dtype_name
+from cnncc.frontend.onnx_file import DTYPES, MAX_ELEMENTS, dtype_name
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.scalars import FUNCTIONS
 from cnncc.ir.signature import Array
@@ -158,6 +158,25 @@ def _dropout(c: Call) -> str | Array:
     return c.operand(0)
 
 
+def _one_hot(c: Call) -> str:
+    """A vector for each index, which counts from the end where it is negative; none fits one outside."""
+    x = c.value(0)
+    sizes = c.needed(1, "depth", "int64", "int32", "float32").reshape(-1)
+    values = c.needed(2, "values", *(d.name for d in NUMPY.values()))
+    c.expect(sizes.size == 1 and 1 <= sizes[0] <= MAX_ELEMENTS and values.shape == (2,),
+             f"its depth is {sizes.tolist()[:9]}, its values have the shape {list(values.shape)}")
+    rank, depth = len(c.shape(x)), int(sizes[0])
+    axis = c.axis(c.attribute("axis", "i", -1), rank + 1)
+    shape = (*c.shape(x)[:axis], 1, *c.shape(x)[axis:])
+    support(axis or not isinstance(shape[1], str), "its new axis comes before the batch, whose size is open")
+    x = c.emit("reshape", [x], "index", shape=shape)
+    own = NUMPY[c.dtype(x)]
+    numbers = np.arange(depth).astype(own).reshape(-1, *(1,) * (rank - axis))
+    hits = [c.emit("eq", [x, c.const(n, "number")], "hit") for n in (numbers, (numbers - depth).astype(own))]
+    off, on = (c.const(v.reshape(()), "value") for v in values)
+    return c.emit("where", [c.emit("or", hits, "hot"), on, off])
+
+
 SAME = ("Exp", "Log", "Sqrt", "Floor", "Ceil", "Round", "Erf", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan",
         "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Sigmoid", "Tanh", "Softplus", "Softsign", "Mish",
         "Reciprocal", "IsNaN")
@@ -172,6 +191,7 @@ ROWS: dict[str, Row] = {
     **{f"Bitwise{name}": row(op, len(FUNCTIONS[op].args), INTEGERS) for name, op in LOGIC.items()},
     "Abs": row("abs"), "Neg": row("neg"), "Sign": row("sign"), "Relu": row("relu"),
     "BitShift": Row(_bit_shift, 2, 2),
+    "OneHot": Row(_one_hot, 3, 3),
     "Cast": Row(_cast, 1, 1, ("saturate", "round_mode")),
     "CastLike": Row(_cast_like, 2, 2, ("saturate", "round_mode")),
     "Celu": row("celu", dtypes=FLOATS, alpha=1.0),

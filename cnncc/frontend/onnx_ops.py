@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend import onnx_elementwise, onnx_moves, onnx_reduce, onnx_resize
+from cnncc.frontend import onnx_elementwise, onnx_matrix, onnx_moves, onnx_reduce, onnx_resize
 from cnncc.frontend.layers import scale_and_shift
 from cnncc.frontend.onnx_moves import MAX_TABLE
 from cnncc.frontend.onnx_node import Call, Row, support
@@ -170,28 +170,6 @@ def _flatten(c: Call) -> str | Array:
     return _shaped(c, x, (batch[0] if batch else _fixed(old[:axis]), _fixed(old[axis:])))
 
 
-def _gemm(c: Call) -> str:
-    x, w = c.value(0), c.needed(1, "second matrix")
-    turned, alpha, beta = c.flag("transB"), c.attribute("alpha", "f", 1.0), c.attribute("beta", "f", 1.0)
-    support(not c.flag("transA"), "transA=1 is not supported")
-    support(len(c.shape(x)) == w.ndim == 2, f"its inputs have the shapes {list(c.shape(x))} and "
-            f"{list(w.shape)}; only two dimensions are supported")
-    c.expect(c.opset >= 11 or c.has(2) or c.node.op_type == "MatMul", "input 2 is missing")
-    w = w if turned else w.T
-    c.expect(c.shape(x)[1] == w.shape[1], f"can't multiply {list(c.shape(x))} by {list(w.T.shape)}")
-    bias = c.needed(2, "bias") if c.has(2) and beta != 0 else np.zeros(1, np.float32)
-    with np.errstate(all="ignore"):
-        weight = c.value(1) if turned and alpha == 1 else c.const(w * np.float32(alpha), "weight")
-        scaled = bias * np.float32(beta)
-    y = c.emit("linear", [x, weight], "linear" if bias.any() else "")
-    if not bias.any():
-        return y
-    rows, columns = (1, 1, *bias.shape)[-2:]
-    c.expect(bias.ndim <= 2 and rows in (1, c.shape(y)[0]) and columns in (1, len(w)),
-             f"its bias of shape {list(bias.shape)} doesn't broadcast to {list(c.shape(y))}")
-    return c.emit("add", [y, c.value(2) if beta == 1 else c.const(scaled, "bias")])
-
-
 def _constant(c: Call) -> Array:
     c.expect(len(c.attributes) == 1, f"has {len(c.attributes)} attributes, expected one")
     name = next(iter(c.attributes))
@@ -204,6 +182,7 @@ def _constant(c: Call) -> Array:
 
 ROWS = {
     **onnx_elementwise.ROWS,
+    **onnx_matrix.ROWS,
     **onnx_moves.ROWS,
     **onnx_reduce.ROWS,
     **onnx_resize.ROWS,
@@ -212,8 +191,6 @@ ROWS = {
     "Constant": Row(_constant, 0, 0),
     "Conv": Row(_conv, 2, 3),
     "Flatten": Row(_flatten, 1, 1),
-    "Gemm": Row(_gemm, 2, 3, ("broadcast",)),
-    "MatMul": Row(_gemm, 2, 2),
     "MaxPool": Row(_max_pool, 1, 1, ("storage_order",)),
     "Reshape": Row(_reshape, 2, 2),
 }

@@ -279,6 +279,23 @@ def _neighbours(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ..
 
 register(Op("neighbour_squares", _neighbours))
 
+
+def _matmul(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """Products of matrices along the last two axes, the axes before broadcast."""
+    (*first, rows, inner), (*second, other, columns) = shapes
+    if inner != other:
+        raise ModelError(f"can't multiply {list(shapes[0])} by {list(shapes[1])}")
+    leading, shape = pointwise("x * w", [("x", first), ("w", second)], {})
+    x, w = (next(i.index for i in leading.loads if i.tensor == name) for name in "xw")
+    row, column, c = map(Index.of, "mkc")
+    factors = Load("x", (*x, row, c)), Load("w", (*w, c, column))
+    extents = (*leading.extents, ("m", rows), ("k", columns), ("c", inner))
+    out = Load("y", (*leading.out.index, row, column))
+    return Formula(out, "+=", Call("mul", factors), extents), (*shape, rows, columns)
+
+
+register(Op("matmul", _matmul))
+
 # ---- movement
 
 movement("transpose", lambda s, a: (tuple(s[0][p] for p in a["perm"]), _axes(len(s[0])),

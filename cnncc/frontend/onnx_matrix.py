@@ -1,0 +1,74 @@
+"""Importer rows for products of matrices: Gemm and MatMul."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cnncc.frontend.onnx_node import Call, Row
+from cnncc.ir.types import FLOATS
+
+
+def _linear(c: Call, w: np.ndarray) -> bool:
+    """Whether a product is a fully connected layer: of two dimensions, by constant weights."""
+    x = c.operand(0)
+    return isinstance(x, str) and w.dtype == np.float32 and len(c.shape(x)) == w.ndim == 2
+
+
+def _gemm(c: Call) -> str:
+    turned, alpha, beta = c.flag("transB"), c.attribute("alpha", "f", 1.0), c.attribute("beta", "f", 1.0)
+    first = c.flag("transA")
+    c.expect(c.opset >= 11 or c.has(2), "input 2 is missing")
+    w = c.operand(1)
+    c.expect(len(c.shape(c.operand(0))) == len(c.shape(w)) == 2, "its operands are no matrices")
+    added = c.has(2) and beta != 0
+    bias = c.operand(2) if added else np.zeros(1, np.float32)
+    zero = not isinstance(bias, str) and not bias.any()
+    if not first and not isinstance(w, str) and _linear(c, w):
+        w = w if turned else w.T
+        c.expect(c.shape(c.value(0))[1] == w.shape[1],
+                 f"can't multiply {list(c.shape(c.value(0)))} by {list(w.T.shape)}")
+        with np.errstate(all="ignore"):
+            weight = c.value(1) if turned and alpha == 1 else c.const(w * np.float32(alpha), "weight")
+        y = c.emit("linear", [c.value(0), weight], "" if zero else "linear")
+    else:
+        x, v = c.value(0), c.value(1)
+        x = c.emit("transpose", [x], "first", perm=(1, 0)) if first else x
+        v = c.emit("transpose", [v], "second", perm=(1, 0)) if turned else v
+        scaled = alpha != 1 and c.dtype(x) in FLOATS
+        c.expect(scaled or alpha == 1, f"alpha={alpha} is for floats only")
+        y = c.emit("matmul", [x, v], "" if zero and not scaled else "product")
+        if scaled:
+            y = c.emit("scale", [y], "" if zero else "scaled", factor=alpha)
+    if zero:
+        return y
+    rows, columns = (1, 1, *c.shape(bias))[-2:]
+    c.expect(len(c.shape(bias)) <= 2 and rows in (1, c.shape(y)[0]) and columns in (1, c.shape(y)[1]),
+             f"its bias of shape {list(c.shape(bias))} doesn't broadcast to {list(c.shape(y))}")
+    if beta == 1:
+        return c.emit("add", [y, c.value(2)])
+    if isinstance(bias, str):
+        return c.emit("add", [y, c.emit("scale", [bias], "bias", factor=beta)])
+    with np.errstate(all="ignore"):
+        return c.emit("add", [y, c.const(bias * bias.dtype.type(beta), "bias")])
+
+
+def _matmul(c: Call) -> str:
+    w = c.operand(1)
+    if not isinstance(w, str) and _linear(c, w):
+        c.expect(c.shape(c.value(0))[1] == w.shape[0],
+                 f"can't multiply {list(c.shape(c.value(0)))} by {list(w.shape)}")
+        return c.emit("linear", [c.value(0), c.const(np.ascontiguousarray(w.T), "weight")])
+    x, v = c.value(0), c.value(1)
+    first, second = c.shape(x), c.shape(v)
+    c.expect(first and second, "its operands are single numbers")
+    x = c.emit("reshape", [x], "row", shape=(1, *first)) if len(first) == 1 else x
+    v = c.emit("reshape", [v], "column", shape=(*second, 1)) if len(second) == 1 else v
+    if len(first) > 1 and len(second) > 1:
+        return c.emit("matmul", [x, v])
+    y = c.emit("matmul", [x, v], "product")
+    *leading, rows, columns = c.shape(y)
+    kept = [e for e, given in ((rows, first), (columns, second)) if len(given) > 1]
+    return c.emit("reshape", [y], shape=(*leading, *kept))
+
+
+ROWS = {"Gemm": Row(_gemm, 2, 3, ("broadcast",)), "MatMul": Row(_matmul, 2, 2)}
