@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cnncc
@@ -12,8 +12,9 @@ import cnncc
 class Checked:
     """A compiled model that takes and gives arrays by name."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.model = cnncc.compile(path, cache=False)
+    def __init__(self, path: str | os.PathLike[str],
+                 input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.model = cnncc.compile(path, cache=False, shapes=input_shapes)
         self.names = [v.name for v in self.model.outputs]
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,7 +69,22 @@ precision_option: Any = option("--precision", type=click.Choice(["fast", "strict
 cache_option: Any = option("--cache/--no-cache", default=True, help="Read and write the compile cache.")
 batch_option: Any = functools.partial(option, "--batch", type=click.IntRange(1),
                                       help="Size of a batch that the model leaves open.")
-running_options = (threads_option, target_option, precision_option, cache_option)   # keywords of `compile`
+
+
+def _shapes(ctx: click.Context, param: click.Parameter, values: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    result = {}
+    for value in values:
+        name, _, sizes = value.partition("=")
+        if not all(e.isdecimal() for e in sizes.split(",")):
+            raise click.BadParameter(f"{value!r}: expected NAME=1,3,224,224", ctx, param)
+        result[name] = tuple(map(int, sizes.split(",")))
+    return result
+
+
+shapes_option: Any = option("--shape", "shapes", multiple=True, callback=_shapes, metavar="NAME=N,N...",
+                            help="Fix the shape of an input whose sizes the model leaves open.")
+# The keywords of `compile`.
+running_options = (threads_option, shapes_option, target_option, precision_option, cache_option)
 image_options = (                                                   # the fields of `Pixels`
     option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
            help="Order of an image input's axes."),
@@ -101,7 +117,7 @@ def demo(threads: int | None) -> None:
 @cli.verb(onnx_argument,
           option("-o", "--output", metavar="FILE", help="Write the compiled model (.cnncc) here."),
           option("--threads", type=int, help="Processes that compile (default: the CPUs we may use)."),
-          target_option, precision_option, cache_option)
+          shapes_option, target_option, precision_option, cache_option)
 def compile(model: str, output: str | None, threads: int | None, **how: Any) -> None:
     """Compile MODEL, show what became of it, and write it to a file."""
     import time
@@ -129,7 +145,8 @@ def compile(model: str, output: str | None, threads: int | None, **how: Any) -> 
           option("--labels", metavar="FILE", help="Names of the classes, one a line."),
           *image_options, *running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
-        threads: int | None, target: str, precision: str, cache: bool, **pixels: Any) -> None:
+        threads: int | None, shapes: dict[str, tuple[int, ...]], target: str, precision: str, cache: bool,
+        **pixels: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
 
     Several images are a batch. Of an output [N, classes] the best classes are shown, of others statistics.
@@ -138,7 +155,7 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     if output and not output.endswith(".npz"):
         raise click.UsageError("--output must end in .npz")
     names = read_labels(labels) if labels else []
-    made = _open(model, threads=threads, target=target, precision=precision, cache=cache)
+    made = _open(model, threads=threads, shapes=shapes, target=target, precision=precision, cache=cache)
     found = made.run(None, read_feeds(made.inputs, inputs, Pixels(**pixels)))
     results = dict(zip((v.name for v in made.outputs), found, strict=True))
     if output:
@@ -196,9 +213,9 @@ def convert(model: str, output: str) -> None:
           option("--node", metavar="NAME", help="Only what computes this node of the model."),
           option("--why", metavar="NODE", help="How the kernel that computes this node was chosen."),
           option("--check", is_flag=True, help="Compare the model's value before and after every pass."),
-          target_option, precision_option)
+          shapes_option, target_option, precision_option)
 def show(model: str, after: str | None, emit: str, node: str | None, why: str | None, check: bool,
-         target: str, precision: str) -> None:
+         shapes: dict[str, tuple[int, ...]], target: str, precision: str) -> None:
     """Look into the compilation of MODEL. CNNCC_DUMP=DIR also writes the graph after every pass to files."""
     from cnncc import explain
     from cnncc.compiler import read
@@ -208,7 +225,7 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
         return
     if after and emit in ("llvm", "asm"):
         raise click.UsageError(f"--emit {emit} is about the graph after all passes")
-    graph, machine = read(model), target_for(target, precision)
+    graph, machine = read(model, shapes=shapes), target_for(target, precision)
     if check:
         from cnncc.verify import check_passes
         rows = list(check_passes(graph, machine))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from cnncc.ir.errors import CnnccError, InternalError, ModelError, UnsupportedError
+from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
 from cnncc.ir.target import Target, target_for
 from cnncc.version import __version__
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
     from cnncc.frontend.files import Opening
-    from cnncc.frontend.onnx import ModelInfo
+    from cnncc.frontend.onnx import ModelInfo, Shapes
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -42,16 +42,19 @@ def pipeline() -> tuple[Pass, ...]:
             schedules.choose_schedules)
 
 
-def read(source: Source, opening: Opening | None = None) -> Graph:
-    """The graph of a model; `opening` is told of files beside it before they are read. Raises ModelError."""
+def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None) -> Graph:
+    """The graph of a model; `opening` is told of files beside it before they are read.
+
+    `shapes` fixes the open sizes of an ONNX model's inputs. Raises ModelError, InputError for such shapes.
+    """
     from cnncc.frontend import definition
     from cnncc.ir.graph import Graph
-    if isinstance(source, Graph):
-        return source
-    if definition.is_definition(source):
-        return definition.read(source, opening)
+    if isinstance(source, Graph) or definition.is_definition(source):
+        if shapes:
+            raise InputError("shapes are for ONNX models: here the inputs have theirs")
+        return source if isinstance(source, Graph) else definition.read(source, opening)
     from cnncc.frontend.onnx import read as read_onnx
-    return read_onnx(source, opening=opening)
+    return read_onnx(source, opening=opening, shapes=shapes)
 
 
 def inspect(path: str) -> ModelInfo:
@@ -137,13 +140,14 @@ def plan(graph: Graph) -> Code:
     return Code(result, kernels, packings)
 
 
-def compile(source: Source, *, threads: int | None = None, target: str = "native",
-            precision: str = "fast", cache: bool = True, jobs: int | None = None,
+def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
+            target: str = "native", precision: str = "fast", cache: bool = True, jobs: int | None = None,
             progress: Callable[[str, float], None] | None = None) -> CompiledModel:
     """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
 
-    `threads` only sets how many the model uses when it runs. `target` is native or
-    x86-64-v2, -v3 or -v4. `precision` is fast or strict, without Winograd's convolution that rounds worse.
+    `threads` only sets how many the model uses when it runs. `shapes` fixes inputs of which the model leaves
+    sizes open, by name: {"x": (1, 3, 224, 224)}. `target` is native or x86-64-v2, -v3 or -v4. `precision` is
+    fast or strict, without Winograd's convolution that rounds worse.
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument.
@@ -155,9 +159,9 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
     env.thread_count(threads)
     report = progress or (lambda what, fraction: None)
     chosen = target_for(target, precision)
-    key = _cache_key(source, chosen) if cache and not os.environ.get("CNNCC_DUMP") else None
+    key = _cache_key(source, chosen, shapes or {}) if cache and not os.environ.get("CNNCC_DUMP") else None
     if key is None:
-        model = _build(source, chosen, threads, jobs, report)
+        model = _build(source, chosen, threads, jobs, report, shapes)
     else:
         found = store.load(key)
         if found is not None and _unchanged(source, found.meta.get("external", {})):
@@ -170,7 +174,7 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
                 external[name] = ""
                 with suppress(ModelError):              # the reader says what is wrong
                     external[name] = store.file_hash(path)
-        model = _build(source, chosen, threads, jobs, report, opening)
+        model = _build(source, chosen, threads, jobs, report, shapes, opening)
         model.meta["external"] = external
         if _unchanged(source, external):    # else it is open which content was read
             store.store(key, model.save)
@@ -179,7 +183,8 @@ def compile(source: Source, *, threads: int | None = None, target: str = "native
 
 
 def _build(source: Source, target: Target, threads: int | None, jobs: int | None,
-           report: Callable[[str, float], None], opening: Opening | None = None) -> CompiledModel:
+           report: Callable[[str, float], None], shapes: Shapes | None = None,
+           opening: Opening | None = None) -> CompiledModel:
     from cnncc.codegen.worker import Compiler, Machine
     from cnncc.passes.memory import pack
     from cnncc.runtime import buffers, env
@@ -187,7 +192,7 @@ def _build(source: Source, target: Target, threads: int | None, jobs: int | None
     machine = Machine(target.triple, target.cpu, target.features)
     with Compiler(machine, jobs or env.available_cpus(), expected=_expected(source)) as compiler:
         report("reading", 0.0)
-        original = read(source, opening)
+        original = read(source, opening, shapes)
         graph = optimize(original, target)
         code = plan(graph)
         report("compiling", 0.2)
@@ -216,13 +221,14 @@ def _expected(source: Source) -> float:
     return 2.0 if size > 1 << 20 else 0.0
 
 
-def _cache_key(source: Source, target: Target) -> str | None:
+def _cache_key(source: Source, target: Target, shapes: Shapes) -> str | None:
     """The key of a model's bytes and all else that decides the code; None without a cache or such bytes."""
     from cnncc.runtime import cache
     if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
         return None
     content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
-    return cache.key(__version__, content, repr(sorted(target.record().items())), code_hash())
+    given = sorted((name, tuple(map(int, shape))) for name, shape in shapes.items())
+    return cache.key(__version__, content, repr(sorted(target.record().items())), repr(given), code_hash())
 
 
 def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
@@ -248,7 +254,7 @@ def code_hash() -> str:
     return cache.key(*(p.read_bytes() for p in paths))
 
 
-def reference(source: Source, dtype: str = "float32") -> Reference:
+def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None) -> Reference:
     """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
     from cnncc.reference_model import Reference
-    return Reference(read(source), dtype)
+    return Reference(read(source, shapes=shapes), dtype)

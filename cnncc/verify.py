@@ -6,7 +6,7 @@ An error is max|value - reference| / max|reference|. `cnncc show --check` asks t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,15 +85,16 @@ def _half(y: np.ndarray[Any, Any]) -> float:
 
 def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, float], None],
            target: str = "native", precision: str = "fast", threads: int | None = None,
-           cache: bool = True) -> Report:
+           cache: bool = True, shapes: Mapping[str, Sequence[int]] | None = None) -> Report:
     """Compare a model's outputs for inputs from files, or random ones, and on a mismatch its kernels.
 
     Raises as `compile` and `read_feeds` do.
     """
-    graph = read(path)
+    graph = read(path, shapes=shapes)
     inputs = Signature.of(graph).inputs
     feeds = read_feeds(inputs, files) if files else random_feeds(inputs, batch)
-    model = compile(path, threads=threads, target=target, precision=precision, cache=cache)
+    model = compile(path, threads=threads, target=target, precision=precision, cache=cache,
+                    shapes=shapes)
     report("reference", 0.2)
     truth, single = (evaluate(graph, feeds, dtype) for dtype in (np.float64, np.float32))
     errors = {"numpy float32": max(error_of(single[name], truth[name]) for name in truth)}

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from cnncc.frontend.files import Opening, expect
 from cnncc.frontend.onnx_file import DTYPES, OnnxFile, Source, dtype_name, load
 from cnncc.frontend.onnx_node import Call, Refused, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.frontend.onnx_shapes import FOLDED, fold
-from cnncc.ir.errors import ModelError, UnsupportedError
+from cnncc.ir.errors import InputError, ModelError, UnsupportedError, hint
 from cnncc.ir.graph import Builder, Graph
 from cnncc.ir.types import HALVES, Extent, TensorType, product
 
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
 
+Shapes: TypeAlias = Mapping[str, Sequence[int]]
 BATCH = "N"
 OLDEST = 6
 DOMAINS = ("", "ai.onnx")
@@ -41,15 +43,16 @@ class ModelInfo:
 
 
 def read(source: Source, folder: str | os.PathLike[str] | None = None,
-         opening: Opening | None = None) -> Graph:
-    """The graph of an ONNX model: a path, its bytes, or an onnx.ModelProto.
+         opening: Opening | None = None, shapes: Shapes | None = None) -> Graph:
+    """The graph of an ONNX model: a path, its bytes, or an onnx.ModelProto; `shapes` fixes inputs' by name.
 
     External data is read from the file's folder, for bytes and ModelProto only where `folder` is given;
     `opening` is told of each file before it is read. An open first axis of the inputs becomes the extent "N".
 
-    Raises UnsupportedError, which lists the nodes that can't be compiled, and ModelError for a broken model.
+    Raises UnsupportedError, which lists the nodes that can't be compiled, ModelError for a broken model, and
+    InputError for shapes that don't fit.
     """
-    return _graph(load(source, folder, opening))
+    return _graph(load(source, folder, opening), shapes)
 
 
 def inspect(source: Source) -> ModelInfo:
@@ -75,9 +78,9 @@ def inspect(source: Source) -> ModelInfo:
         sum(count for count, _ in sizes), sum(count * itemsize for count, itemsize in sizes), unsupported)
 
 
-def _graph(file: OnnxFile) -> Graph:
+def _graph(file: OnnxFile, shapes: Shapes | None = None) -> Graph:
     try:
-        return _Importer(file).graph()
+        return _Importer(file, shapes or {}).graph()
     except MemoryError:
         raise ModelError(f"{file.label}: there is not enough memory for the model") from None
 
@@ -102,8 +105,8 @@ def _declared(value: ValueInfoProto) -> TensorType:
 class _Importer:
     """One pass over the nodes of a file, in order. What depends on a refused node has no known type."""
 
-    def __init__(self, file: OnnxFile) -> None:
-        self.file, self.proto = file, file.proto.graph
+    def __init__(self, file: OnnxFile, shapes: Shapes) -> None:
+        self.file, self.proto, self.shapes = file, file.proto.graph, shapes
         self.scope = Scope(file, Builder(self.proto.name or "model"), _opset(file))
         self.rows: list[tuple[str, str, str]] = []
         self.defined: set[str] = set()
@@ -123,6 +126,10 @@ class _Importer:
         for sparse in self.proto.sparse_initializer:
             self._define("initializer", sparse.values.name)
             self.refuse("initializer", sparse.values.name, "sparse tensors are not supported")
+        inputs = [v.name for v in self.proto.input if v.name not in self.scope.constants]
+        if unknown := [name for name in self.shapes if name not in inputs]:
+            raise InputError(f"{self.file.label}: shape of {unknown[0]!r}{hint(unknown[0], inputs)}: the "
+                             f"inputs are {', '.join(inputs)}")
         for value in self.proto.input:
             if value.name not in self.scope.constants:
                 self._define("input", value.name)
@@ -169,12 +176,13 @@ class _Importer:
                 f"its type is {dtype_name(tensor.elem_type)}, which isn't supported")
         support(tensor.HasField("shape"), "it has no shape: export the model with its input's shape")
         shape: list[Extent] = []
+        given = self._given(value)
         for axis, d in enumerate(tensor.shape.dim):
-            if d.HasField("dim_value"):
-                shape.append(int(d.dim_value))
+            if d.HasField("dim_value") or given:
+                shape.append(given[axis] if given else int(d.dim_value))
                 continue
             support(axis == 0, f"axis {axis} has no fixed size ({d.dim_param[:60] or '?'}), only axis 0, the "
-                               "batch, may be open: export the model with a fixed size")
+                               "batch, may be open: give all sizes with shapes= or --shape")
             self.symbols.setdefault(d.dim_param, value.name)
             name, *others = [s for s in self.symbols if s] or [""]
             support(not others, f"its batch is {d.dim_param[:60]!r}, that of input "
@@ -184,6 +192,17 @@ class _Importer:
         self.scope.check(type, f"{self.file.label}: input {value.name[:200]!r}")
         x = self.scope.builder.input(value.name, type)
         return self.scope.builder.op("cast", [x], f"{x}.f32", to="f32") if type.dtype in HALVES else x
+
+    def _given(self, value: ValueInfoProto) -> list[int]:
+        """The shape that the caller fixes for an input, or none. Raises InputError where it doesn't fit."""
+        given = [int(e) for e in self.shapes.get(value.name, ())]
+        sizes = [int(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?"
+                 for d in value.type.tensor_type.shape.dim]
+        if given and (len(given) != len(sizes) or min(given) < 1
+                      or any(isinstance(s, int) and s != g for s, g in zip(sizes, given, strict=True))):
+            raise InputError(f"{self.file.label}: the shape {given} doesn't fit input {value.name!r}, "
+                             f"[{', '.join(map(str, sizes))}]")
+        return given
 
     def _check_order(self, node: NodeProto, what: str, made: set[str]) -> None:
         """Raises ModelError where another node defines a value of this one, or none does before it reads."""
