@@ -299,15 +299,18 @@ def _describe(node: Any) -> Any:
     return node.op, node.target, str(fx.map_arg((node.args, node.kwargs), value))
 
 
-def _piece(graph: Any, nodes: Sequence[Any]) -> tuple[Any, list[Any], list[Any]]:
-    """These nodes as a module with the constants in it, the nodes that it takes, and those that it gives."""
+def _piece(graph: Any, nodes: Sequence[Any], last: bool = False) -> tuple[Any, list[Any], list[Any]]:
+    """These nodes as a module with the constants in it, the nodes that it takes, and those that it gives.
+
+    It gives what other nodes use, or only the `last`.
+    """
     piece, made, inside = fx.Graph(), dict[Any, Any](), set(nodes)
     read = dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside)
     takes = [n for n in read if n.op != "get_attr"]
     for n in (*takes, *(n for n in read if n.op == "get_attr"), *nodes):
         made[n] = piece.placeholder(n.name) if n in read and n.op != "get_attr" \
             else piece.node_copy(n, made.__getitem__)
-    gives = [n for n in nodes if not inside.issuperset(n.users)]
+    gives = [*nodes[-1:]] if last else [n for n in nodes if not inside.issuperset(n.users)]
     piece.output(tuple(made[n] for n in gives))
     return fx.GraphModule(graph, piece), takes, gives
 
@@ -332,7 +335,7 @@ def _refused(graph: Any, node: Any) -> str:
     while other := [i for n in nodes for i in n.all_input_nodes if i not in nodes and i.op.startswith("call")
                     and not isinstance(i.meta["value"], torch.Tensor)]:
         nodes[:0] = other[:1]
-    module, takes, _ = _piece(graph, nodes)
+    module, takes, _ = _piece(graph, nodes, last=True)
     try:
         read(_export(module, takes))
     except (CnnccError, _Eager) as error:

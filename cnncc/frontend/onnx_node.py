@@ -73,10 +73,11 @@ class Scope:
         return name in self.values or name in self.constants
 
     def check(self, type: TensorType, what: str) -> None:
-        """Raises ModelError for a tensor of a size that nobody can mean."""
-        expect(not absurd([e if isinstance(e, int) else 1 for e in type.shape], 1),
+        """Raises ModelError for a tensor of a size that nobody can mean, Refused for an empty one."""
+        expect(not absurd([e if isinstance(e, int) else 1 for e in type.shape], 0),
                f"{what}: a tensor of {type} is too large (at most {MAX_RANK} dimensions and "
-               f"{MAX_ELEMENTS:,} elements) or has an empty dimension")
+               f"{MAX_ELEMENTS:,} elements)")
+        support(0 not in type.shape, f"its tensor of {type} is empty")
 
 
 class Call:
