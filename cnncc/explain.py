@@ -75,7 +75,7 @@ def algorithms(graph: Graph, target: Target, name: str) -> str:
     *_, (_, before) = itertools.takewhile(lambda step: step[0] != choose_algorithms.__name__,
                                           stages(graph, target))
     for n in nodes_of(before, name):
-        if len(costs := tile_sizes(n, before, target)) > 1 and not target.strict:
+        if len(costs := tile_sizes(n, before, target)) > 1:
             return f"{n.name}: " + ", ".join(f"{f'Winograd in tiles of {m}' if m > 1 else 'plain sums'} "
                                              f"{cycles:,.0f} cycles" for m, cycles in costs.items())
     return ""

@@ -1,8 +1,10 @@
-"""Which algorithm computes a convolution: plain sums, Winograd's, or plain sums over a compact copy."""
+"""Which algorithm computes a convolution: Winograd's, plain sums, or those of compact pixels or channels."""
 
 from __future__ import annotations
 
 from math import prod
+
+import numpy as np
 
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.target import Target
@@ -13,13 +15,13 @@ from cnncc.passes.winograd import POINTS, in_tiles
 SIZES = (2, 4)              # of Winograd's tiles
 TRANSFORM = 6.0             # cycles that a vector of a point costs in the transforms
 KERNELS = 10_000            # cycles that the transforms cost as kernels of their own
+FILLED = 0.75               # the part of L2 that an image and a tile's weights may fill
+PARTS = 4                   # into which a sum is divided at most
 GAIN = 0.9                  # the part of the direct way's cost that is worth rounding worse
 
 
 def choose_algorithms(graph: Graph, target: Target) -> Graph:
-    """Convolutions with small windows go by Winograd's algorithm where the model says that it is faster."""
-    if target.strict:
-        return graph
+    """Winograd's convolution where it should be faster; scattered pixels and long sums are made compact."""
     b = Rebuild(graph)
     for n in graph:
         costs = tile_sizes(n, graph, target)
@@ -28,6 +30,8 @@ def choose_algorithms(graph: Graph, target: Target) -> Graph:
             b.renamed[n.name] = in_tiles(b, n, best)
         elif _scattered(n, graph):
             b.renamed[n.name] = _compact(b, n)
+        elif (parts := _parts(n, graph, target)) > 1:
+            b.renamed[n.name] = _divided(b, n, parts)
         else:
             b.copy(n)
     return b.finish()
@@ -41,7 +45,7 @@ def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
     whole = inner % target.lanes == outer // n.attr["group"] % target.lanes == 0
     batch, channels = (HINT if isinstance(e, str) else e for e in graph[n.inputs[0]].type.shape[:2])
     result = {}
-    for m in (1, *(m for m in SIZES if whole and _fits(n, windows, m))):
+    for m in (1, *(m for m in SIZES if whole and not target.strict and _fits(n, windows, m))):
         tiles, points = batch, 1
         for extent, r in zip(n.type.shape[2:], windows, strict=True):
             size = m if r > 1 else 1
@@ -73,3 +77,34 @@ def _compact(b: Rebuild, n: Node) -> str:
     attr = {k: n.attr[k] for k in ("strides", "begin", "end")}
     x = b.op("subsample", [b.name_of(n.inputs[0])], f"{n.name}.pixels", n.origin, kernel=ones, **attr)
     return b.op("conv", [x, n.inputs[1]], n.name, n.origin, **(n.attr | {"strides": ones}))
+
+
+def _parts(n: Node, graph: Graph, target: Target) -> int:
+    """Into how many parts a sum over channels alone is divided: where an image only just leaves L2.
+
+    Weights that are larger than L2 are then read once and not for every part of the image.
+    """
+    if n.op != "conv" or graph[n.inputs[1]].op != "const" or n.attr["group"] > 1 \
+            or prod(int(e) for e in graph[n.inputs[1]].type.shape[2:]) > 1:
+        return 1
+    batch, channels, *_ = (HINT if isinstance(e, str) else e for e in graph[n.inputs[0]].type.shape)
+    w = graph.constants[n.inputs[1]]
+    image = prod(int(e) for e in graph[n.inputs[0]].type.shape[1:]) * w.itemsize
+    tile = w.nbytes * 2 * target.lanes // len(w)        # of two vectors of results
+    parts = -(-(image + tile) // int(target.l2 * FILLED))
+    whole = channels % (parts * target.lanes) == 0
+    return parts if batch == 1 and w.nbytes > target.l2 and 1 < parts <= PARTS and whole else 1
+
+
+def _divided(b: Rebuild, n: Node, parts: int) -> str:
+    """Convolutions of some channels each, added up."""
+    x, w = b.name_of(n.inputs[0]), b.constants[n.inputs[1]]
+    first, channels, *image = b.type(x).shape
+    each, y = int(channels) // parts, ""
+    for i in range(parts):
+        own = b.op("slice", [x], f"{n.name}.channels", n.origin, begin=(0, i * each, *(0 for _ in image)),
+                   steps=(1,) * (2 + len(image)), shape=(first, each, *image))
+        part = b.const(f"{n.name}.weights", np.ascontiguousarray(w[:, i * each:(i + 1) * each]))
+        new = b.op("conv", [own, part], f"{n.name}.part", n.origin, **n.attr)
+        y = b.op("add", [new, y], f"{n.name}.sum", n.origin) if y else new
+    return y

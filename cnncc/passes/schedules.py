@@ -177,7 +177,13 @@ class _Space:
     def _access(self, x: Load) -> _Access:
         t, dims = self.tensors[x.tensor], self._dims(x)
         batch = HINT if self.batch in dims and isinstance(t.type.shape[0], str) else 1
-        return _Access(dims, t.nbytes, batch, x in self.broadcast)
+        nbytes = t.nbytes                       # of what is read: a part of some channels, say
+        for i, e in zip(x.index, t.type.shape, strict=True):
+            if isinstance(e, int) and i.lookup is None \
+                    and not any(isinstance(self.extents[d], str) for d in i.dims):
+                low, high = i.bounds({d: int(self.extents[d]) for d in i.dims})
+                nbytes = nbytes * (min(e, high + 1) - max(0, low)) // e
+        return _Access(dims, nbytes, batch, x in self.broadcast)
 
     def _vector(self) -> str | None:
         """The dimension with unit stride in the result; else, where the result is a number, in an operand."""
@@ -361,7 +367,7 @@ class _Space:
                     and set(self.reduced) <= self._dims(x) and self.simd in self._dims(x):
                 nbytes = self._tile_bytes(nb)
                 near = nbytes <= self.target.l2 // 16
-                yield Loop("prefetch", x.tensor, nbytes if near else self.target.l2 // 256)
+                yield Loop("prefetch", x.tensor, nbytes if near else self.target.l2 // 128)
 
     # ---- price
 

@@ -101,6 +101,19 @@ def test_when_it_is_chosen() -> None:
         assert "input_transform" not in chosen(other, target)
 
 
+def test_sums_over_many_channels_are_divided() -> None:
+    """Two convolutions of half of the channels, read in place, where images and weights leave L2."""
+    net = Net(reach=1)
+    y = net.relu(net.bias(net.conv(net.relu(net.conv(net.x(1, 8, 7, 7), 2048, (1, 1))), 512, (1, 1))))
+    graph, target = net.result(y), replace(target_for("x86-64-v3", "strict"), l2=1 << 19)
+    kernels = [n for n in optimize(graph, target) if n.kernel is not None and "conv" in n.attr["does"]]
+    assert [len(n.inputs) for n in kernels] == [2, 2, 4]
+    inputs = feeds(graph, reach=1)
+    got = results(compiled(graph, target), inputs)["y0"]
+    np.testing.assert_array_equal(got, Oracle(graph, inputs).outputs["y0"])
+    assert len(optimize(graph, replace(target, l2=1 << 21)).nodes) < len(optimize(graph, target).nodes)
+
+
 def test_the_reference_agrees_after_the_pass() -> None:
     net = Net(real=True)
     y = net.relu(net.bias(net.conv(net.x("N", 32, 13, 10), 32, (3, 3), begin=(1, 1))))
