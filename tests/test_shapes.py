@@ -45,6 +45,13 @@ def test_shapes_that_do_not_fit(shapes: dict[str, Any], message: str) -> None:
         cnncc.compile(source(), shapes=shapes)
 
 
+def test_minus_one_is_an_open_size() -> None:
+    made = model([NODES[0]], {"x": [-1, 3, 6, 6]}, ["c"], {"w": floats(5, 3, 3, 3)})
+    assert cnncc.compile(made).inputs[0].shape == ("N", 3, 6, 6)
+    made = model([NODES[0]], {"x": [1, 3, -1, -1]}, ["c"], {"w": floats(5, 3, 3, 3)})
+    assert cnncc.compile(made, shapes={"x": (1, 3, 5, 4)}).outputs[0].shape == (1, 5, 5, 4)
+
+
 def test_what_says_which_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(model([NODES[0]], {"x": ["N", 3, "h", "w"]}, ["c"], {"w": floats(5, 3, 3, 3)}), path)

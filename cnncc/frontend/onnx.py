@@ -18,7 +18,7 @@ from cnncc.ir.graph import Builder, Graph
 from cnncc.ir.types import HALVES, Extent, TensorType, product
 
 if TYPE_CHECKING:
-    from onnx import NodeProto, ValueInfoProto
+    from onnx import NodeProto, TensorShapeProto, ValueInfoProto
 
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 BATCH = "N"
@@ -102,6 +102,11 @@ def _declared(value: ValueInfoProto) -> TensorType:
     return TensorType(dtype_name(tensor.elem_type), shape if tensor.HasField("shape") else ("...",))
 
 
+def _fixed(d: TensorShapeProto.Dimension) -> bool:
+    """Whether a file gives a size; some exporters write -1 for an open one."""
+    return bool(d.HasField("dim_value") and d.dim_value != -1)
+
+
 class _Importer:
     """One pass over the nodes of a file, in order. What depends on a refused node has no known type."""
 
@@ -178,7 +183,7 @@ class _Importer:
         shape: list[Extent] = []
         given = self._given(value)
         for axis, d in enumerate(tensor.shape.dim):
-            if d.HasField("dim_value") or given:
+            if _fixed(d) or given:
                 shape.append(given[axis] if given else int(d.dim_value))
                 continue
             support(axis == 0, f"axis {axis} has no fixed size ({d.dim_param[:60] or '?'}), only axis 0, the "
@@ -196,7 +201,7 @@ class _Importer:
     def _given(self, value: ValueInfoProto) -> list[int]:
         """The shape that the caller fixes for an input, or none. Raises InputError where it doesn't fit."""
         given = [int(e) for e in self.shapes.get(value.name, ())]
-        sizes = [int(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?"
+        sizes = [int(d.dim_value) if _fixed(d) else d.dim_param or "?"
                  for d in value.type.tensor_type.shape.dim]
         if given and (len(given) != len(sizes) or min(given) < 1
                       or any(isinstance(s, int) and s != g for s, g in zip(sizes, given, strict=True))):
