@@ -29,7 +29,7 @@ def fuse_stages(graph: Graph, target: Target) -> Graph:
     for name in reversed(list(nodes)):
         while (n := nodes.get(name)) is not None and n.kernel is not None:
             own = [p for p in dict.fromkeys(n.inputs) if nodes[p].kernel and set(users[p]) == {name}
-                   and p != n.base and not nodes[p].base and _rises(p, n)]
+                   and p != n.base and not nodes[p].base and _single(nodes[p]) and _rises(p, n)]
             joined = (_rows(nodes[p], n) or _strips(nodes[p], n, target) for p in own)
             merged = next(filter(None, joined), None)
             if merged is None:
@@ -40,6 +40,12 @@ def fuse_stages(graph: Graph, target: Target) -> Graph:
             nodes[name] = merged
             del nodes[gone]
     return replace(graph, nodes=nodes)
+
+
+def _single(p: Node) -> bool:
+    """Whether every axis of a kernel's result is indexed by one dimension, as scratch memory needs it."""
+    assert p.kernel is not None
+    return all(i.single or not i.terms for i in p.kernel.stages[-1].out.index)
 
 
 def _rises(p: str, n: Node) -> bool:
