@@ -114,6 +114,16 @@ def test_sums_over_many_channels_are_divided() -> None:
     assert len(optimize(graph, replace(target, l2=1 << 21)).nodes) < len(optimize(graph, target).nodes)
 
 
+def test_scattered_pixels_stay_compact() -> None:
+    """A strided convolution of single pixels reads a copy, over which its tiles go from row to row."""
+    net = Net(reach=1)
+    graph = net.result(net.conv(net.relu(net.conv(net.x(1, 8, 14, 14), 64, (1, 1))), 64, (1, 1), (2, 2)))
+    kernels = [n for n in optimize(graph, target_for(precision="strict")) if n.kernel is not None]
+    assert [n.attr["does"] for n in kernels] == ["conv+relu", "slice", "conv", "copy"]
+    inputs = feeds(graph, reach=1)
+    np.testing.assert_array_equal(results(compiled(graph), inputs)["y0"], Oracle(graph, inputs).outputs["y0"])
+
+
 def test_the_reference_agrees_after_the_pass() -> None:
     net = Net(real=True)
     y = net.relu(net.bias(net.conv(net.x("N", 32, 13, 10), 32, (3, 3), begin=(1, 1))))

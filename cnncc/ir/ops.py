@@ -93,7 +93,6 @@ elementwise("cast", "to(x)", "to")
 # ---- contractions and windows
 
 relation("conv", "y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g*K + k, c, {r}]")
-relation("subsample", "y[n, c, {p}] = x[n, c, {p*s - a | b}]", window=True)
 relation("linear", "y[n, k] += x[n, c, {r}] * w[k, c, {r}]")
 relation("max_pool", "y[n, c, {p}] max= x[n, c, {p*s + r*d - a | b}]", window=True)
 relation("sum_pool", "y[n, c, {p}] += x[n, c, {p*s + r*d - a | b}]", window=True)

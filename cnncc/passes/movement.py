@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from cnncc.ir.expr import Index, Load, rewrite
-from cnncc.ir.formula import IDENTITY, Formula, outside
+from cnncc.ir.formula import IDENTITY, Formula, multiply_add, outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
@@ -177,8 +177,8 @@ def _nested(graph: Graph, chains: Mapping[str, _Whole]) -> tuple[dict[str, _Whol
 def read_through(graph: Graph, target: Target) -> Graph:
     """Readers of what only moves elements read its operand instead, by other indices.
 
-    Not what would be outside of the operand in another way than before, or what is looked up in a table or
-    transposed again and again.
+    Not what would be outside of the operand in another way than before, what is looked up in a table or
+    transposed again and again, or what closes gaps between elements that a sum of products reads often.
     """
     nodes = dict(graph.nodes)
     clauses, users = graph.clauses(), graph.users()
@@ -192,7 +192,7 @@ def read_through(graph: Graph, target: Target) -> Graph:
                 n = _merged(m, n) if users[i] == [n.name] else n
             elif n.kernel is not None and m.op == "reshape" and _moves(n):
                 n = _through(_as_movement(graph[m.inputs[0]].type, m), n) or n
-            elif n.kernel is not None and m.kernel is not None:
+            elif n.kernel is not None and m.kernel is not None and not _closes_gaps(m, n):
                 n = _through(m, n) or n
             nodes[n.name] = n
     return replace(graph, nodes=nodes).live()
@@ -204,6 +204,13 @@ def _moves(m: Node) -> bool:
     stages = m.kernel.stages
     return len(stages) == len(stages[0].formulas) == 1 and stages[0].first.fold == "=" \
         and isinstance(stages[0].first.expr, Load)
+
+
+def _closes_gaps(m: Node, n: Node) -> bool:
+    """Whether a movement brings elements together for a contraction: its tiles then cross rows."""
+    assert m.kernel is not None and n.kernel is not None
+    steps = {abs(c) for x in m.kernel.stages[0].loads for i in x.index for _, c in i.terms}
+    return max(steps, default=1) > 1 and multiply_add(n.kernel.stages[0].first) is not None
 
 
 def _digits(whole: Shape, parts: Shape) -> tuple[Index, ...] | None:
