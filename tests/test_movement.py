@@ -199,6 +199,15 @@ def test_padding_joins_the_window() -> None:
     check_exact(graph, 1, 2, reach=2)
 
 
+def test_channels_cut_within_a_block() -> None:
+    """What computes only these channels would begin amid a block of what it reads."""
+    net = Net(reach=1)
+    x = net.conv(net.x("N", 8, 2, 2), 32, (1, 1))
+    y = net.op("clip", [x], "clip", low=-3.0, high=3.0)
+    y = net.op("slice", [y], "cut", begin=(0, 3, 0, 0), shape=("N", 6, 2, 2), steps=(1, 1, 1, 1))
+    check_exact(net.result(net.relu(net.conv(x, 8, (1, 1))), y), 1, 3, reach=1)
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_random_graphs(data: st.DataObject) -> None:

@@ -19,8 +19,8 @@ from cnncc.ir.target import Target
 from cnncc.ir.types import Extent, TensorType, product
 from cnncc.passes.fold import Rebuild
 from cnncc.passes.fuse import SPARE
+from cnncc.passes.layouts import CHANNEL
 
-CHANNEL = 1
 PARTS = 256                 # of a whole whose other readers find them in it
 
 

@@ -15,6 +15,7 @@ from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import HINT, product
+from cnncc.passes.layouts import CHANNEL
 
 ROW = 1 << 12               # elements of a row that one task may hold
 LIGHT = 64                  # operations per element below which a kernel is limited by memory
@@ -49,11 +50,15 @@ def _single(p: Node) -> bool:
 
 
 def _rises(p: str, n: Node) -> bool:
-    """Whether the indices by which a kernel reads its operand `p` are intervals where its dimensions are."""
+    """Whether the indices by which a kernel reads its operand `p` are intervals where its dimensions are.
+
+    Those of channels begin at 0, because a part of them would begin within a block of memory.
+    """
     assert n.kernel is not None
     names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p}
-    return all(c > 0 for s in n.kernel.stages for x in s.loads if x.tensor in names
-               for i in x.index for c in (-1 if i.lookup is not None else 1, *(c for _, c in i.terms)))
+    reads = [x for s in n.kernel.stages for x in s.loads if x.tensor in names]
+    return all(i.lookup is None and all(c > 0 for _, c in i.terms) and not (axis == CHANNEL and i.const)
+               for x in reads for axis, i in enumerate(x.index))
 
 
 def _elements(t: Tensor) -> int:
