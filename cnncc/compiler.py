@@ -250,7 +250,7 @@ def code_hash() -> str:
     from cnncc.runtime import cache
     root = Path(__file__).parent
     folders = ("ir", "passes", "codegen", "frontend")
-    paths = [root / "compiler.py", *sorted(p for folder in folders for p in (root / folder).glob("*.py"))]
+    paths = [root / "compiler.py", *sorted(p for folder in folders for p in (root / folder).rglob("*.py"))]
     return cache.key(*(p.read_bytes() for p in paths))
 
 

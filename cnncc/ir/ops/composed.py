@@ -1,0 +1,119 @@
+"""Ops made of others: soft maxima, norms, indices of extremes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cnncc.ir.op import Made, Parts, composed
+from cnncc.ir.types import FLOATS
+
+
+@composed
+def _softmax(make: Parts, n: Made) -> str:
+    x, along = n.inputs[0], {"axes": (n.attr["axis"],), "keepdims": True}
+    top = make("reduce_max", x, step="max", **along)
+    e = make("exp", make("sub", x, top, step="shifted"), step="exp")
+    return make("div", e, make("reduce_sum", e, step="sum", **along))
+
+
+@composed
+def _log_softmax(make: Parts, n: Made) -> str:
+    x, along = n.inputs[0], {"axes": (n.attr["axis"],), "keepdims": True}
+    top = make("reduce_max", x, step="max", **along)
+    total = make("log", make("reduce_exp_sum", x, top, step="sum", **along), step="log")
+    return make("sub", make("sub", x, top, step="shifted"), total)
+
+
+@composed
+def _reduce_log_sum_exp(make: Parts, n: Made) -> str:
+    """Shifted by the maximum where that is finite."""
+    top = make("reduce_max", n.inputs[0], step="max", **{**n.attr, "keepdims": True})
+    top = make("finite", top, step="shift")
+    total = make("log", make("reduce_exp_sum", n.inputs[0], top, step="sum", **n.attr), step="log")
+    if not n.attr["keepdims"]:
+        top = make("reshape", top, step="view", shape=make.b.type(total).shape)
+    return make("add", total, top)
+
+
+@composed
+def _reduce_l2(make: Parts, n: Made) -> str:
+    return make("sqrt", make("reduce_square_sum", n.inputs[0], step="sum", **n.attr))
+
+
+@composed
+def _reduce_log_sum(make: Parts, n: Made) -> str:
+    return make("log", make("reduce_sum", n.inputs[0], step="sum", **n.attr))
+
+
+@composed
+def _reduce_mean(make: Parts, n: Made) -> str:
+    x = n.inputs[0]
+    total, count = make("reduce_sum", x, step="sum", **n.attr), make.count(x, n.attr["axes"])
+    if make.b.type(x).dtype in FLOATS:
+        return make("scale", total, factor=1.0 / count)
+    return make("quotient", total, divisor=count)
+
+
+@composed
+def _argmax(make: Parts, n: Made) -> str:
+    """The index along `axis` of the greatest element, the first of equals, else with `last` the last."""
+    x, axis, last = n.inputs[0], n.attr["axes"][0], n.attr["last"]
+    type = make.b.type(x)
+    size = int(type.shape[axis])
+    top = make("reduce_max", x, step="max", axes=(axis,), keepdims=True)
+    numbers = np.arange(size, dtype=np.int32).reshape(-1, *(1,) * (type.rank - 1 - axis))
+    index = make.b.const(f"{n.name}.index", numbers)
+    at = make("last_not_below" if last else "first_not_below", x, top, index, step="at", axes=(axis,),
+              keepdims=n.attr["keepdims"])
+    return make("cast", at, to="i64")
+
+
+@composed
+def _hardmax(make: Parts, n: Made) -> str:
+    """1 at the first greatest element along `axis`, 0 elsewhere."""
+    x, axis = n.inputs[0], n.attr["axis"]
+    type = make.b.type(x)
+    at = make("argmax", x, step="at", axes=(axis,), keepdims=True, last=False)
+    numbers = np.arange(int(type.shape[axis])).reshape(-1, *(1,) * (type.rank - 1 - axis))
+    index = make.b.const(f"{n.name}.index", numbers)
+    return make("cast", make("eq", index, at, step="hit"), to=type.dtype)
+
+
+@composed
+def _lp_norm(make: Parts, n: Made) -> str:
+    """x over its norm along `axis`: p = 1 the sum of magnitudes, p = 2 the root of the sum of squares."""
+    x, along = n.inputs[0], {"axes": (n.attr["axis"],), "keepdims": True}
+    norm = make("reduce_abs_sum" if n.attr["p"] == 1 else "reduce_l2", x, step="norm", **along)
+    return make("over_norm", x, norm)
+
+
+@composed
+def _standardize(make: Parts, n: Made) -> str:
+    """(x - mean) / sqrt(variance + epsilon) over `axes`.
+
+    The mean is corrected by that of the differences to it, the variance is that of the differences: both are
+    right where the mean is much larger than the deviation.
+    """
+    x, along = n.inputs[0], {"axes": n.attr["axes"], "keepdims": True}
+    factor = 1.0 / make.count(x, n.attr["axes"])
+    rough = make("reduce_mean", x, step="rough", **along)
+    rest = make("reduce_difference", x, rough, step="rest", **along)
+    mean = make("corrected", rough, rest, step="mean", factor=factor)
+    total = make("reduce_variation", x, mean, step="variation", **along)
+    root = make("inverse_root", total, step="root", factor=factor, epsilon=n.attr["epsilon"])
+    return make("standard", x, mean, root)
+
+
+@composed
+def _lrn(make: Parts, n: Made) -> str:
+    """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ** beta."""
+    x, a = n.inputs[0], n.attr
+    total = make("neighbour_squares", x, step="sum", size=a["size"])
+    return make("damped", x, total, bias=a["bias"], alpha=a["alpha"] / a["size"], power=-a["beta"])
+
+
+@composed
+def _batch_norm(make: Parts, n: Made) -> str:
+    """x * scale + shift per channel; the frontend gives these two as constants of shape [C, 1, ...]."""
+    x, scale, shift = n.inputs
+    return make("add", make("mul", x, scale, step="scaled"), shift)

@@ -1,0 +1,54 @@
+"""Contractions, windows and reductions."""
+
+from __future__ import annotations
+
+from cnncc.ir.errors import ModelError
+from cnncc.ir.expr import Call, Index, Load
+from cnncc.ir.formula import Formula, bind, pointwise
+from cnncc.ir.op import Attrs, Op, Shape, Shapes, reduction, register, relation, transform
+from cnncc.ir.types import Extent
+
+relation("conv", "y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g*K + k, c, {r}]")
+relation("linear", "y[n, k] += x[n, c, {r}] * w[k, c, {r}]")
+relation("max_pool", "y[n, c, {p}] max= x[n, c, {p*s + r*d - a | b}]", window=True)
+relation("sum_pool", "y[n, c, {p}] += x[n, c, {p*s + r*d - a | b}]", window=True)
+transform("input_transform", "y[n, a*C + c, {p}] += t[a, i] * x[n, c, {p*m + i - b | e}]")
+transform("output_transform", "y[n, c, {p*m + i}] += t[i, a] * x[n, a*C + c, {p}]")
+reduction("reduce_sum", "+=")
+reduction("reduce_prod", "*=")
+reduction("reduce_max", "max=")
+reduction("reduce_min", "min=")
+reduction("reduce_abs_sum", "+=", "abs(x)")
+reduction("reduce_square_sum", "+=", "x * x")
+reduction("reduce_difference", "+=", "x - w")
+reduction("reduce_variation", "+=", "(x - w) * (x - w)")
+reduction("reduce_exp_sum", "+=", "exp(x - w)")
+reduction("first_not_below", "min=", "where(x < w, 2147483647, u)")
+reduction("last_not_below", "max=", "where(x < w, -1, u)")
+
+
+def _neighbours(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
+    size, below = attrs["size"], (attrs["size"] - 1) // 2
+    template = "y[n, c, {p}] += x[n, c + r - a | b, {p}] * x[n, c + r - a | b, {p}]"
+    return bind(template, [("x", shapes[0])], {"a": below, "b": size - 1 - below}, {"r": size},
+                len(shapes[0]) - 2)
+
+
+register(Op("neighbour_squares", _neighbours))
+
+
+def _matmul(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """Products of matrices along the last two axes, the axes before broadcast."""
+    (*first, rows, inner), (*second, other, columns) = shapes
+    if inner != other:
+        raise ModelError(f"can't multiply {list(shapes[0])} by {list(shapes[1])}")
+    leading, shape = pointwise("x * w", [("x", first), ("w", second)], {})
+    x, w = (next(i.index for i in leading.loads if i.tensor == name) for name in "xw")
+    row, column, c = map(Index.of, "mkc")
+    factors = Load("x", (*x, row, c)), Load("w", (*w, c, column))
+    extents = (*leading.extents, ("m", rows), ("k", columns), ("c", inner))
+    out = Load("y", (*leading.out.index, row, column))
+    return Formula(out, "+=", Call("mul", factors), extents), (*shape, rows, columns)
+
+
+register(Op("matmul", _matmul))
