@@ -86,6 +86,7 @@ def _graph(file: OnnxFile, shapes: Shapes | None = None) -> Graph:
 
 
 def _op(node: NodeProto) -> str:
+    """The node's row: its op, after its domain where that isn't ONNX's own."""
     return node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
 
 
@@ -222,13 +223,13 @@ class _Importer:
     def _node(self, node: NodeProto, name: str, needed: set[str]) -> None:
         scope = self.scope
         try:
-            support(node.domain in DOMAINS, f"ops of domain {node.domain[:60]!r} are not supported")
-            known = node.op_type in FOLDED and all(i in scope.constants for i in node.input if i)
-            support(known or node.op_type in ROWS, f"op not supported (opset {scope.opset})")
+            op = _op(node)
+            known = op in FOLDED and all(i in scope.constants for i in node.input if i)
+            support(known or op in ROWS, f"op not supported (opset {scope.opset})")
             if not all(scope.has(i) for i in node.input if i):
                 return
             call = Call(scope, node, name)
-            result = fold(call) if known else ROWS[node.op_type](call)
+            result = fold(call) if known else ROWS[op](call)
             results = result if isinstance(result, tuple) else (result,)
             names = node.output if isinstance(result, tuple) else (call.out,)
             for extra in node.output:
