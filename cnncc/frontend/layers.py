@@ -184,7 +184,8 @@ def scale_and_shift(vectors: Sequence[Array], eps: float, rank: int) -> list[Arr
     weight, bias, mean, variance = (v.astype(np.float64) for v in vectors)
     with np.errstate(all="ignore"):
         scale = weight / np.sqrt(variance + eps)
-        return [v.astype(np.float32).reshape(-1, *(1,) * (rank - 2)) for v in (scale, bias - mean * scale)]
+        own, shape = vectors[0].dtype, (-1, *(1,) * (rank - 2))
+        return [v.astype(own).reshape(shape) for v in (scale, bias - mean * scale)]
 
 
 def _batch_norm(b: Layer, x: str, *, eps: Number = 1e-5) -> str:

@@ -34,8 +34,9 @@ def _gemm(c: Call) -> str:
         x, v = c.value(0), c.value(1)
         x = c.emit("transpose", [x], "first", perm=(1, 0)) if first else x
         v = c.emit("transpose", [v], "second", perm=(1, 0)) if turned else v
-        scaled = alpha != 1 and c.dtype(x) in FLOATS
-        c.expect(scaled or alpha == 1, f"alpha={alpha} is for floats only")
+        scaled = alpha != 1
+        c.expect(c.dtype(x) in FLOATS or (float(alpha).is_integer() and float(beta).is_integer()),
+                 f"alpha={alpha}, beta={beta} are for floats only")
         y = c.emit("matmul", [x, v], "" if zero and not scaled else "product")
         if scaled:
             y = c.emit("scale", [y], "" if zero else "scaled", factor=alpha)
@@ -58,17 +59,21 @@ def _matmul(c: Call) -> str:
         c.expect(c.shape(c.value(0))[1] == w.shape[0],
                  f"can't multiply {list(c.shape(c.value(0)))} by {list(w.shape)}")
         return c.emit("linear", [c.value(0), c.const(np.ascontiguousarray(w.T), "weight")])
-    x, v = c.value(0), c.value(1)
+    return product(c, c.value(0), c.value(1))
+
+
+def product(c: Call, x: str, v: str, step: str = "") -> str:
+    """The product of matrices, of which one or both may be vectors."""
     first, second = c.shape(x), c.shape(v)
     c.expect(first and second, "its operands are single numbers")
     x = c.emit("reshape", [x], "row", shape=(1, *first)) if len(first) == 1 else x
     v = c.emit("reshape", [v], "column", shape=(*second, 1)) if len(second) == 1 else v
     if len(first) > 1 and len(second) > 1:
-        return c.emit("matmul", [x, v])
+        return c.emit("matmul", [x, v], step)
     y = c.emit("matmul", [x, v], "product")
     *leading, rows, columns = c.shape(y)
     kept = [e for e, given in ((rows, first), (columns, second)) if len(given) > 1]
-    return c.emit("reshape", [y], shape=(*leading, *kept))
+    return c.emit("reshape", [y], step, shape=(*leading, *kept))
 
 
 ROWS = {"Gemm": Row(_gemm, 2, 3, ("broadcast",)), "MatMul": Row(_matmul, 2, 2)}

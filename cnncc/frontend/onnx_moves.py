@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -254,39 +253,6 @@ def space_to_depth(c: Call) -> str:
     return reshaped(c, y, (n, int(channels) * block ** rank, *(int(s) // block for s in size)))
 
 
-def conv_transpose(c: Call) -> str:
-    x, w = c.value(0), c.value(1)
-    shape, group, spatial = c.shape(x), c.attribute("group", "i", 1), c.spatial(x)
-    n, weight = len(spatial), fixed(c, c.shape(w), range(len(c.shape(w))))
-    c.expect(len(weight) == n + 2 and 0 not in weight and group > 0 and shape[1] == weight[0]
-             and weight[0] % group == 0,
-             f"its weight has the shape {weight}, its input {list(shape)}, with group={group}")
-    kernel = c.sizes("kernel_shape", n, 1, weight[2:])
-    c.expect(list(kernel) == weight[2:], f"its kernel_shape {list(kernel)} is not that of its weight")
-    strides, dilations = c.sizes("strides", n, 1, (1,) * n), c.sizes("dilations", n, 1, (1,) * n)
-    pads, extra = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), c.sizes("output_padding", n, 0, (0,) * n)
-    auto, wanted = c.attribute("auto_pad", "s", b"NOTSET"), c.attribute("output_shape", "ints", ())
-    c.expect(auto in (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID"), f"auto_pad is {auto[:60]!r}")
-    c.expect(len(wanted) in (0, n, n + 2), f"output_shape {list(wanted[:20])} doesn't fit its input")
-    begin, size = [], []
-    for i, extent in enumerate(spatial):
-        full = (extent - 1) * strides[i] + extra[i] + (kernel[i] - 1) * dilations[i] + 1
-        low, high = (0, 0) if auto == b"VALID" else (pads[i], pads[n + i])
-        if wanted or auto in (b"SAME_UPPER", b"SAME_LOWER"):
-            total = full - (wanted[i - n] if wanted else extent * strides[i])
-            low = total // 2 if auto == b"SAME_UPPER" else total - total // 2
-            high = total - low
-        c.expect(full - low - high > 0, "its result would be empty")
-        begin.append(low)
-        size.append(full - low - high)
-    bias = c.needed(2, "bias") if c.has(2) else np.zeros(weight[1] * group, np.float32)
-    c.expect(bias.shape == (weight[1] * group,), f"its bias has the shape {list(bias.shape)}")
-    support(math.prod(strides) <= 1 << 10, f"strides {list(strides)} are too large")
-    y = c.emit("conv_transpose", [x, w], "conv" if bias.any() else "", group=group, strides=strides,
-               dilations=dilations, begin=tuple(begin), size=tuple(size))
-    return c.emit("add", [y, c.const(bias.reshape(-1, *(1,) * n), "bias")]) if bias.any() else y
-
-
 def eye_like(c: Call) -> Array:
     """Ones on a diagonal: only the shape of its input counts."""
     shape = fixed(c, c.shape(c.operand(0)), (0, 1))
@@ -302,7 +268,6 @@ def eye_like(c: Call) -> Array:
 
 ROWS = {
     "Concat": Row(concat, 1, 1 << 16),
-    "ConvTranspose": Row(conv_transpose, 2, 3),
     "DepthToSpace": Row(depth_to_space, 1, 1),
     "Expand": Row(expand, 2, 2),
     "EyeLike": Row(eye_like, 1, 1),

@@ -26,9 +26,9 @@ OPEN_OPS = frozenset([
     "Concat", "Gather", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"])
 FOLDED = OPEN_OPS | frozenset([
     "Abs", "Add", "And", "Cast", "Ceil", "Clip", "ConstantOfShape", "CumSum", "Div", "Equal", "Exp",
-    "Expand", "Floor", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Less",
-    "LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pow",
-    "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Round",
+    "Expand", "Floor", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Log", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pow", "Range",
+    "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Round",
     "ScatterElements", "ScatterND", "Sign", "Sqrt", "Sub", "Sum", "Tile", "Trilu", "Xor"])
 DATA = frozenset(["NonZero"])       # ops whose results are as large as the data say, but no larger than these
 

@@ -73,11 +73,11 @@ def _scattered(n: Node, graph: Graph) -> bool:
 
 def _compact(b: Rebuild, n: Node) -> str:
     """The pixels that are read, one behind the other: tiles then go on from one row into the next."""
-    x, strides = b.name_of(n.inputs[0]), n.attr["strides"]
+    (x, w), strides = map(b.name_of, n.inputs), n.attr["strides"]
     shape = (*b.type(x).shape[:2], *n.type.shape[2:])
     x = b.op("slice", [x], f"{n.name}.pixels", n.origin, begin=(0,) * len(shape), steps=(1, 1, *strides),
              shape=shape)
-    return b.op("conv", [x, n.inputs[1]], n.name, n.origin, **(n.attr | {"strides": (1,) * len(strides)}))
+    return b.op("conv", [x, w], n.name, n.origin, **(n.attr | {"strides": (1,) * len(strides)}))
 
 
 def _parts(n: Node, graph: Graph, target: Target) -> int:
