@@ -100,8 +100,7 @@ def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
 
 def optimize(graph: Graph, target: Target) -> Graph:
     """The graph after all passes. Raises as `stages`, UnsupportedError for types that the target lacks."""
-    from cnncc.ir.types import HALVES
-    halves = [n for n in graph if n.type.dtype in HALVES]
+    halves = [n for n in graph if n.type.dtype == "f16"]
     if halves and "+f16c" not in target.features.split(","):
         raise UnsupportedError(f"{graph.name}: half precision needs x86-64-v3, the target is {target.level}",
                                [(n.op, n.name, f"is {n.type}") for n in halves])

@@ -14,7 +14,8 @@ import numpy as np
 
 from cnncc.ir.errors import InputError
 from cnncc.ir.plan import Value
-from cnncc.ir.signature import DTYPES, Array, Signature
+from cnncc.ir.signature import Array, Signature
+from cnncc.ir.types import dtype_called
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP",
            ".ppm": "PPM", ".pgm": "PPM", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -75,8 +76,8 @@ def random_feeds(inputs: Sequence[Value], batch: int = 1, seed: int = 0) -> dict
     rng = np.random.default_rng(seed)
 
     def numbers(v: Value) -> Array:
-        shape, dtype = [batch if isinstance(e, str) else e for e in v.shape], DTYPES[v.dtype]
-        if dtype.kind == "f":
+        shape, dtype = [batch if isinstance(e, str) else e for e in v.shape], dtype_called(v.dtype)
+        if "float" in v.dtype:
             return rng.standard_normal(shape).astype(dtype)
         return rng.integers(0, 2 if dtype.kind == "b" else 10, shape).astype(dtype)
     return {v.name: numbers(v) for v in inputs}
@@ -171,4 +172,4 @@ def _image(file: str, place: Value, pixels: Pixels) -> Array:
     scale, mean, std = map(np.array, (pixels.scale, pixels.mean, pixels.std))
     values = (np.asarray(resized).reshape(height, width, channels) * scale - mean) / std
     axes = (2, 0, 1) if pixels.layout == "nchw" else (0, 1, 2)
-    return np.ascontiguousarray(values.transpose(axes)[None], DTYPES[place.dtype])
+    return np.ascontiguousarray(values.transpose(axes)[None], dtype_called(place.dtype))

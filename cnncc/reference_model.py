@@ -13,6 +13,7 @@ from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Array, Signature
+from cnncc.ir.types import dtype_called
 
 
 class Reference:
@@ -24,8 +25,8 @@ class Reference:
             raise InputError(f"dtype: expected float32 or float64, got {self.dtype}")
         plain = Signature.of(graph)
         self.inputs, self.outputs = plain.inputs, tuple(
-            replace(v, dtype=np.promote_types(v.dtype, self.dtype).name) if v.dtype.startswith("float") else v
-            for v in plain.outputs)
+            replace(v, dtype=np.promote_types(dtype_called(v.dtype), self.dtype).name)
+            if "float" in v.dtype else v for v in plain.outputs)
         self.signature = Signature(self.inputs, self.outputs)
 
     def __call__(self, /, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:

@@ -22,7 +22,7 @@ from cnncc.ir.types import Extent
 log = logging.getLogger("cnncc")
 
 PROVIDER = "CPUExecutionProvider"
-TYPES = {"float16": "float16", "float32": "float", "float64": "double"}
+TYPES = {"float16": "float16", "float32": "float", "float64": "double", "bfloat16": "bfloat16"}
 
 
 def get_available_providers() -> list[str]:

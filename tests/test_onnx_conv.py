@@ -1,4 +1,4 @@
-"""ONNX's convolutions, pools and normalization in other types and of run-time operands, against other engines."""
+"""ONNX's convolutions, pools and norms in other types and of run-time operands, against other engines."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from cnncc.frontend.onnx import read
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.reference import evaluate
 from cnncc.ir.target import target_for
+from cnncc.ir.types import HALVES, NUMPY
 
 Array = np.ndarray[Any, Any]
 INF, NAN = float("inf"), float("nan")
@@ -354,30 +355,36 @@ def test_a_chain_through_several_types() -> None:
             np.testing.assert_array_equal(got[name], expected[name], name)
 
 
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("channels", [3, 16, 21])
-def test_halves_are_widened_and_narrowed(channels: int) -> None:
+def test_halves_are_widened_and_narrowed(channels: int, dtype: str) -> None:
     """Inputs, outputs and weights in half precision; everything between is computed in single."""
-    x, w = (numbers(s).astype(np.float16) for s in ((2, channels, 6, 7), (5, channels, 1, 1)))
+    x, w = (numbers(s).astype(NUMPY[dtype]) for s in ((2, channels, 6, 7), (5, channels, 1, 1)))
     nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Gelu", ["a"], ["y"]),
              helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
-             helper.make_node("Cast", ["f"], ["h"], to=TensorProto.FLOAT16)]
+             helper.make_node("Cast", ["f"], ["h"], to=helper.np_dtype_to_tensor_dtype(NUMPY[dtype]))]
     info = helper.make_tensor_value_info
-    half, single = TensorProto.FLOAT16, TensorProto.FLOAT
+    half, single = helper.np_dtype_to_tensor_dtype(NUMPY[dtype]), TensorProto.FLOAT
     graph = helper.make_graph(nodes, "test", [info("x", half, ["N", channels, 6, 7])],
                               [info("y", half, None), info("f", single, None), info("h", half, None),
                                info("w", half, None)],
-                              [numpy_helper.from_array(w, "w")])
+                              [numpy_helper.from_array(w, "w") if channels == 3 else     # else not raw
+                               helper.make_tensor("w", half, w.shape, w.astype(np.float32).ravel())])
     source = read(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9))
     got = results(compiled(source), {"x": x})
     a = np.einsum("nchw,kc->nkhw", x.astype(np.float64), w[:, :, 0, 0].astype(np.float64))
     exact = 0.5 * a * (1 + np.vectorize(math.erf)(a / math.sqrt(2)))
-    assert got["y"].dtype == np.float16 and got["f"].dtype == np.float32
-    np.testing.assert_allclose(got["y"], exact, rtol=2.0 ** -11 * 1.001, atol=1e-6)
+    assert got["y"].dtype == NUMPY[dtype] and got["f"].dtype == np.float32
+    rounding = 2.0 ** -11 if dtype == "f16" else 2.0 ** -8
+    np.testing.assert_allclose(got["y"].astype(np.float32), exact, rtol=rounding * 1.001, atol=1e-6)
     np.testing.assert_array_equal(got["f"], x.astype(np.float32))
     np.testing.assert_array_equal(got["h"], x)
     np.testing.assert_array_equal(got["w"], w)
     again = evaluate(source, {"x": x})
     np.testing.assert_allclose(again["y"], exact, rtol=1e-5, atol=1e-6)
+    if dtype == "bf16":
+        optimize(source, LEVEL["v2"])
+        return
     with pytest.raises(UnsupportedError, match="half precision needs x86-64-v3"):
         compiled(source, target_for("x86-64-v2"))
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-LLVM = {"f16": "half", "f32": "float", "f64": "double", "bool": "i1", "ptr": "ptr"} | {
+LLVM = {"f16": "half", "bf16": "i16", "f32": "float", "f64": "double", "bool": "i1", "ptr": "ptr"} | {
     f"{sign}{bits}": f"i{bits}" for sign in "iu" for bits in (8, 16, 32, 64)}
 BITS = {name: int(name[1:]) for name in LLVM if name[1:].isdigit()}
 

@@ -152,6 +152,12 @@ class Lanes:
 
     # ---- types
 
+    def _rounded(self) -> Lanes:
+        """The upper half of a float's bits, rounded to nearest even; a NaN stays one."""
+        bits = self.bitcast("u32")
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return self.isnan().where((bits >> 16) | 0x40, nearest).to("u16")
+
     def to(self, dtype: str) -> Lanes:
         """The same number in another dtype: integers wrap, floats saturate, everything but zero is true."""
         a, t = self.type, self.type.of(dtype)
@@ -159,6 +165,10 @@ class Lanes:
             return self
         if (a.dtype in HALVES or dtype in HALVES) and "f32" not in (a.dtype, dtype):
             return self.to("f32").to(dtype)
+        if a.dtype == "bf16":
+            return (self.bitcast("u16").to("u32") << 16).bitcast("f32")
+        if dtype == "bf16":
+            return self._rounded().bitcast("bf16")
         if dtype == "bool":
             return self.ne(0)
         if a.floating and not t.floating:

@@ -132,7 +132,7 @@ def across(e: Emitter, fn: str, v: Value) -> Value:
 
 def stored(type: Type) -> Type:
     """How elements of a type are held in memory: truth values are bytes, halves are moved by their bits."""
-    return type.of({"bool": "u8", "f16": "u16"}.get(type.dtype, type.dtype))
+    return type.of({"bool": "u8", "f16": "u16", "bf16": "u16"}.get(type.dtype, type.dtype))
 
 
 def widen(e: Emitter, v: Value, dtype: str) -> Value:

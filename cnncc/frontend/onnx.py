@@ -69,7 +69,7 @@ def inspect(source: Source) -> ModelInfo:
     given = {t.name for t in g.initializer}
     tensors = [*g.initializer, *(a.t for n in g.node if n.op_type == "Constant" for a in n.attribute)]
     sizes = [(product(shape), dtype.itemsize) for dtype, shape, _ in map(file.describe, tensors)
-             if dtype is not None and dtype.kind == "f"]
+             if dtype is not None and "float" in dtype.name]
     return ModelInfo(
         g.name, f"{p.producer_name} {p.producer_version}".strip(), p.ir_version, _opset(file),
         tuple((v.name, _declared(v)) for v in g.input if v.name not in given),

@@ -18,7 +18,7 @@ from cnncc.frontend import onnx_text
 from cnncc.frontend.files import LIMIT, Opening, expect, inside, opened
 from cnncc.ir.errors import InputError, ModelError
 from cnncc.ir.signature import Array
-from cnncc.ir.types import product
+from cnncc.ir.types import HALVES, product
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -27,9 +27,9 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto"
 MAX_ELEMENTS = 1 << 31
 MAX_RANK = 8
 MAX_PARTS = 1 << 20         # nodes, tensors, ... of one graph
-KNOWN = (*range(1, 8), *range(9, 14))       # TensorProto.data_type: NumPy's own ints, floats and bool
+KNOWN = (*range(1, 8), *range(9, 14), 16)   # TensorProto.data_type: NumPy's ints, floats and bool, bfloat16
 DTYPES = {1: "f32", 2: "u8", 3: "i8", 4: "u16", 5: "i16", 6: "i32", 7: "i64", 9: "bool", 10: "f16", 11: "f64",
-          12: "u32", 13: "u64"}
+          12: "u32", 13: "u64", 16: "bf16"}
 """By our names."""
 
 
@@ -85,7 +85,8 @@ class OnnxFile:
         else:       # halves are given by their bits
             numbers = getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))
             try:
-                data = np.fromiter(numbers, "u2" if dtype == "f2" else dtype, len(numbers)).view(np.uint8)
+                held = "u2" if DTYPES[tensor.data_type] in HALVES else dtype
+                data = np.fromiter(numbers, held, len(numbers)).view(np.uint8)
             except OverflowError as error:
                 raise ModelError(f"{what}: {error}") from None
         if tensor.data_location != 1:

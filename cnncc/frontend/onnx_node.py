@@ -57,7 +57,7 @@ class Scope:
     @staticmethod
     def widened(array: Array) -> Array:
         """Halves as single floats: that is what they are computed in."""
-        return array.astype(np.float32) if array.dtype == np.float16 else array
+        return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
     def value(self, name: str) -> str:
         """Our name of a value; a constant becomes a node with its first use."""

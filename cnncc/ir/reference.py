@@ -24,7 +24,7 @@ from cnncc.ir.infer import stage_dtypes
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.scalars import FUNCTIONS, cast
-from cnncc.ir.types import NUMPY, product
+from cnncc.ir.types import FLOATS, HALVES, NUMPY, product
 
 Array = NDArray[Any]
 Ranges = dict[str, range]
@@ -37,8 +37,7 @@ COMBINE: dict[str, np.ufunc] = {"+=": np.add, "*=": np.multiply, "max=": np.maxi
 
 def held(name: str, floats: DTypeLike) -> np.dtype[Any]:
     """How NumPy holds values of a dtype of ours where floats are computed at least in `floats`."""
-    dtype = NUMPY[name]
-    return np.promote_types(dtype, floats) if dtype.kind == "f" else dtype
+    return np.promote_types(NUMPY[name], floats) if name in (*HALVES, *FLOATS) else NUMPY[name]
 
 
 # ---- one formula
@@ -57,7 +56,7 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
     formula, operands = _looked_up(formula, operands)
     ranges = _ranges(formula, sizes)
     arrays = {x.tensor: np.asarray(operands[x.tensor]) for x in formula.loads}
-    arrays = {name: np.asarray(a, np.promote_types(a.dtype, floats)) if a.dtype.kind == "f" else a
+    arrays = {name: np.asarray(a, np.promote_types(a.dtype, floats)) if "float" in a.dtype.name else a
               for name, a in arrays.items()}
     for x in (formula.out, *formula.loads):
         if len(x.index) != (result if x is formula.out else arrays[x.tensor]).ndim:

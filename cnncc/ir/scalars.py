@@ -110,5 +110,5 @@ def _table() -> Iterator[tuple[str, Scalar]]:
 
 
 FUNCTIONS = dict(_table()) | {
-    name: Scalar("a", name, lambda x, to=dtype: cast(x, to)) for name, dtype in NUMPY.items()}
+    name: Scalar("a", name, lambda x, to=name: cast(x, NUMPY[to])) for name in NUMPY}
 """By name; a dtype's name is the cast to it."""

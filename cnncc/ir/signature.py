@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from cnncc.ir.errors import InputError, hint
 from cnncc.ir.plan import Value
-from cnncc.ir.types import NUMPY, Extent, TensorType
+from cnncc.ir.types import NUMPY, Extent, TensorType, dtype_called
 
 if TYPE_CHECKING:
     from cnncc.ir.graph import Graph
 
 Array = NDArray[Any]
-DTYPES = {d.name: d for d in NUMPY.values()}
 
 
 def value(name: str, type: TensorType) -> Value:
@@ -41,7 +40,7 @@ class Signature:
     @cached_property
     def _expected(self) -> tuple[tuple[np.dtype[Any], tuple[int, ...], bool, tuple[Extent, ...]], ...]:
         """For every input: dtype, shape with -1 for the batch, whether that leads, the shape after it."""
-        return tuple((DTYPES[v.dtype], tuple(-1 if isinstance(e, str) else e for e in v.shape),
+        return tuple((dtype_called(v.dtype), tuple(-1 if isinstance(e, str) else e for e in v.shape),
                       v.shape != () and isinstance(v.shape[0], str), v.shape[1:]) for v in self.inputs)
 
     def bind(self, args: Sequence[Any], feeds: Mapping[str, Any] | None = None) -> tuple[list[Array], int]:
@@ -108,7 +107,7 @@ class Signature:
 
 def _array(v: Value, x: Any) -> Array:
     """What the caller gave as an array of its input's dtype; only Python's own numbers are converted."""
-    dtype, expected = DTYPES[v.dtype], f"input {v.name!r}: expected"
+    dtype, expected = dtype_called(v.dtype), f"input {v.name!r}: expected"
     try:
         own = isinstance(x, int | float | list | tuple)
         foreign = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")

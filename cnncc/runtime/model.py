@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from cnncc.ir.errors import ArtifactError, InputError, InternalError
 from cnncc.ir.plan import FRAME, Plan, restore
-from cnncc.ir.signature import DTYPES, Array, Signature
+from cnncc.ir.signature import Array, Signature
 from cnncc.ir.target import LEVELS, host_features
+from cnncc.ir.types import dtype_called
 from cnncc.runtime import artifact, buffers, env, loader, profiler
 from cnncc.runtime.profiler import StepTime
 
@@ -48,7 +49,7 @@ class CompiledModel:
         self._code = loader.load_code(self._objects[:-1], self._objects[-1])
         self._entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._code.entry)
         self._signature = Signature(plan.inputs, plan.outputs)
-        self._dtypes = [DTYPES[v.dtype] for v in plan.outputs]
+        self._dtypes = [dtype_called(v.dtype) for v in plan.outputs]
         self._operands = slice(len(FRAME), len(FRAME) + len(plan.inputs) + len(plan.outputs))
         self._free: deque[_Space] = deque()
 
@@ -166,7 +167,7 @@ class CompiledModel:
         if len(given) != len(self.outputs):
             raise InputError(f"out: expected {len(self.outputs)} arrays, got {len(given)}")
         for i, (v, x, shape) in enumerate(zip(self.outputs, given, shapes, strict=True)):
-            if not isinstance(x, np.ndarray) or x.dtype != DTYPES[v.dtype] or x.shape != shape:
+            if not isinstance(x, np.ndarray) or x.dtype != dtype_called(v.dtype) or x.shape != shape:
                 got = f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
                 raise InputError(f"out: expected for {v.name!r} {v.dtype}{list(shape)}, got {got}")
             if not x.flags.carray:
