@@ -9,6 +9,7 @@ import numpy as np
 from cnncc.frontend import (
     onnx_conv,
     onnx_elementwise,
+    onnx_indexing,
     onnx_matrix,
     onnx_moves,
     onnx_quantized,
@@ -134,6 +135,7 @@ def _constant(c: Call) -> Array:
 ROWS = {
     **onnx_conv.ROWS,
     **onnx_elementwise.ROWS,
+    **onnx_indexing.ROWS,
     **onnx_matrix.ROWS,
     **onnx_moves.ROWS,
     **onnx_quantized.ROWS,
