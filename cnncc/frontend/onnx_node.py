@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cnncc.frontend.files import expect
-from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd
+from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, dtype_name
 from cnncc.ir.errors import ModelError
 from cnncc.ir.graph import Attr, Builder
 from cnncc.ir.plan import Signal
@@ -53,6 +53,9 @@ class Scope:
     def array(self, name: str) -> Array:
         value = self.constants[name]
         if not isinstance(value, np.ndarray):
+            dtype, _, _ = self.file.describe(value)
+            support(dtype is not None,
+                    f"reads {name[:200]!r} of type {dtype_name(value.data_type)}, which is not supported")
             value = self.constants[name] = self.widened(self.file.array(value))
         return value
 

@@ -203,6 +203,7 @@ def _qlinear_matmul(c: Call) -> str:
 
 def _qgemm(c: Call) -> str:
     """Quantized where it is given the scale of the result, else a float."""
+    c.expect(all(len(c.shape(c.operand(i))) == 2 for i in (0, 3)), "its operands are no matrices")
     x, w = _operand(c, 0, 2), _operand(c, 3, 5, _rows(c, 5) if c.flag("transB") else ())
     x, w = (c.emit("transpose", [v], "turned", perm=(1, 0)) if c.flag(name) else v
             for v, name in ((x, "transA"), (w, "transB")))
