@@ -64,7 +64,10 @@ def inspect(path: str) -> ModelInfo:
 
 
 def convert(source: Source, path: str | os.PathLike[str]) -> None:
-    """Write a model as an ONNX file, which appears complete or not at all. Raises as `read`, and OSError."""
+    """Write a model, or definition, as an ONNX file, which appears complete or not at all.
+
+    Raises ModelError as `compile` does, and OSError.
+    """
     from cnncc.runtime.artifact import replacing
     data = as_onnx(source)
     with replacing(path) as file:
@@ -143,14 +146,18 @@ def plan(graph: Graph) -> Code:
 def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
             target: str = "native", precision: str = "fast", cache: bool = True, jobs: int | None = None,
             progress: Callable[[str, float], None] | None = None) -> CompiledModel:
-    """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
+    """Compile a model for this machine.
 
+    `source` is a path (`.onnx`, ONNX as text in `.onnxtxt`, a definition in `.yaml`), the bytes of an ONNX
+    file, an onnx.ModelProto or a Graph; weights beside it are read from the path's folder only.
     `threads` only sets how many the model uses when it runs. `shapes` fixes inputs of which the model leaves
     sizes open, by name: {"x": (1, 3, 224, 224)}. `target` is native or x86-64-v2, -v3 or -v4. `precision` is
-    fast or strict, without Winograd's convolution that rounds worse.
-    `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
+    fast or strict, without Winograd's convolution that rounds worse. `cache=False` compiles anew.
+    `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction from 0 to
+    1).
+
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
-    for a bad argument.
+    for a bad argument, CnnccError where this CPU lacks the target's instructions.
     """
     from cnncc.runtime import cache as store
     from cnncc.runtime import env
@@ -255,6 +262,10 @@ def code_hash() -> str:
 
 
 def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None) -> Reference:
-    """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
+    """The NumPy reference of a model, called as the compiled model is; slow.
+
+    With `dtype="float64"` it computes the same from the same inputs in double precision, and its outputs are
+    float64: what to measure errors against. Raises as `compile` does.
+    """
     from cnncc.reference_model import Reference
     return Reference(read(source, shapes=shapes), dtype)

@@ -29,7 +29,7 @@ class Reference:
         self.signature = Signature(self.inputs, self.outputs)
 
     def __call__(self, /, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:
-        """The output for inputs by position or name; a tuple where there are several."""
+        """The output for inputs by position or name; a tuple where there are several. Raises InputError."""
         arrays, _ = self.signature.bind(args, feeds)
         values = evaluate(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)), self.dtype)
         results = tuple(values[v.name] for v in self.outputs)

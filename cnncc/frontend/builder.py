@@ -111,7 +111,11 @@ class Builder:
         return given
 
     def graph(self, *outputs: str, **named: str) -> Graph:
-        """The graph of what these outputs need, called as their values are or as the keyword says."""
+        """The graph of what these outputs need, called as their values are or as the keyword says.
+
+        `cnncc.compile`, `reference` and `convert` take it. Raises InputError for no outputs or two of one
+        name, ModelError for an unknown value.
+        """
         found = [*((value, value) for value in outputs), *named.items()]
         if not found or len(dict(found)) < len(found):
             raise InputError("a graph needs outputs, each of another name")
