@@ -38,8 +38,8 @@ _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler",
 _MODULES = ("backend", "torch_backend")
 __all__ = ["ArtifactError", "Builder", "CnnccError", "CompiledModel", "ExecutionMode", "Graph",
            "GraphOptimizationLevel", "InferenceSession", "InputError", "InternalError", "ModelError",
-           "Reference", "RunOptions", "SessionOptions", "UnsupportedError", "__version__", "compile", "convert",
-           "get_available_providers", "get_device", "load", "reference"]   # the rest: errors
+           "Reference", "RunOptions", "SessionOptions", "UnsupportedError", "__version__", "compile",
+           "convert", "get_available_providers", "get_device", "load", "reference"]   # the rest: errors
 
 
 def __getattr__(name: str) -> Any:

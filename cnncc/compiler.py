@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
 from cnncc.ir.target import Target, target_for
@@ -164,6 +164,9 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     from cnncc.runtime.model import from_artifact
     env.check_platform()
     env.thread_count(threads)
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
+        raise InputError(f"jobs={jobs!r}: expected a whole number of processes from 1 on")
+    check_shapes(shapes)
     report = progress or (lambda what, fraction: None)
     chosen = target_for(target, precision)
     key = _cache_key(source, chosen, shapes or {}) if cache and not os.environ.get("CNNCC_DUMP") else None
@@ -187,6 +190,15 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
             store.store(key, model.save)
     report("done", 1.0)
     return model
+
+
+def check_shapes(shapes: Any) -> None:
+    """Raises InputError for what can't be the shapes of inputs."""
+    fit = isinstance(shapes, Mapping) and all(
+        isinstance(row, Sequence) and all(hasattr(e, "__index__") for e in row) for row in shapes.values())
+    if shapes is not None and not fit:
+        raise InputError('shapes: expected whole numbers by input, such as {"x": (1, 3, 224, 224)}, got '
+                         f"{shapes!r:.100}")
 
 
 def _build(source: Source, target: Target, threads: int | None, jobs: int | None,
@@ -233,7 +245,10 @@ def _cache_key(source: Source, target: Target, shapes: Shapes) -> str | None:
     from cnncc.runtime import cache
     if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
         return None
-    content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
+    try:
+        content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
+    except ModelError:      # the reader says what is wrong
+        return None
     given = sorted((name, tuple(map(int, shape))) for name, shape in shapes.items())
     return cache.key(__version__, content, repr(sorted(target.record().items())), repr(given), code_hash())
 
@@ -268,4 +283,5 @@ def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = No
     float64: what to measure errors against. Raises as `compile` does.
     """
     from cnncc.reference_model import Reference
+    check_shapes(shapes)
     return Reference(read(source, shapes=shapes), dtype)

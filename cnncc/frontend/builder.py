@@ -82,6 +82,7 @@ class Builder:
             expect(key in keys or default is not REQUIRED, f"needs the key {key!r}")
         expect(len(of) == kind.inputs, f"takes {kind.inputs} value{'s' * (kind.inputs > 1)}, got {len(of)}")
         for x in of:
+            expect(isinstance(x, str), f"reads {type(x).__name__}, not a value of this network")
             known(x, nodes, f"reads {x!r}, which nothing defines")
         if act is not None:
             acts = [k.name for k in KINDS.values() if k.activation]

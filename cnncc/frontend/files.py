@@ -10,6 +10,7 @@ from io import FileIO
 from pathlib import Path, PureWindowsPath
 from typing import TypeAlias
 
+from cnncc.frontend import foreign
 from cnncc.ir.errors import ModelError
 
 Opening: TypeAlias = Callable[[str, Path], None]
@@ -35,7 +36,7 @@ def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[FileIO, in
             yield file, info.st_size
     except (OSError, ValueError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ModelError(f"{what}: can't read the file: {reason}") from None
+        raise ModelError(f"{what}: can't read the file: {reason}{foreign.advice_at(path)}") from None
 
 
 def inside(folder: Path, location: str, what: str) -> Path:

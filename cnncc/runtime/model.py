@@ -79,7 +79,7 @@ class CompiledModel:
         Raises InputError as a call does, and for an unknown output.
         """
         chosen = self._signature.select(output_names or None)
-        results = self._call((), feeds, None)
+        results = self._call((), self._signature.by_name(feeds), None)
         return [results[i] for i in chosen]
 
     def profile(self, /, *args: Any, repeat: int | None = None, **feeds: Any) -> list[StepTime]:
@@ -168,7 +168,7 @@ class CompiledModel:
             raise InternalError(f"{self.name}: the native code returned {code}")
 
     def _given(self, out: Any, arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-        given: list[Any] = [out] if isinstance(out, np.ndarray) else list(out)
+        given: list[Any] = list(out) if isinstance(out, Sequence) else [out]
         if len(given) != len(self.outputs):
             raise InputError(f"out: expected {len(self.outputs)} arrays, got {len(given)}")
         for i, (v, x, shape) in enumerate(zip(self.outputs, given, shapes, strict=True)):
