@@ -335,7 +335,7 @@ MISTAKES = {
         "line 4: weights: its data is in '../w.npz'; paths with '..' are not followed"),
     "weights missing": (
         HEAD + "- {op: relu}\nweights: v.npz",
-        "line 4: weights: 'v.npz': can't read the file: No such file or directory (is it 'w.npz'?)"),
+        "line 4: weights: 'v.npz': can't read the file: No such file or directory"),
     "weights of another kind": (
         HEAD + "- {op: relu}\nweights: net.yaml",
         "line 4: weights: 'net.yaml': expected a .safetensors or .npz file"),

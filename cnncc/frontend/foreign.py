@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
-
-from cnncc.ir.errors import hint
 
 TORCH = "export it with torch.onnx.export(model, (x,), 'model.onnx')"
 KERAS = "export it with model.export('model.onnx', format='onnx')"
@@ -52,6 +51,8 @@ def advice_at(path: str | os.PathLike[str]) -> str:
     try:
         if (place / "saved_model.pb").exists():
             return f": it is a TensorFlow model; {TENSORFLOW} --saved-model FOLDER --output model.onnx"
-        return hint(place.name, os.listdir(place.parent)) if not place.exists() else ""
+        stems = {Path(name).stem: name for name in os.listdir(place.parent) if not place.exists()}
+        near = difflib.get_close_matches(place.stem, stems, 1)
+        return f" (is it {stems[near[0]]!r}?)" if near else ""
     except (OSError, ValueError):
         return ""
