@@ -139,7 +139,7 @@ MISTAKES: dict[str, tuple[CALL, str]] = {
     "no images": (lambda m, x: m(x[:0]),
                   "input 'x': expected shape [N, 1, 8, 8] with N of at least 1, got [0, 1, 8, 8]"),
     "a path for an array": (lambda m, x: m("x.npy"), "input 'x': expected an array of float32, got str, "
-                            "which can't be read as one: read the file first, with numpy.load or an image library"),
+                            "which can't be read as one: read the file first, with numpy.load"),
     "objects": (lambda m, x: m(x.astype(object)),
                 "input 'x': expected an array of float32, got ndarray of Python objects"),
     "one too many": (lambda m, x: m(x, x), "2 arrays were given: the model takes x: float32[N, 1, 8, 8]"),

@@ -116,7 +116,7 @@ class OnnxFile:
             self.opening(location, path)
         if (path, offset, size) not in self.slices:
             name = repr(path.name[:200])
-            with opened(path, f"{what}: its data file {name}") as (file, total):
+            with opened(path, f"{what}: its data file {name}", beside=True) as (file, total):
                 expect(offset + size <= total, f"{what}: its data ends at byte {offset + size:,} of {name}, "
                                                f"which has {total:,} bytes")
                 self.taken[path] += size
