@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import runpy
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import Any
 
 import onnx
 import pytest
+import snippets
+
+from cnncc.frontend import builder, definition, files, onnx_file, onnx_node, onnx_text, weights
+from cnncc.runtime import artifact
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -43,3 +48,30 @@ def test_links(page: Path) -> None:
         assert file.exists(), target
         headings = re.findall(r"^#+ (.*)", file.read_text(), re.M) if anchor else []
         assert not anchor or anchor in [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+
+
+def test_limits() -> None:
+    """SECURITY.md states those of the code."""
+    page = (ROOT / "SECURITY.md").read_text()
+    for number in (onnx_file.MAX_PARTS, onnx_file.MAX_ELEMENTS, definition.MAX_LAYERS, builder.MAX_PARAMETERS):
+        assert f"{number:,}" in page
+    for nbytes in (onnx_text.MAX_BYTES, onnx_node.SPARE, definition.MAX_BYTES, artifact.MAX_META,
+                   artifact.MAX_OBJECT):
+        assert f"{nbytes >> 20:,} MiB" in page
+    for nbytes in (files.LIMIT, weights.MAX_BYTES):
+        assert f"{nbytes >> 30} GiB" in page
+    assert f"{onnx_file.MAX_RANK} dimensions" in page
+
+
+@pytest.mark.parametrize("without", ["", "torch"])
+def test_tutorial(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, and what is left without PyTorch."""
+    if not without:
+        pytest.importorskip("torch.onnx")
+    monkeypatch.setenv("CNNCC_CACHE_DIR", str(tmp_path / "cache"))
+    log = logging.getLogger("cnncc")
+    try:
+        snippets.run(ROOT / "docs" / "tutorial.md", tmp_path, monkeypatch, without, console=True)
+    finally:
+        log.handlers.clear()    # of a stderr that will be gone
+        log.setLevel(logging.NOTSET)
