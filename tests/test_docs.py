@@ -53,7 +53,8 @@ def test_links(page: Path) -> None:
 def test_limits() -> None:
     """SECURITY.md states those of the code."""
     page = (ROOT / "SECURITY.md").read_text()
-    for number in (onnx_file.MAX_PARTS, onnx_file.MAX_ELEMENTS, definition.MAX_LAYERS, builder.MAX_PARAMETERS):
+    for number in (onnx_file.MAX_PARTS, onnx_file.MAX_ELEMENTS, definition.MAX_LAYERS,
+                   builder.MAX_PARAMETERS):
         assert f"{number:,}" in page
     for nbytes in (onnx_text.MAX_BYTES, onnx_node.SPARE, definition.MAX_BYTES, artifact.MAX_META,
                    artifact.MAX_OBJECT):
