@@ -15,7 +15,7 @@ import itertools
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -49,7 +49,7 @@ lists all nodes of a model that are refused.
 |---|---|---|---|
 {ops}
 
-Of constants, and of sizes that are fixed, these are computed while a model is read:
+{others}Of constants, and of sizes that are fixed, these are computed while a model is read:
 {folded}.
 
 ## Layers of definitions and of `Builder`
@@ -67,18 +67,29 @@ REQUIRED_ATTRIBUTES: dict[str, Any] = {
     "height_scale": 2.0, "kernel_shape": [1, 1], "num_groups": 2, "output_size": [4, 4], "pads": [0] * 4,
     "scales": [1.0] * 4, "size": 3, "to": 1, "width_scale": 2.0}
 CONSTANT = "must be a constant"
-INTS = np.ones(1, np.int64)
+INTS, ONE = np.ones(1, np.int64), np.ones((), np.float32)
+BYTE = np.ones((), np.uint8)
 SAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "AffineGrid": ((np.ones((1, 2, 3)), np.array([1, 1, 4, 4])), {}),
+    "Col2Im": ((np.ones((1, 4, 9)), np.array([4, 4]), np.array([2, 2])), {}),
     "Constant": ((), {"value_float": 1.0}),
     "Conv": ((np.ones((1, 4, 4, 4)), np.ones((4, 4, 1, 1)), np.ones(4)), {}),
     "ConvTranspose": ((np.ones((1, 4, 4, 4)), np.ones((4, 4, 1, 1)), np.ones(4)), {}),
     "Einsum": ((np.ones((4, 4)), np.ones((4, 4))), {"equation": "ij,jk->ik"}),
+    "DFT": ((np.ones((1, 4, 1)),), {}),
+    "GRU": ((np.ones((2, 1, 4)), np.ones((1, 12, 4)), np.ones((1, 12, 4))), {"hidden_size": 4}),
     "Gather": ((np.ones(4), INTS), {}),
+    "GridSample": ((np.ones((1, 4, 4, 4)), np.ones((1, 4, 4, 2), np.float32)), {}),
+    "LSTM": ((np.ones((2, 1, 4)), np.ones((1, 16, 4)), np.ones((1, 16, 4))), {"hidden_size": 4}),
     "Mod": ((np.ones(4), np.ones(4)), {"fmod": 1}),
     "OneHot": ((INTS, INTS * 3, np.ones(2)), {}),
     "Pad": ((np.ones(4), np.ones(2, np.int64), np.ones(())), {}),
+    "QLinearConv": ((np.ones((1, 4, 4, 4), np.uint8), ONE, BYTE, np.ones((4, 4, 1, 1), np.uint8), ONE, BYTE,
+                     ONE, np.ones(())), {}),
     "Reshape": ((np.ones(4), INTS * 4), {}),
     "Resize": ((np.ones((1, 4, 4, 4)), None, np.float32([1, 1, 2, 2])), {}),
+    "STFT": ((np.ones((1, 8, 1)), INTS.reshape(()), None, INTS.reshape(()) * 4), {}),
+    "ScatterND": ((np.ones(4), INTS.reshape(1, 1), np.ones(1)), {}),
     "Slice": ((np.ones(4), INTS, INTS * 3, INTS * 0, INTS), {}),
 }
 """Operands (None: left out) and attributes; operands of float64 stand for the type that is asked about."""
@@ -87,8 +98,8 @@ SAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 def schemas(op: str) -> dict[int, Any]:
     """The versions of an op by the opset in which they can be read: their own, or the oldest of all."""
     own = sorted((s for s in _all_schemas().get(op, ()) if not s.deprecated), key=lambda s: s.since_version)
-    ends = [s.since_version for s in own[1:]] + [1 << 30]
-    return {max(s.since_version, OLDEST): s for s, end in zip(own, ends, strict=True) if end > OLDEST}
+    ends = [*(s.since_version for s in own[1:]), 1 << 30]
+    return {max(s.since_version, OLDEST): s for s, end in zip(own, ends, strict=False) if end > OLDEST}
 
 
 @functools.cache
@@ -120,7 +131,9 @@ def samples(op: str, schema: Any, dtype: np.dtype[Any]) -> Iterator[tuple[list[A
         return
     own = schema.inputs[asked(schema)[0]].type_str
     formal = [schema.inputs[min(i, len(schema.inputs) - 1)] for i in range(max(1, schema.min_input))]
-    types = [dtype if x.type_str == own else _some(x.types) for x in formal]
+    name = f"tensor({dtype.name.replace('float32', 'float').replace('float64', 'double')})"
+    types = [dtype if x.type_str == own or (dtype.kind == "f" and name in x.types) else _some(x.types)
+             for x in formal]
     for shape, other in itertools.product(SHAPES, (None, (4,), (1,))):
         yield [np.ones(other if i and other else shape, t) for i, t in enumerate(types)], attributes
 
@@ -256,10 +269,16 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
 
 
+def _list(names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(sorted(names)), 115, break_on_hyphens=False)
+
+
 def page() -> str:
-    folded = textwrap.fill(", ".join(sorted(FOLDED - set(ROWS))), 115, break_on_hyphens=False)
-    return TEXT.format(oldest=OLDEST, newest=defs.onnx_opset_version(), folded=folded,
-                       ops="\n".join(map(onnx_row, sorted(ROWS))), layers="\n".join(map(layer_row, KINDS)))
+    others = [op for op in sorted(ROWS) if not schemas(op)]
+    return TEXT.format(oldest=OLDEST, newest=defs.onnx_opset_version(), folded=_list(FOLDED - set(ROWS)),
+                       others=f"Of other domains:\n{_list(others)}.\n\n" if others else "",
+                       ops="\n".join(onnx_row(op) for op in sorted(ROWS) if schemas(op)),
+                       layers="\n".join(map(layer_row, KINDS)))
 
 
 if __name__ == "__main__":
