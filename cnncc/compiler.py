@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
 from cnncc.ir.target import Target, target_for
@@ -64,7 +64,10 @@ def inspect(path: str) -> ModelInfo:
 
 
 def convert(source: Source, path: str | os.PathLike[str]) -> None:
-    """Write a model as an ONNX file, which appears complete or not at all. Raises as `read`, and OSError."""
+    """Write a model, or definition, as an ONNX file, which appears complete or not at all.
+
+    Raises ModelError as `compile` does, and OSError.
+    """
     from cnncc.runtime.artifact import replacing
     data = as_onnx(source)
     with replacing(path) as file:
@@ -143,20 +146,27 @@ def plan(graph: Graph) -> Code:
 def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
             target: str = "native", precision: str = "fast", cache: bool = True, jobs: int | None = None,
             progress: Callable[[str, float], None] | None = None) -> CompiledModel:
-    """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
+    """Compile a model for this machine.
 
+    `source` is a path (`.onnx`, ONNX as text in `.onnxtxt`, a definition in `.yaml`), the bytes of an ONNX
+    file, an onnx.ModelProto or a Graph; weights beside it are read from the path's folder only.
     `threads` only sets how many the model uses when it runs. `shapes` fixes inputs of which the model leaves
     sizes open, by name: {"x": (1, 3, 224, 224)}. `target` is native or x86-64-v2, -v3 or -v4. `precision` is
-    fast or strict, without Winograd's convolution that rounds worse.
-    `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
+    fast or strict, without Winograd's convolution that rounds worse. `cache=False` compiles anew.
+    `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction from 0 to
+    1).
+
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
-    for a bad argument.
+    for a bad argument, CnnccError where this CPU lacks the target's instructions.
     """
     from cnncc.runtime import cache as store
     from cnncc.runtime import env
     from cnncc.runtime.model import from_artifact
     env.check_platform()
     env.thread_count(threads)
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
+        raise InputError(f"jobs={jobs!r}: expected a whole number of processes from 1 on")
+    check_shapes(shapes)
     report = progress or (lambda what, fraction: None)
     chosen = target_for(target, precision)
     key = _cache_key(source, chosen, shapes or {}) if cache and not os.environ.get("CNNCC_DUMP") else None
@@ -180,6 +190,15 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
             store.store(key, model.save)
     report("done", 1.0)
     return model
+
+
+def check_shapes(shapes: Any) -> None:
+    """Raises InputError for what can't be the shapes of inputs."""
+    fit = isinstance(shapes, Mapping) and all(
+        isinstance(row, Sequence) and all(hasattr(e, "__index__") for e in row) for row in shapes.values())
+    if shapes is not None and not fit:
+        raise InputError('shapes: expected whole numbers by input, such as {"x": (1, 3, 224, 224)}, got '
+                         f"{shapes!r:.100}")
 
 
 def _build(source: Source, target: Target, threads: int | None, jobs: int | None,
@@ -226,7 +245,10 @@ def _cache_key(source: Source, target: Target, shapes: Shapes) -> str | None:
     from cnncc.runtime import cache
     if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
         return None
-    content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
+    try:
+        content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
+    except ModelError:      # the reader says what is wrong
+        return None
     given = sorted((name, tuple(map(int, shape))) for name, shape in shapes.items())
     return cache.key(__version__, content, repr(sorted(target.record().items())), repr(given), code_hash())
 
@@ -255,6 +277,11 @@ def code_hash() -> str:
 
 
 def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None) -> Reference:
-    """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
+    """The NumPy reference of a model, called as the compiled model is; slow.
+
+    With `dtype="float64"` it computes the same from the same inputs in double precision, and its outputs are
+    float64: what to measure errors against. Raises as `compile` does.
+    """
     from cnncc.reference_model import Reference
+    check_shapes(shapes)
     return Reference(read(source, shapes=shapes), dtype)

@@ -31,6 +31,7 @@ def get_available_providers() -> list[str]:
 
 
 def get_device() -> str:
+    """The kind of device that runs models."""
     return "CPU"
 
 
@@ -102,13 +103,17 @@ class InferenceSession:
         return self._model.run(output_names, input_feed)
 
     def get_inputs(self) -> list[NodeArg]:
+        """The inputs in the model's order."""
         return [NodeArg.of(v) for v in self._model.inputs]
 
     def get_outputs(self) -> list[NodeArg]:
+        """The outputs in the model's order."""
         return [NodeArg.of(v) for v in self._model.outputs]
 
     def get_providers(self) -> list[str]:
+        """The CPU's, whatever was asked for."""
         return [PROVIDER]
 
     def get_session_options(self) -> Any:
+        """The options that the session was made with."""
         return self._options

@@ -82,6 +82,7 @@ class Builder:
             expect(key in keys or default is not REQUIRED, f"needs the key {key!r}")
         expect(len(of) == kind.inputs, f"takes {kind.inputs} value{'s' * (kind.inputs > 1)}, got {len(of)}")
         for x in of:
+            expect(isinstance(x, str), f"reads {type(x).__name__}, not a value of this network")
             known(x, nodes, f"reads {x!r}, which nothing defines")
         if act is not None:
             acts = [k.name for k in KINDS.values() if k.activation]
@@ -111,7 +112,11 @@ class Builder:
         return given
 
     def graph(self, *outputs: str, **named: str) -> Graph:
-        """The graph of what these outputs need, called as their values are or as the keyword says."""
+        """The graph of what these outputs need, called as their values are or as the keyword says.
+
+        `cnncc.compile`, `reference` and `convert` take it. Raises InputError for no outputs or two of one
+        name, ModelError for an unknown value.
+        """
         found = [*((value, value) for value in outputs), *named.items()]
         if not found or len(dict(found)) < len(found):
             raise InputError("a graph needs outputs, each of another name")

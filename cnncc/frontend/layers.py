@@ -258,10 +258,10 @@ def _row(name: str, make: Callable[..., str], activation: bool = False) -> Kind:
     return Kind(name, make, len(parameters) - len(keys), keys, activation)
 
 
-def _pointwise(name: str, inputs: int = 1, op: str = "", **numbers: Any) -> Kind:
+def _pointwise(name: str, inputs: int = 1, **numbers: Any) -> Kind:
     """A kind that is one node of an elementwise op; `numbers` are its attributes' defaults, or REQUIRED."""
     def make(b: Layer, *values: str, **given: float) -> str:
-        return b.emit(op or name, *values, **{key: float(v) for key, v in (numbers | given).items()})
+        return b.emit(name, *values, **{key: float(v) for key, v in (numbers | given).items()})
     keys = {key: ("Number", default) for key, default in numbers.items()}
     return Kind(name, make, inputs, keys, inputs == 1 and REQUIRED not in numbers.values())
 
@@ -272,7 +272,7 @@ KINDS = {kind.name: kind for kind in (
     _row("linear", _linear),
     _row("batch_norm", _batch_norm),
     _pointwise("relu"),
-    _pointwise("relu6", op="clip", low=0.0, high=6.0),
+    _row("relu6", lambda b, x: b.emit("clip", x, low=0.0, high=6.0), activation=True),
     _pointwise("clip", low=-math.inf, high=math.inf),
     _pointwise("exp"),
     _pointwise("scale", factor=REQUIRED),

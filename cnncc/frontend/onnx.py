@@ -133,8 +133,8 @@ class _Importer:
             self.refuse("initializer", sparse.values.name, "sparse tensors are not supported")
         inputs = [v.name for v in self.proto.input if v.name not in self.scope.constants]
         if unknown := [name for name in self.shapes if name not in inputs]:
-            raise InputError(f"{self.file.label}: shape of {unknown[0]!r}{hint(unknown[0], inputs)}: the "
-                             f"inputs are {', '.join(inputs)}")
+            raise InputError(f"{self.file.label}: shapes: unknown input {unknown[0]!r}"
+                             f"{hint(unknown[0], inputs)}: the inputs are {', '.join(inputs)}")
         for value in self.proto.input:
             if value.name not in self.scope.constants:
                 self._define("input", value.name)
