@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cnncc.frontend.files import expect
-from cnncc.frontend.layers import KINDS, REQUIRED, Kind, Layer, known
+from cnncc.frontend.layers import KINDS, Kind, Layer, known
 from cnncc.frontend.onnx_file import absurd
 from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Builder as GraphBuilder
@@ -65,7 +65,7 @@ class Builder:
         return f"{kind}.{self._names[kind]}"
 
     def layer(self, kind: Kind, *of: str, id: str | None = None, act: str | None = None, **keys: Any) -> str:
-        """Add a layer of any kind; `b.conv(x, ...)` is `b.layer(KINDS["conv"], x, ...)`."""
+        """Add a layer of any kind, or of `cnncc.op`: `b.conv(x, ...)` is `b.layer(KINDS["conv"], x, ...)`."""
         layer = Layer(self.name(kind.name) if id is None else id, self._graph, self._parameter)
         try:
             return self._made(kind, layer, of, act, keys)
@@ -76,10 +76,7 @@ class Builder:
               keys: Mapping[str, Any]) -> str:
         nodes = self._graph.nodes
         expect(layer.name not in nodes, "the name is taken")
-        for key, value in keys.items():
-            kind.check(key, value)
-        for key, (_, default) in kind.keys.items():
-            expect(key in keys or default is not REQUIRED, f"needs the key {key!r}")
+        kind.check_all(keys)
         expect(len(of) == kind.inputs, f"takes {kind.inputs} value{'s' * (kind.inputs > 1)}, got {len(of)}")
         for x in of:
             known(x, nodes, f"reads {x!r}, which nothing defines")
