@@ -184,7 +184,8 @@ class _Definition:
                 self.layers += 1
                 expect(self.layers <= MAX_LAYERS, f"more than {MAX_LAYERS:,} layers after repetition")
                 own = f"{name}.{i}" if "repeat" in row else name
-                values[0] = self.builder.layer(kind, *values, id=own, act=act, **keys)
+                values[0] = self.builder.layer(kind, *values, id=own, act=self.kinds.get(act or "", act),
+                                               **keys)
         if "id" in row:
             scope.values[row["id"].value] = values[0]
         return values[0]

@@ -28,8 +28,6 @@ class UserOp(Kind):
     """A kind of layer, that `Builder.layer` adds; `key` is all that decides what it computes, where known."""
 
     key: str = ""
-    calls: str = ""         # "x, w": how a message calls the operands
-
 
 Ops: TypeAlias = Mapping[str, UserOp]
 
@@ -71,7 +69,7 @@ def _of_formula(text: str, name: str, attributes: Mapping[str, Any]) -> UserOp:
     keys = {k: ("Attribute", REQUIRED if v is None else v) for k, v in attributes.items()}
     return UserOp(name or "formula", make, len(template.operands), keys,
                   len(template.operands) == 1 and None not in attributes.values(),
-                  repr((template.text, sorted(attributes.items()), name)), ", ".join(template.operands))
+                  repr((template.text, sorted(attributes.items()), name)))
 
 
 def _of_function(function: Callable[..., str], name: str) -> UserOp:
@@ -85,7 +83,8 @@ def _of_function(function: Callable[..., str], name: str) -> UserOp:
         value = function(_Within(layer), *of, **given)
         known(value, layer.graph.nodes, f"its function returned {value!r:.60}, which is no value")
         return value
-    return UserOp(name or function.__name__.strip("<>"), make, len(values), keys, calls=", ".join(values))
+    return UserOp(name or function.__name__.strip("<>"), make, len(values), keys,
+                  len(values) == 1 and all(default is not REQUIRED for _, default in keys.values()))
 
 
 class _Within(Builder):
@@ -95,7 +94,8 @@ class _Within(Builder):
         super().__init__()
         self._graph, self._layer = layer.graph, layer
 
-    def layer(self, kind: Kind, *of: str, id: str | None = None, act: str | None = None, **keys: Any) -> str:
+    def layer(self, kind: Kind, *of: str, id: str | None = None, act: str | Kind | None = None,
+              **keys: Any) -> str:
         own = f"{self._layer.name}.{self.name(kind.name) if id is None else id}"
         return super().layer(kind, *of, id=own, act=act, **keys)
 

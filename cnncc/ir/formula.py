@@ -160,13 +160,15 @@ def bind(template: str, operands: Sequence[tuple[str, Sequence[Extent]]], symbol
                  if isinstance(e, int) and re.fullmatch(r"[a-z]\d*", d)}
         whole, known = found | whole, found | known
     expr = parse_expr(plain, known)
+    if lost := [x.tensor for x in loads(expr) if len(x.index) != len(shapes.get(x.tensor, "?"))]:
+        raise ModelError(f"{lost[0]} is neither a number nor an element")
     out = parse_expr(left, known)
     assert isinstance(out, Load)
     dims = dict.fromkeys(d for i in out.index for d in i.dims)
     inner = [i for x in loads(expr) for i in x.index] + [i for t in tables(expr) for i in t.index]
     dims.update(dict.fromkeys(d for i in inner for d in i.dims))
-    if lost := [d for d in dims if d not in extents]:
-        raise ModelError(f"can't find the extent of {lost[0]}: no operand has it")
+    if missing := [d for d in dims if d not in extents]:
+        raise ModelError(f"can't find the extent of {missing[0]}: no operand has it")
     formula = Formula(out, fold, expr, tuple((d, extents[d]) for d in dims))
     shape: list[Extent] = []
     for i in out.index:

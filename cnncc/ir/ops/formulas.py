@@ -67,6 +67,8 @@ def _checked(out: ast.expr, fold: str, tree: ast.expr, attributes: Collection[st
             _check_call(node)
         elif isinstance(node, ast.Subscript):
             _check_element(node, attributes)
+            if not isinstance(node.value, ast.Name):
+                shape_of(node.value, {})
     found = list(dict.fromkeys(_tensors(tree, attributes)))
     own = ast.unparse(out.value if isinstance(out, ast.Subscript) else out)
     _expect(own not in (*found, *attributes), f"{own} can't be made of itself")
@@ -110,6 +112,10 @@ def _tensors(node: ast.expr, attributes: Collection[str]) -> Iterator[str]:
             for child in ast.iter_child_nodes(node):
                 if isinstance(child, ast.expr):
                     yield from _tensors(child, attributes)
+        case ast.Constant() | ast.Name() | ast.Subscript():
+            pass
+        case _:
+            raise ModelError(f"not a scalar expression: {ast.unparse(node)}")
 
 
 class _Renamed(ast.NodeTransformer):
