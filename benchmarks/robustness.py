@@ -1,4 +1,4 @@
-"""Does time grow with the size of a network, no faster? And does any broken file do more than raise our error?"""
+"""Does time grow with the size of a network, no faster? Does any broken file do more than raise our error?"""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def branches(n: int) -> Source:
     x = b.input("x", [1, 8, 4, 4])
     values = [b.exp(b.scale(x, factor=i / n)) for i in range(n)]
     while len(values) > 1:
-        values = [b.add(*values[i:i + 2]) if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
+        pairs = [values[i:i + 2] for i in range(0, len(values), 2)]
+        values = [b.add(*pair) if len(pair) > 1 else pair[0] for pair in pairs]
     return b.graph(*values)
 
 
@@ -122,7 +123,8 @@ def phases(source: Source, jobs: int | None) -> dict[str, float]:
         start = time.perf_counter()
     graph = read(source)
     lap("read")
-    for name, graph in stages(graph, target):
+    for name, after in stages(graph, target):
+        graph = after
         lap(name if name != "read" else "verify")
     code = plan(graph)
     lap("plan")
@@ -151,6 +153,36 @@ def growth(name: str, largest: int, jobs: int | None) -> Growth:
 # ---- broken files
 
 
+def small() -> bytes:
+    """A file of few bytes and many kinds of nodes: a change is likely to hit one of them."""
+    from onnx import TensorProto, helper, numpy_helper
+    nodes = [helper.make_node(op, inputs, outputs, domain=domain, **attributes)
+             for op, inputs, outputs, domain, attributes in (
+        ("Conv", ["x", "w"], ["a"], "", {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+        ("MaxPool", ["a"], ["b"], "", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
+        ("AveragePool", ["b"], ["c"], "", {"kernel_shape": [3, 3], "auto_pad": b"SAME_UPPER"}),
+        ("Concat", ["b", "c"], ["d"], "", {"axis": 1}),
+        ("Formula", ["d"], ["e"], "cnncc", {"formula": "y[n,c,{p}]+=x[n,c,{p+r-a|a}]*f", "R": 3, "a": 1,
+                                            "f": 0.5}),
+        ("Resize", ["e", "", "s"], ["f"], "", {"mode": b"linear"}),
+        ("Transpose", ["f"], ["g"], "", {"perm": [0, 2, 3, 1]}),
+        ("Slice", ["g", "one", "end"], ["h"], "", {}),
+        ("Pad", ["h", "pads"], ["i"], "", {"mode": b"reflect"}),
+        ("Reshape", ["i", "shape"], ["j"], "", {}),
+        ("Gemm", ["j", "m"], ["k"], "", {"transB": 1, "alpha": 0.5}),
+        ("Softmax", ["k"], ["y"], "", {"axis": -1}))]
+    rng = np.random.default_rng(0)
+    constants = {"w": rng.random((2, 1, 3, 3), np.float32), "s": np.array([1, 1, 2, 2], np.float32),
+                 "one": np.array([0]), "end": np.array([1]), "pads": np.array([0, 1, 1, 0, 0, 1, 1, 0]),
+                 "shape": np.array([1, -1]), "m": rng.random((2, 144), np.float32)}
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("x", [1, 1, 8, 8]), ("y", [1, 2])))
+    graph = helper.make_graph(nodes, "small", [x], [y],
+                              [numpy_helper.from_array(v, k) for k, v in constants.items()])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("cnncc", 1)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
 def broken(data: bytes, cases: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """(what was done, the bytes): noise, cuts, flipped bits, bytes changed, removed, repeated and swapped."""
     rng = random.Random(seed)
@@ -174,7 +206,7 @@ def broken(data: bytes, cases: int, seed: int) -> Iterator[tuple[str, bytes]]:
 
 
 def provoke(data: bytes) -> str:
-    """What reading, and where that works optimizing, does: "fine", our error's class, or else what is wrong."""
+    """What reading and then optimizing does: "fine", the class of our error, or what is wrong."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     try:
         graph = read(data)
@@ -217,14 +249,13 @@ def main() -> int:
     parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []], help="all where none are named")
     parser.add_argument("--largest", type=int, default=1 << 30, help="skip greater sizes")
     parser.add_argument("--jobs", type=int, help="compile processes (1)")
-    parser.add_argument("--fuzz", type=int, metavar="CASES", help="broken copies of MODEL instead of networks")
-    parser.add_argument("--model", type=Path, help="an ONNX file of a few KB (the digits network)")
+    parser.add_argument("--fuzz", type=int, metavar="CASES", help="broken copies of a model, no networks")
+    parser.add_argument("--model", type=Path, help="an ONNX file (a small one of our own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if args.fuzz:
-        path = args.model or Path(cnncc.__file__).parent / "data" / "digits.onnx"
-        fuzzing = fuzz(path.read_bytes(), args.fuzz, args.seed)
+        fuzzing = fuzz(args.model.read_bytes() if args.model else small(), args.fuzz, args.seed)
         print(json.dumps(asdict(fuzzing)) if args.json else "\n".join(
             [*(f"{count:7} {name}" for name, count in fuzzing.outcomes.items()), *fuzzing.wrong]))
         return len(fuzzing.wrong) > 0

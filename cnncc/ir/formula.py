@@ -13,6 +13,7 @@ import functools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from cnncc.ir.errors import InternalError, ModelError
 from cnncc.ir.expr import Call, Expr, Index, Load, loads, parse_expr, parse_index, reindexed, rewrite, tables
@@ -23,7 +24,7 @@ IDENTITY = {"+=": 0.0, "*=": 1.0, "max=": float("-inf"), "min=": float("inf")}
 COMBINE = {"+=": "add", "*=": "mul", "max=": "max", "min=": "min"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Formula:
     """`out fold expr` while every dimension of `extents` runs over its extent, first ones outermost."""
 
@@ -46,12 +47,12 @@ class Formula:
         used = set(self.out_dims)
         return tuple(d for d, _ in self.extents if d not in used)
 
-    @property
+    @cached_property
     def tabled(self) -> frozenset[str]:
         """The dimensions that index a table."""
         return frozenset(d for t in tables(self.expr) for i in t.index for d in i.dims)
 
-    @property
+    @cached_property
     def loads(self) -> tuple[Load, ...]:
         """The distinct loads, in order of appearance."""
         return tuple(dict.fromkeys(loads(self.expr)))

@@ -21,6 +21,7 @@ from cnncc.ir.types import Extent, TensorType
 CLAUSES = 256               # of a value that another kernel may join
 PRODUCER = "producer"       # the tensor by which a consumer reads its producer's result until they are one
 SHORT = 2                   # operations that may be repeated in a formula
+LONG = 64                   # operations of a stage that others may join: expressions nest no deeper
 SPARE = ("u", "v", *(f"u{i}" for i in range(1, 100)))
 
 
@@ -88,6 +89,8 @@ def _join(p: Node, n: Node) -> Node | None:
     """The kernel of `n` with that of its operand `p` in front, as one; None where they don't fit."""
     assert p.kernel is not None and n.kernel is not None
     if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or len(n.kernel.stages[0].formulas) != 1:
+        return None
+    if sum(size(f.expr) for k in (p.kernel, n.kernel) for f in k.stages[0].formulas) > LONG:
         return None
     first = n.kernel.stages[0].first
     parts = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p.name}
