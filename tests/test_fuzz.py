@@ -1,4 +1,4 @@
-"""Broken model files raise our errors and nothing else, soon and in little memory; large ones are compiled."""
+"""Broken model files raise our errors and nothing else, soon and in little memory; large ones compile."""
 
 from __future__ import annotations
 
