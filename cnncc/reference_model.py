@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
-from cnncc.ir.signature import Array, Signature
+from cnncc.ir.signature import Array, Signature, settled
 
 
 class Reference:
@@ -32,8 +32,8 @@ class Reference:
         """The output for inputs by position or name; a tuple where there are several."""
         arrays, _ = self.signature.bind(args, feeds)
         values = evaluate(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)), self.dtype)
-        results = tuple(values[v.name] for v in self.outputs)
-        return results[0] if len(results) == 1 else results
+        results = settled(self.graph.signals, list(values.values()))
+        return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """The outputs of these names (None: all) for inputs by name, as ONNX Runtime gives them."""

@@ -162,7 +162,16 @@ class _Importer:
             many = f"{len(self.rows)} things" if len(self.rows) > 1 else "one thing"
             raise UnsupportedError(f"{self.file.label} (opset {self.scope.opset}) needs {many} that can't be "
                                    "compiled yet", self.rows)
-        return self.scope.builder.graph(outputs).live()
+        signals = self.scope.signals
+        shown = {name for name, _ in outputs}
+        hidden = [(self._hidden(f"signal {i}", shown), value) for i, (value, _) in enumerate(signals)]
+        return self.scope.builder.graph([*outputs, *hidden], [s for _, s in signals]).live()
+
+    @staticmethod
+    def _hidden(name: str, shown: set[str]) -> str:
+        while name in shown:
+            name += "'"
+        return name
 
     def _check_version(self) -> None:
         from onnx import defs

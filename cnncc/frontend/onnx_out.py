@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -141,6 +142,7 @@ def to_onnx(graph: Graph) -> ModelProto:
     Raises UnsupportedError for ops without a row, ModelError where the weights are too large for one file.
     """
     from onnx import helper
+    graph = replace(graph, outputs=graph.shown, signals=()).live()
     missing = [(n.op, n.name, "ONNX has no such op") for n in graph if n.op not in (*ROWS, "input", "const")]
     if missing:
         raise UnsupportedError(f"{graph.name} can't be written as ONNX", missing)

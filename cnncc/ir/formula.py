@@ -54,8 +54,21 @@ class Formula:
 
     @cached_property
     def loads(self) -> tuple[Load, ...]:
-        """The distinct loads, in order of appearance."""
-        return tuple(dict.fromkeys(loads(self.expr)))
+        """The distinct loads, in order of appearance, those that say where to write last."""
+        return tuple(dict.fromkeys((*loads(self.expr), *(i.lookup for i in self.out.index if i.lookup))))
+
+    @cached_property
+    def lookups(self) -> frozenset[str]:
+        """The operands that say where others are read or written."""
+        return frozenset(i.lookup.tensor for x in (self.out, *self.loads) for i in x.index if i.lookup)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether data say where the result goes.
+
+        Then the fold goes on from what is there, over its points in order, first dimensions outermost.
+        """
+        return any(i.lookup is not None for i in self.out.index)
 
     def substitute(self, mapping: Mapping[str, Index], extents: Mapping[str, Extent]) -> Formula:
         """Dimensions replaced by index expressions over others; `extents` gives the sizes of the new ones."""

@@ -56,8 +56,8 @@ class Stage:
 
     @cached_property
     def lookups(self) -> frozenset[str]:
-        """The operands that are tables of indices."""
-        return frozenset(i.lookup.tensor for x in self.loads for i in x.index if i.lookup is not None)
+        """The operands that say where others are read or written."""
+        return frozenset[str]().union(*(f.lookups for f in self.formulas))
 
     @property
     def extents(self) -> dict[str, Extent]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncc.ir.errors import InputError, hint
-from cnncc.ir.plan import Value
+from cnncc.ir.plan import Signal, Value
 from cnncc.ir.types import NUMPY, Extent, TensorType
 
 if TYPE_CHECKING:
@@ -26,6 +26,17 @@ def value(name: str, type: TensorType) -> Value:
     return Value(name, NUMPY[type.dtype].name, type.shape)
 
 
+def settled(signals: Sequence[Signal], results: Sequence[Array]) -> list[Array]:
+    """What the user gets of the results, of which the last are the signals'. Raises InputError for those."""
+    shown = list(results[:len(results) - len(signals)])
+    for signal, number in zip(signals, results[len(shown):], strict=True):
+        if signal.output is not None:
+            shown[signal.output] = shown[signal.output][(*[slice(None)] * signal.axis, slice(int(number)))]
+        elif number.any():
+            raise InputError(signal.text)
+    return shown
+
+
 @dataclass(frozen=True)
 class Signature:
     """The inputs and outputs of a model, in order."""
@@ -36,7 +47,7 @@ class Signature:
     @staticmethod
     def of(graph: Graph) -> Signature:
         return Signature(tuple(value(i, graph[i].type) for i in graph.inputs),
-                         tuple(value(name, graph[v].type) for name, v in graph.outputs))
+                         tuple(value(name, graph[v].type) for name, v in graph.shown))
 
     @cached_property
     def _expected(self) -> tuple[tuple[np.dtype[Any], tuple[int, ...], bool, tuple[Extent, ...]], ...]:

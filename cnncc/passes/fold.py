@@ -43,7 +43,7 @@ class Rebuild(Builder):
                                 base=self.name_of(n.base)))
 
     def finish(self) -> Graph:
-        return self.graph([(user, self.name_of(v)) for user, v in self.old.outputs]).live()
+        return self.graph([(user, self.name_of(v)) for user, v in self.old.outputs], self.old.signals).live()
 
 
 def fold_batchnorm(graph: Graph, target: Target) -> Graph:

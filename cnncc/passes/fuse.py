@@ -131,7 +131,8 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
     """The formulas of a producer followed by its consumer, on one register tile."""
     reads = [x for x in consumer.loads if x.tensor == PRODUCER]
     last = chain[-1]
-    if len(reads) != 1 or consumer.tabled or any(i.lookup is not None for i in reads[0].index):
+    if len(reads) != 1 or any(i.lookup is not None for i in reads[0].index) or PRODUCER in consumer.lookups \
+            or consumer.tabled or consumer.scattered or last.scattered:
         return None
     consumer = _fresh(consumer, {d for f in chain for d, _ in f.extents})
     read = next(x for x in consumer.loads if x.tensor == PRODUCER)

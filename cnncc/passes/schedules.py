@@ -203,6 +203,9 @@ class _Space:
     # ---- candidates
 
     def all(self) -> Iterator[Candidate]:
+        if self.stage.first.scattered:
+            yield self.priced(self._in_order(), None, 1, 1, 1)
+            return
         spare = self.target.registers - 1
         fold = product([_number(self.extents[d]) for d in self.folded])
         vectors = -(-_number(self.extents[self.simd]) // self.lanes) if self.simd else 1
@@ -224,6 +227,16 @@ class _Space:
         if spare < fold + 2:
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
+
+    def _in_order(self) -> tuple[list[Loop], list[Loop]]:
+        """The loops of what data scatter: the dimensions that may meet at one place stay in their order."""
+        meet = [d for d in self.out if all(i.single != d for i in self.stage.out.index)]
+        apart = [d for d in self.out if d not in meet and d != self.simd]
+        outside = [Loop("for", d) for d in (*apart, *meet)]
+        if self.simd is None:
+            return outside, []
+        lanes = Loop("for", self.simd, self.lanes)
+        return [*outside, lanes], [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
 
     def _held(self, tile: str | None, rw: int, nb: int) -> int:
         """Vectors that overlapping taps and the factors of a table keep in registers."""
@@ -482,7 +495,8 @@ class _Space:
             if tasks >= ENOUGH and not symbolic:
                 break
             repeated = any(y.dim == x.dim for y in result[:i])
-            if repeated:
+            meeting = self.stage.first.scattered and all(j.single != x.dim for j in self.stage.out.index)
+            if repeated or meeting:
                 break
             result[i] = replace(x, kind="par")
             tasks *= 1 if symbolic else _count(_number(self.extents[x.dim]), x.step)

@@ -58,6 +58,8 @@ def _rises(p: str, n: Node) -> bool:
     """
     assert n.kernel is not None
     names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p}
+    if any(names & s.lookups or s.formulas[-1].scattered for s in n.kernel.stages):
+        return False
     reads = [x for s in n.kernel.stages for x in s.loads if x.tensor in names]
     return all(i.lookup is None and all(c > 0 for _, c in i.terms) and not (axis == CHANNEL and i.const)
                for x in reads for axis, i in enumerate(x.index))

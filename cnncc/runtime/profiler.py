@@ -81,7 +81,7 @@ def format_summary(plan: Plan) -> str:
     rows.append(["all", f"{flops / 1e6:.3f}", f"{nbytes / 1e3:.1f}", "", "", ""])
     per = f" per {plan.symbol}" if plan.symbol else ""
     return (f"{plan.name}: {len(plan.steps)} kernel calls, {flops / 1e6:,.1f} MFLOP{per}\n"
-            f"takes {describe(plan.inputs)}\ngives {describe(plan.outputs)}\n"
+            f"takes {describe(plan.inputs)}\ngives {describe(plan.shown)}\n"
             f"needs weights {plan.weights / 1e3:,.1f} KB, workspace {plan.work / 1e3:,.1f} KB{per}, "
             f"scratch {plan.scratch / 1e3:,.1f} KB per thread\n"
             + table(["step", "MFLOP", "KB", "tasks", "op", "nodes"], rows, ("op", "nodes")))
