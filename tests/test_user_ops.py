@@ -59,12 +59,14 @@ CASES: list[tuple[str, list[list[int | str]], Callable[..., Any], dict[str, Any]
     ("y[n,k] = x[n]", [["N"]], lambda x: np.repeat(x[:, None], 4, 1), {"K": 4}),
     ("y[n,c,h*2+i,w*2+j] = x[n,c*4+i*2+j,h,w]", [["N", 12, 4, 5]], lambda x: x.reshape(
         2, 3, 2, 2, 4, 5).transpose(0, 1, 4, 2, 5, 3).reshape(2, 3, 8, 10), {"I": 2, "J": 2}),
-    ("y[n,c,i] += x[n,c,i+r-1|1] * x[n,c,i-r+1|1]", [["N", 3, 6]],
-     lambda x: sum(pad(x, 1)[:, :, r:r + 6] * pad(x, 1)[:, :, 2 - r:8 - r] for r in range(3)), {"R": 3}),
+    ("y[n,c,i] += x[n,c,i+r-1|1] * w[R-1-r]", [["N", 3, 6], [3]],
+     lambda x, w: sum(pad(x, 1)[:, :, r:r + 6] * w[2 - r] for r in range(3)), {"R": 3}),
+    ("y[n,c] += (x[n,c,p] + w[n,c]) * ((1,2,3),(4,5,6))[1,r]", [["N", 3, 6], ["N", 3]],
+     lambda x, w: (x.sum(2) + 6 * w) * 15, {}),
     ("y[n,k,{p}] += x[n,c,{p*steps+r*d-a|a}] * w[k,c,{r}]", [["N", 7, 8, 9], [20, 7, 3, 3]], conv,
      {"steps": (2, 1), "d": 2, "a": 2}),
-    ("y[n,d,h,w] += a[n,c,h,w] * b[n,c,h,w+d-4|0]", [["N", 3, 4, 8], ["N", 3, 4, 8]],
-     lambda a, b: np.stack([(pad(b, 4)[:, :, 4:-4, d:d + 8] * a).sum(1) for d in range(5)], 1), {"D": 5}),
+    ("y[n,d,h,w] += a[n,c,h,w] * b[n,c,h,w+d]", [["N", 3, 4, 8], ["N", 3, 4, 12]],
+     lambda a, b: np.stack([(b[..., d:d + 8] * a).sum(1) for d in range(5)], 1), {"D": 5}),
     ("y[n,k,p] += x[n,c,p] * ((1,2),(3,4))[k,c]", [["N", 2, 20]], lambda x: E("ncp,kc->nkp", x, TABLE), {}),
     ("y[n,k] max= x[n,c] - ((1,2),(3,4))[k,c]", [["N", 2]], lambda x: (x[:, None] - TABLE).max(2), {})]
 
@@ -152,6 +154,8 @@ def test_what_is_wrong_in_a_formula(text: Any, attributes: dict[str, Any], messa
     ("y[n] += x[n,p*K]", [[2, 5]], {}, "can't find the extents"),
     ("y[n] = x[n,7]", [[2, 5]], {}, "no element 7 of 5"),
     ("y[n,p] = x[n,p-1|1]", [[2, 5]], {}, "leaves its operand"),
+    ("y[n,d,w] += a[n,w] * b[n,w+d-4|0]", [[1, 8], [1, 8]], {"D": 5}, "one dimension of the left side"),
+    ("y[n,i] += x[n,i-r+1|1]", [[1, 8]], {"R": 3}, "one dimension of the left side"),
     ("y[n,n] = x[n]", [[2]], {}, "one by one"), ("y[n+1] = x[n]", [[2]], {}, "one by one"),
     ("y[2*n] = x[n]", [[2]], {}, "one by one"), ("y[n,p+r] += x[n,p]*w[r]", [[2, 3], [3]], {}, "one by one"),
     ("y[n,p] += x[n,p+r-1]", [[2, 3]], {"R": 9}, "too small for the window"),

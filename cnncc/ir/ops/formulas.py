@@ -227,13 +227,21 @@ def _numbers(text: str, values: Mapping[str, Value], spatial: int) -> tuple[dict
 
 
 def _check(f: Formula, shapes: Mapping[str, Sequence[Extent]]) -> None:
-    """Raises ModelError unless each element of the result is written once, of elements that are there."""
-    if f.fold == "=":
-        _expect(not f.reduced, f"{', '.join(f.reduced)} isn't on the left side: += would add up over it")
-        for x in f.loads:
-            for i, size in zip(x.index, shapes[x.tensor], strict=True):
-                _expect(not outside(i, size, f.sizes), f"{x} leaves its operand, {_show(shapes[x.tensor])}: "
+    """Raises ModelError unless each element of the result is written once, of elements that are there.
+
+    The lowering decides what a fold leaves out by the loops over one dimension of the result and over taps.
+    """
+    _expect(f.fold != "=" or not f.reduced,
+            f"{', '.join(f.reduced)} isn't on the left side: += would add up over it")
+    for x in f.loads:
+        for i, size in zip(x.index, shapes[x.tensor], strict=True):
+            if outside(i, size, f.sizes):
+                _expect(f.fold != "=", f"{x} leaves its operand, {_show(shapes[x.tensor])}: "
                         "only folds leave out what isn't there")
+                kept = [d for d in i.dims if d in f.out_dims and f.sizes[d] != 1]
+                _expect(len(kept) <= 1 and all(c > 0 for d, c in i.terms if d not in kept),
+                        f"{x} leaves its operand, {_show(shapes[x.tensor])}: such an index has at most "
+                        "one dimension of the left side, plus others")
     for t in tables(f.expr):
         for i, size in zip(t.index, (len(t.values), len(t.values[0])), strict=True):
             _expect(not outside(i, size, f.sizes), f"the index {i} leaves its table")
