@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cnncc.frontend.files import Opening
     from cnncc.frontend.onnx import ModelInfo, Shapes
+    from cnncc.frontend.user import Ops
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -42,19 +43,21 @@ def pipeline() -> tuple[Pass, ...]:
             schedules.choose_schedules)
 
 
-def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None) -> Graph:
+def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,
+         ops: Ops | None = None) -> Graph:
     """The graph of a model; `opening` is told of files beside it before they are read.
 
-    `shapes` fixes the open sizes of an ONNX model's inputs. Raises ModelError, InputError for such shapes.
+    `shapes` fixes the open sizes of an ONNX model's inputs, `ops` are the user's. Raises ModelError,
+    InputError for such shapes.
     """
     from cnncc.frontend import definition
     from cnncc.ir.graph import Graph
     if isinstance(source, Graph) or definition.is_definition(source):
         if shapes:
             raise InputError("shapes are for ONNX models: here the inputs have theirs")
-        return source if isinstance(source, Graph) else definition.read(source, opening)
+        return source if isinstance(source, Graph) else definition.read(source, opening, ops)
     from cnncc.frontend.onnx import read as read_onnx
-    return read_onnx(source, opening=opening, shapes=shapes)
+    return read_onnx(source, opening=opening, shapes=shapes, ops=ops)
 
 
 def inspect(path: str) -> ModelInfo:
@@ -63,21 +66,21 @@ def inspect(path: str) -> ModelInfo:
     return definition.inspect(path) if definition.is_definition(path) else onnx.inspect(path)
 
 
-def convert(source: Source, path: str | os.PathLike[str]) -> None:
+def convert(source: Source, path: str | os.PathLike[str], *, ops: Ops | None = None) -> None:
     """Write a model, or definition, as an ONNX file, which appears complete or not at all.
 
     Raises ModelError as `compile` does, and OSError.
     """
     from cnncc.runtime.artifact import replacing
-    data = as_onnx(source)
+    data = as_onnx(source, ops)
     with replacing(path) as file:
         file.write(data)
 
 
-def as_onnx(source: Source) -> bytes:
+def as_onnx(source: Source, ops: Ops | None = None) -> bytes:
     """A model, as read, as the bytes of an ONNX file. Raises as `read`."""
     from cnncc.frontend.onnx_out import to_onnx
-    return bytes(to_onnx(read(source)).SerializeToString())
+    return bytes(to_onnx(read(source, ops=ops)).SerializeToString())
 
 
 def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
@@ -145,7 +148,7 @@ def plan(graph: Graph) -> Code:
 
 def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
             target: str = "native", precision: str = "fast", cache: bool = True, jobs: int | None = None,
-            progress: Callable[[str, float], None] | None = None) -> CompiledModel:
+            progress: Callable[[str, float], None] | None = None, ops: Ops | None = None) -> CompiledModel:
     """Compile a model for this machine.
 
     `source` is a path (`.onnx`, ONNX as text in `.onnxtxt`, a definition in `.yaml`), the bytes of an ONNX
@@ -155,6 +158,7 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     fast or strict, without Winograd's convolution that rounds worse. `cache=False` compiles anew.
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction from 0 to
     1).
+    `ops` are the user's (`cnncc.op`) by the name that the model gives them: {"my.domain.Name": op}.
 
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument, CnnccError where this CPU lacks the target's instructions.
@@ -169,9 +173,10 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     check_shapes(shapes)
     report = progress or (lambda what, fraction: None)
     chosen = target_for(target, precision)
-    key = _cache_key(source, chosen, shapes or {}) if cache and not os.environ.get("CNNCC_DUMP") else None
+    cached = cache and not os.environ.get("CNNCC_DUMP")
+    key = _cache_key(source, chosen, shapes or {}, ops or {}) if cached else None
     if key is None:
-        model = _build(source, chosen, threads, jobs, report, shapes)
+        model = _build(source, chosen, threads, jobs, report, shapes, None, ops)
     else:
         found = store.load(key)
         if found is not None and _unchanged(source, found.meta.get("external", {})):
@@ -184,7 +189,7 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
                 external[name] = ""
                 with suppress(ModelError):              # the reader says what is wrong
                     external[name] = store.file_hash(path)
-        model = _build(source, chosen, threads, jobs, report, shapes, opening)
+        model = _build(source, chosen, threads, jobs, report, shapes, opening, ops)
         model.meta["external"] = external
         if _unchanged(source, external):    # else it is open which content was read
             store.store(key, model.save)
@@ -203,7 +208,7 @@ def check_shapes(shapes: Any) -> None:
 
 def _build(source: Source, target: Target, threads: int | None, jobs: int | None,
            report: Callable[[str, float], None], shapes: Shapes | None = None,
-           opening: Opening | None = None) -> CompiledModel:
+           opening: Opening | None = None, ops: Ops | None = None) -> CompiledModel:
     from cnncc.codegen.worker import Compiler, Machine
     from cnncc.passes.memory import pack
     from cnncc.runtime import buffers, env
@@ -211,7 +216,7 @@ def _build(source: Source, target: Target, threads: int | None, jobs: int | None
     machine = Machine(target.triple, target.cpu, target.features)
     with Compiler(machine, jobs or env.available_cpus(), expected=_expected(source)) as compiler:
         report("reading", 0.0)
-        original = read(source, opening, shapes)
+        original = read(source, opening, shapes, ops)
         graph = optimize(original, target)
         code = plan(graph)
         report("compiling", 0.2)
@@ -240,17 +245,22 @@ def _expected(source: Source) -> float:
     return 2.0 if size > 1 << 20 else 0.0
 
 
-def _cache_key(source: Source, target: Target, shapes: Shapes) -> str | None:
-    """The key of a model's bytes and all else that decides the code; None without a cache or such bytes."""
+def _cache_key(source: Source, target: Target, shapes: Shapes, ops: Ops) -> str | None:
+    """The key of a model's bytes and all else that decides the code; None without a cache or such bytes.
+
+    What a Python function does is in no key.
+    """
     from cnncc.runtime import cache
-    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
+    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes) \
+            or not all(op.key for op in ops.values()):
         return None
     try:
         content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
     except ModelError:      # the reader says what is wrong
         return None
     given = sorted((name, tuple(map(int, shape))) for name, shape in shapes.items())
-    return cache.key(__version__, content, repr(sorted(target.record().items())), repr(given), code_hash())
+    return cache.key(__version__, content, repr(sorted(target.record().items())), repr(given),
+                     repr(sorted((name, op.key) for name, op in ops.items())), code_hash())
 
 
 def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
@@ -276,7 +286,8 @@ def code_hash() -> str:
     return cache.key(*(p.read_bytes() for p in paths))
 
 
-def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None) -> Reference:
+def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None,
+              ops: Ops | None = None) -> Reference:
     """The NumPy reference of a model, called as the compiled model is; slow.
 
     With `dtype="float64"` it computes the same from the same inputs in double precision, and its outputs are
@@ -284,4 +295,4 @@ def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = No
     """
     from cnncc.reference_model import Reference
     check_shapes(shapes)
-    return Reference(read(source, shapes=shapes), dtype)
+    return Reference(read(source, shapes=shapes, ops=ops), dtype)

@@ -76,3 +76,8 @@ def test_tutorial(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     finally:
         log.handlers.clear()    # of a stderr that will be gone
         log.setLevel(logging.NOTSET)
+
+
+def test_user_ops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snippets run as they are."""
+    snippets.run(ROOT / "docs" / "user_ops.md", tmp_path, monkeypatch)

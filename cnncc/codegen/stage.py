@@ -11,7 +11,7 @@ from cnncc.codegen.emitter import I64, Emitter, Int, Type, Value
 from cnncc.codegen.scalar import across, apply, narrow, stored, widen
 from cnncc.codegen.validity import Constraint, Validity, decide, signature
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Call, Const, Expr, Load, Table
+from cnncc.ir.expr import Const, Expr, Load, Table
 from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add, outside
 from cnncc.ir.infer import stage_dtypes, stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
@@ -378,7 +378,8 @@ class StageLowering:
                     raise InternalError("a first formula can't read the accumulator")
                 return acc
             return self.element(self.number[x], pos, ptrs, wide, active)
-        assert isinstance(x, Call)
+        if isinstance(x, Table):
+            return self.e.constant(x.at({d: p.rep for d, p in pos.items()}), wide.of(x.dtype))
         args = [self.value(a, pos, ptrs, wide, acc, active) for a in x.args]
         return apply(self.e, x.fn, args, constant=isinstance(x.args[-1], Const))
 

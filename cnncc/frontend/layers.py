@@ -51,8 +51,16 @@ def _ints(low: int, one: bool = True) -> Callable[[Any], bool]:
     return test
 
 
+def _attribute(v: Any) -> bool:
+    several = v if isinstance(v, list | tuple) else [v]
+    return bool(several) and all((type(e) is float and math.isfinite(e))
+                                 or (type(e) is int and abs(e) <= MAX_ELEMENTS) for e in several)
+
+
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Count": ("an integer of at least 1", lambda v: type(v) is int and 1 <= v <= MAX_ELEMENTS),
+    "Anything": ("anything", lambda v: True),
+    "Attribute": ("a number, or one for each spatial dimension", _attribute),
     "Axis": ("an integer", lambda v: type(v) is int),
     "Sizes": ("an integer of at least 1, or one for each dimension", _ints(1)),
     "Pads": ("an integer of at least 0, or one for each dimension", _ints(0)),
@@ -80,6 +88,13 @@ class Kind:
         expected, default = self.keys[key]
         what, test = EXPECTED[expected]
         expect(test(value) or value is default, f"{key}: expected {what}, got {value!r:.60}")
+
+    def check_all(self, keys: Mapping[str, Any]) -> None:
+        """Raises ModelError unless the keys are those of a layer of this kind."""
+        for key, value in keys.items():
+            self.check(key, value)
+        for key, (_, default) in self.keys.items():
+            expect(key in keys or default is not REQUIRED, f"needs the key {key!r}")
 
 
 @dataclass
