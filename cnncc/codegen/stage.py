@@ -11,7 +11,7 @@ from cnncc.codegen.emitter import I64, Emitter, Int, Type, Value
 from cnncc.codegen.scalar import across, apply, narrow, stored, widen
 from cnncc.codegen.validity import Constraint, Validity, decide, signature
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Call, Const, Expr, Load, Table
+from cnncc.ir.expr import Const, Expr, Load, Table
 from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add, outside
 from cnncc.ir.infer import stage_dtypes, stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
@@ -316,7 +316,7 @@ class StageLowering:
         if factors and table:
             other = factors[factors[0] is table]
             new = self.scaled(table.at({d: p.rep for d, p in pos.items()}), other, pos, ptrs, acc[j], active)
-        elif factors and not across_lanes:
+        elif factors and not (across_lanes and len(active) < self.lanes):
             a, b = (self.value(f, pos, ptrs, wide, None, active) for f in factors)
             new = self.e.fma(a, b, acc[j])
             if simd and len(active) < self.active(pos):
@@ -378,7 +378,8 @@ class StageLowering:
                     raise InternalError("a first formula can't read the accumulator")
                 return acc
             return self.element(self.number[x], pos, ptrs, wide, active)
-        assert isinstance(x, Call)
+        if isinstance(x, Table):
+            return self.e.constant(x.at({d: p.rep for d, p in pos.items()}), wide.of(x.dtype))
         args = [self.value(a, pos, ptrs, wide, acc, active) for a in x.args]
         return apply(self.e, x.fn, args, constant=isinstance(x.args[-1], Const))
 
@@ -414,6 +415,11 @@ class StageLowering:
                     self.e.masked_load(ptrs[i], at, wide, lanes, a.bytes)
                 if a.tensor.name in self.ahead:
                     self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
+            elif stride == 2 * a.bytes and len(lanes) == wide.lanes:    # of the last pair only the first
+                low, high = (self.e.load(ptrs[i], at + n, wide, a.bytes) for n in (0, stride * wide.lanes // 2
+                                                                                   - a.bytes))
+                half = wide.lanes // 2
+                known = self.e.shuffle(low, [*range(0, 2 * half, 2), *range(2 * half + 1, 4 * half, 2)], high)
             else:
                 known = Value("zeroinitializer", wide)
                 for lane in lanes:

@@ -190,11 +190,14 @@ class Call:
             value = builder.op(op, inputs, name, (self.name,), base, **attrs)
         except ModelError as error:
             raise ModelError(f"{self.label}: {error}") from None
-        type = builder.nodes[value].type
+        self.checked(builder.nodes[value].type)
+        return value
+
+    def checked(self, type: TensorType) -> None:
+        """Raises ModelError or Refused for the type of a result that can't be."""
         self.scope.check(type, self.label)
         support(not any(isinstance(e, str) for e in type.shape[1:]),
                 f"its result {type} has the batch, whose size is open, in another place than the first")
-        return value
 
     def const(self, array: Array, step: str) -> str:
         """Add a constant of this node's own."""

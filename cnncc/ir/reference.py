@@ -278,7 +278,7 @@ class _Fold:
         axes = tuple(axis for axis, n in enumerate(value.shape) if axis not in kept and n > 1)
         if axes:
             value = COMBINE[f.fold].reduce(value, axis=axes, keepdims=True, dtype=value.dtype)
-        used = {d for x in f.loads for i in x.index for d in i.dims}
+        used = f.tabled.union(d for x in f.loads for i in x.index for d in i.dims)
         times = product([len(ranges[d]) for d in f.reduced if d not in used])
         if f.fold == "+=" and times > 1:
             value = value * value.dtype.type(times)

@@ -75,13 +75,19 @@ class CompiledModel:
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
-        """The outputs of these names (None: all), as ONNX Runtime's `run` gives them."""
+        """The outputs of these names (None: all) for inputs by name, as ONNX Runtime gives them.
+
+        Raises InputError as a call does, and for an unknown output.
+        """
         chosen = self._signature.select(output_names or None)
-        results = self._call((), feeds, None)
+        results = self._call((), self._signature.by_name(feeds), None)
         return [results[i] for i in chosen]
 
     def profile(self, /, *args: Any, repeat: int | None = None, **feeds: Any) -> list[StepTime]:
-        """The time of every step, for `format_profile`, over `repeat` rounds or half a second of them."""
+        """The time of every step of a call, for `format_profile`: medians of `repeat` rounds.
+
+        Without `repeat` it takes half a second. Raises InputError as a call does.
+        """
         if repeat is not None and repeat < 1:
             raise InputError(f"repeat={repeat}: expected at least 1")
         space, operands = self._take(), []
@@ -163,7 +169,7 @@ class CompiledModel:
             raise InternalError(f"{self.name}: the native code returned {code}")
 
     def _given(self, out: Any, arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-        given: list[Any] = [out] if isinstance(out, np.ndarray) else list(out)
+        given: list[Any] = list(out) if isinstance(out, Sequence) else [out]
         if len(given) != len(self.outputs):
             raise InputError(f"out: expected {len(self.outputs)} arrays, got {len(given)}")
         for i, (v, x, shape) in enumerate(zip(self.outputs, given, shapes, strict=False)):

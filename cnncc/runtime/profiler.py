@@ -17,7 +17,10 @@ RESOLUTION = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """The median time of a step in seconds, its share of all; tasks, FLOPs and bytes of the whole call."""
+    """The median time of a step in seconds, its share of all; tasks, FLOPs and bytes of the whole call.
+
+    `nodes` are the model's nodes that the step computes, `ops` is what its kernel does, `symbol` its name.
+    """
 
     index: int
     symbol: str

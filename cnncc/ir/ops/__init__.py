@@ -5,6 +5,7 @@ tuples with one number per spatial dimension; axes are not negative.
 """
 
 from cnncc.ir.op import NAMES, OPS, Shape
-from cnncc.ir.ops import composed, elementwise, folds, indexing, movement, quantized
+from cnncc.ir.ops import composed, elementwise, folds, formulas, indexing, movement, quantized
 
-__all__ = ["NAMES", "OPS", "Shape", "composed", "elementwise", "folds", "indexing", "movement", "quantized"]
+__all__ = ["NAMES", "OPS", "Shape", "composed", "elementwise", "folds", "formulas", "indexing", "movement",
+           "quantized"]
