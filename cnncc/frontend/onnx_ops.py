@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend import onnx_elementwise, onnx_matrix, onnx_moves, onnx_reduce, onnx_resize
+from cnncc.frontend import onnx_elementwise, onnx_matrix, onnx_moves, onnx_recurrent, onnx_reduce, onnx_resize
 from cnncc.frontend.layers import scale_and_shift
 from cnncc.frontend.onnx_moves import MAX_TABLE
 from cnncc.frontend.onnx_node import Call, Row, support
@@ -184,6 +184,7 @@ ROWS = {
     **onnx_elementwise.ROWS,
     **onnx_matrix.ROWS,
     **onnx_moves.ROWS,
+    **onnx_recurrent.ROWS,
     **onnx_reduce.ROWS,
     **onnx_resize.ROWS,
     "AveragePool": Row(_average_pool, 1, 1),
