@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend import onnx_elementwise, onnx_matrix, onnx_moves, onnx_recurrent, onnx_reduce, onnx_resize
+from cnncc.frontend import (
+    onnx_contrib,
+    onnx_einsum,
+    onnx_elementwise,
+    onnx_matrix,
+    onnx_moves,
+    onnx_recurrent,
+    onnx_reduce,
+    onnx_resize,
+)
 from cnncc.frontend.layers import scale_and_shift
 from cnncc.frontend.onnx_moves import MAX_TABLE
 from cnncc.frontend.onnx_node import Call, Row, support
@@ -89,12 +98,31 @@ def _conv(c: Call) -> str:
     return c.emit("add", [y, c.const(bias, "bias")]) if bias.any() else y
 
 
-def _max_pool(c: Call) -> str:
+def _max_pool(c: Call) -> tuple[str, ...]:
+    """The maxima, and the place of the first of equals in the whole input."""
     x = c.value(0)
     axes, attrs = _window(c, x)
     for a in axes:
         a.taps(pads=False)      # refuses windows that lie wholly in the padding
-    return c.emit("max_pool", [x], **attrs)
+    y, columns = c.emit("max_pool", [x], **attrs), c.flag("storage_order")
+    if not c.wanted(1):
+        return y,
+    own, shape = c.named(c.node.output[1]), c.shape(x)
+    support(isinstance(shape[0], int), "its indices depend on the batch, whose size is open")
+    image = product([a.size for a in axes])
+    own.spend(4 * image)
+    places = np.arange(image, dtype=np.int32).reshape([a.size for a in axes], order="F" if columns else "C")
+    images = np.arange(product([int(e) for e in shape[:2]]), dtype=np.int64) * image
+    first = own.emit("first_in_window", [x, y, own.const(places, "places")], "first", **attrs)
+    images = images.reshape(*map(int, shape[:2]), *(1,) * len(axes))
+    return y, own.emit("add", [own.emit("cast", [first], "place", to="i64"), own.const(images, "image")])
+
+
+def _lp_pool(c: Call) -> str:
+    x, p = onnx_elementwise.of(c, c.value(0)), c.attribute("p", "i", 2)
+    c.expect(0 < p <= 1 << 20, f"p is {p}")
+    y = c.emit("sum_pool", [onnx_reduce.powers(c, x, p)], "sum" if p > 1 else "", **_window(c, x)[1])
+    return onnx_reduce.root(c, y, p)
 
 
 def _average_pool(c: Call) -> str:
@@ -181,6 +209,8 @@ def _constant(c: Call) -> Array:
 
 
 ROWS = {
+    **onnx_contrib.ROWS,
+    **onnx_einsum.ROWS,
     **onnx_elementwise.ROWS,
     **onnx_matrix.ROWS,
     **onnx_moves.ROWS,
@@ -192,6 +222,9 @@ ROWS = {
     "Constant": Row(_constant, 0, 0),
     "Conv": Row(_conv, 2, 3),
     "Flatten": Row(_flatten, 1, 1),
-    "MaxPool": Row(_max_pool, 1, 1, ("storage_order",)),
+    "LpPool": Row(_lp_pool, 1, 1),
+    "MaxPool": Row(_max_pool, 1, 1),
     "Reshape": Row(_reshape, 2, 2),
+    "com.microsoft.FusedConv": onnx_contrib.fused_conv(_conv),
+    "com.microsoft.FusedGemm": onnx_contrib.fused_gemm(onnx_matrix.gemm),
 }

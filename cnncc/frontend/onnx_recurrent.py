@@ -11,20 +11,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from cnncc.frontend.onnx_elementwise import of
+from cnncc.frontend.onnx_elementwise import activation, of
 from cnncc.frontend.onnx_moves import cut, fixed, reshaped
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.types import NUMPY
 
 MAX_STEPS = 1 << 10     # of one node, those of both directions counted
-
-FUNCTIONS: dict[str, tuple[str, dict[str, float | None]]] = {
-    "relu": ("relu", {}), "tanh": ("tanh", {}), "sigmoid": ("sigmoid", {}), "softsign": ("softsign", {}),
-    "softplus": ("softplus", {}), "leakyrelu": ("leaky_relu", {"alpha": 0.01}), "elu": ("elu", {"alpha": 1.0}),
-    "thresholdedrelu": ("thresholded_relu", {"alpha": 1.0}), "affine": ("affine", {"alpha": None, "beta": None}),
-    "hardsigmoid": ("hard_sigmoid", {"alpha": 0.2, "beta": 0.5}),
-    "scaledtanh": ("scaled_tanh", {"alpha": None, "beta": None})}
-"""ONNX's activations in lower case: our op, its numbers with their defaults, where there are some."""
 
 Function: TypeAlias = Callable[[Call, str, str], str]
 
@@ -81,33 +73,35 @@ def _gru(k: _Cell, c: Call, x: str, h: str, *_: str) -> tuple[str, ...]:
 def _lstm(k: _Cell, c: Call, x: str, h: str, state: str) -> tuple[str, ...]:
     """With the flag (input_forget) the forget gate is what the input gate leaves."""
     f, g, out = k.functions
-    gi, go, gf, gc = k.gates(c, c.emit("add", [c.emit("matmul", [h, k.weights], "product"), x], "sum"), "gate")
+    total = c.emit("add", [c.emit("matmul", [h, k.weights], "product"), x], "sum")
+    gi, go, gf, gc = k.gates(c, total, "gate")
     i = f(c, k.peep(c, 0, gi, state), "i")
-    forget = c.emit("affine", [i], "f", alpha=-1.0, beta=1.0) if k.flag else f(c, k.peep(c, 2, gf, state), "f")
+    forget = f(c, k.peep(c, 2, gf, state), "f") if not k.flag else \
+        c.emit("affine", [i], "f", alpha=-1.0, beta=1.0)
     new = c.emit("mul", [i, g(c, gc, "candidate")], "new")
     state = c.emit("add", [c.emit("mul", [forget, state], "kept"), new], "c")
     o = f(c, k.peep(c, 1, go, state), "o")
     return c.emit("mul", [o, out(c, state, "squashed")], "h"), state
 
 
-def _functions(c: Call, defaults: Sequence[str], ways: int) -> list[Function]:
-    """The activations of all directions; each takes as many of the node's numbers as it has."""
-    names = [n.decode("utf-8", "replace").lower() for n in c.attribute("activations", "strings", ())]
-    names = names or [*defaults] * ways
-    c.expect(len(names) == len(defaults) * ways, f"has {len(names)} activations, expected {len(defaults) * ways}")
+def _functions(c: Call, defaults: Sequence[bytes], ways: int) -> list[Function]:
+    """The activations of all directions; each takes as many of the node's numbers as it has.
+
+    As in ONNX Runtime what goes into gates is clipped, but not an LSTM's state: the third one takes it.
+    """
+    names = [*c.attribute("activations", "strings", ())] or [*defaults] * ways
+    c.expect(len(names) == len(defaults) * ways,
+             f"has {len(names)} activations, expected {len(defaults) * ways}")
     given = {n: list(c.attribute(f"activation_{n}", "floats", ())) for n in ("alpha", "beta")}
     clip = c.attribute("clip", "f", 0.0)
 
-    def function(name: str) -> Function:
-        support(name in FUNCTIONS, f"its activation {name[:60]!r} is not supported")
-        op, defaults = FUNCTIONS[name]
-        numbers = {n: given[n].pop(0) if given[n] else default for n, default in defaults.items()}
-        c.expect(None not in numbers.values(), f"the numbers of its activation {name!r} are missing")
+    def function(name: bytes, clips: bool) -> Function:
+        op, numbers = activation(c, name, lambda n: given[n].pop(0) if given.get(n) else None)
         def apply(c: Call, x: str, step: str) -> str:
-            x = c.emit("clip", [x], f"{step}clip", low=-clip, high=clip) if clip > 0 else x
+            x = c.emit("clip", [x], f"{step}clip", low=-clip, high=clip) if clips else x
             return c.emit(op, [x], step, **numbers)
         return apply
-    return [function(n) for n in names]
+    return [function(n, clip > 0 and i % len(defaults) < 2) for i, n in enumerate(names)]
 
 
 def _matrix(c: Call, i: int, d: int, rows: int, columns: int, ways: int, step: str) -> str:
@@ -137,7 +131,8 @@ def _states(c: Call, first: int, count: int, d: int, ways: int, axis: int, shape
     for i in range(first, first + count):
         if c.has(i):
             x, wanted = c.value(i), (*shape[:axis], ways, *shape[axis:])
-            c.expect(c.shape(x) == wanted, f"input {i} has the shape {list(c.shape(x))}, expected {list(wanted)}")
+            c.expect(c.shape(x) == wanted,
+                     f"input {i} has the shape {list(c.shape(x))}, expected {list(wanted)}")
             result.append(reshaped(c, cut(c, x, {axis: range(d, d + 1)}, "initial"), shape, "initial"))
         else:
             result.append(c.const(np.zeros((1, shape[1]), NUMPY[c.dtype(c.value(0))]), "zero"))
@@ -148,14 +143,15 @@ def _masks(c: Call, steps: int, batch: int | str) -> list[str] | None:
     """For each step which of the batch's sequences [batch, 1] are that long; None: all of them always."""
     if not c.has(4) or (not isinstance(x := c.operand(4), str) and (x >= steps).all()):
         return None
-    lengths = c.value(4)
-    c.expect(c.shape(lengths) == (batch,), f"input 4 has the shape {list(c.shape(lengths))}, expected [{batch}]")
-    lengths = c.emit("reshape", [lengths], "lengths", shape=(batch, 1))
-    numbers = np.arange(steps, dtype=NUMPY[c.dtype(lengths)])
-    return [c.emit("gt", [lengths, c.const(n.reshape(1, 1), "number")], f"alive{t}") for t, n in enumerate(numbers)]
+    given = c.value(4)
+    c.expect(c.shape(given) == (batch,), f"input 4 has the shape {list(c.shape(given))}, expected [{batch}]")
+    lengths = c.emit("reshape", [given], "lengths", shape=(batch, 1))
+    numbers = (np.full((1, 1), t, NUMPY[c.dtype(given)]) for t in range(steps))
+    return [c.emit("gt", [lengths, c.const(n, "number")], f"alive{t}") for t, n in enumerate(numbers)]
 
 
-def _recurrent(step: Callable[..., tuple[str, ...]], gates: int, defaults: Sequence[str], flag: str = "") -> Row:
+def _recurrent(step: Callable[..., tuple[str, ...]], gates: int, defaults: Sequence[bytes],
+               flag: str = "") -> Row:
     """Y [steps, directions, batch, hidden], then the last of each state; layout=1 has the batch first."""
     states = 2 if step is _lstm else 1
 
@@ -190,9 +186,10 @@ def _recurrent(step: Callable[..., tuple[str, ...]], gates: int, defaults: Seque
     def convert(c: Call) -> tuple[str, ...]:
         x, axis, way = of(c, c.value(0)), int(c.flag("layout")), c.attribute("direction", "s", b"forward")
         c.expect(way in (b"forward", b"reverse", b"bidirectional"), f"direction is {way[:60]!r}")
-        c.expect(len(c.shape(x)) == len(c.shape(c.value(2))) == 3, "its input or weight has not three dimensions")
+        c.expect(len(c.shape(x)) == len(c.shape(c.value(2))) == 3, "its operands are no [., ., .]")
         ways, (steps,) = 1 + (way == b"bidirectional"), fixed(c, c.shape(x), (axis,))
-        support(ways * steps <= MAX_STEPS, f"it has {ways * steps:,} steps, which are unrolled: at most {MAX_STEPS:,}")
+        support(ways * steps <= MAX_STEPS,
+                f"it has {ways * steps:,} steps, which are unrolled: at most {MAX_STEPS:,}")
         functions, masks = _functions(c, defaults, ways), _masks(c, steps, c.shape(x)[1 - axis])
         own = len(defaults)
         made = [direction(c, d, way == b"reverse" or d == 1, ways, functions[d * own:(d + 1) * own], masks)
@@ -202,8 +199,8 @@ def _recurrent(step: Callable[..., tuple[str, ...]], gates: int, defaults: Seque
             """States [batch, hidden] along a new axis, seen as one or two."""
             own = c.named((*c.node.output, *[""] * 3)[out] or c.out)
             batch, hidden = c.shape(parts[-1])
-            views = [own.emit("reshape", [p], "part", shape=(batch, 1, hidden) if axis else (1, batch, hidden))
-                     for p in parts]
+            view = (batch, 1, hidden) if axis else (1, batch, hidden)
+            views = [own.emit("reshape", [p], "part", shape=view) for p in parts]
             y = own.emit("concat", views, "joined", axis=axis) if len(views) > 1 else views[0]
             return reshaped(own, y, (batch, *shape, hidden) if axis else (*shape, batch, hidden))
         all_steps = [outputs[t] for t in range(steps) for outputs, _ in made]
@@ -213,7 +210,7 @@ def _recurrent(step: Callable[..., tuple[str, ...]], gates: int, defaults: Seque
 
 
 ROWS = {
-    "RNN": _recurrent(_rnn, 1, ("tanh",)),
-    "GRU": _recurrent(_gru, 3, ("sigmoid", "tanh"), "linear_before_reset"),
-    "LSTM": _recurrent(_lstm, 4, ("sigmoid", "tanh", "tanh"), "input_forget"),
+    "RNN": _recurrent(_rnn, 1, (b"tanh",)),
+    "GRU": _recurrent(_gru, 3, (b"sigmoid", b"tanh"), "linear_before_reset"),
+    "LSTM": _recurrent(_lstm, 4, (b"sigmoid", b"tanh", b"tanh"), "input_forget"),
 }
