@@ -104,18 +104,32 @@ def _max_pool(c: Call) -> tuple[str, ...]:
     axes, attrs = _window(c, x)
     for a in axes:
         a.taps(pads=False)      # refuses windows that lie wholly in the padding
-    y, columns = c.emit("max_pool", [x], **attrs), c.flag("storage_order")
+    y, by_columns = c.emit("max_pool", [x], **attrs), c.flag("storage_order")
     if not c.wanted(1):
         return y,
     own, shape = c.named(c.node.output[1]), c.shape(x)
     support(isinstance(shape[0], int), "its indices depend on the batch, whose size is open")
     image = product([a.size for a in axes])
     own.spend(4 * image)
-    places = np.arange(image, dtype=np.int32).reshape([a.size for a in axes], order="F" if columns else "C")
+    places = np.arange(image, dtype=np.int32).reshape([a.size for a in axes])
     images = np.arange(product([int(e) for e in shape[:2]]), dtype=np.int64) * image
-    first = own.emit("first_in_window", [x, y, own.const(places, "places")], "first", **attrs)
     images = images.reshape(*map(int, shape[:2]), *(1,) * len(axes))
-    return y, own.emit("add", [own.emit("cast", [first], "place", to="i64"), own.const(images, "image")])
+    first = own.emit("first_in_window", [x, y, own.const(places, "places")], "first", **attrs)
+    place = own.emit("cast", [first], "place", to="i64")
+    place = _by_columns(own, place, axes) if by_columns else place
+    return y, own.emit("add", [place, own.const(images, "image")])
+
+
+def _by_columns(c: Call, place: str, axes: list[_Axis]) -> str:
+    """Numbers of places counted with the last dimension fastest, counted with the first one fastest."""
+    result = ""
+    for i in reversed(range(len(axes))):
+        size, apart = (c.const(np.array(product([a.size for a in part])), "size") for part in
+                       (axes[i:i + 1], axes[:i]))
+        part = c.emit("mul", [c.emit("mod", [place, size], f"index{i}"), apart], f"part{i}")
+        result = c.emit("add", [result, part], f"columns{i}") if result else part
+        place = c.emit("div", [place, size], f"rest{i}")
+    return result
 
 
 def _lp_pool(c: Call) -> str:

@@ -88,7 +88,8 @@ def _running(op: str) -> Row:
         while reach < size or skipped:
             last, count = reach * RADIX >= size, min(RADIX, -(-size // reach))
             begin = skipped if back else -skipped - (count - 1) * reach
-            x = c.emit(op, [x], "" if last else f"window{reach}", axis=axis, stride=reach, begin=begin, count=count)
+            x = c.emit(op, [x], "" if last else f"window{reach}", axis=axis, stride=reach, begin=begin,
+                       count=count)
             skipped, reach = 0, reach * RADIX
         return x
     return Row(convert, 2, 2)
