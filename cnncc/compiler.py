@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
 from cnncc.ir.target import Target, target_for
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cnncc.frontend.files import Opening
     from cnncc.frontend.onnx import ModelInfo, Shapes
+    from cnncc.frontend.user import Ops
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -42,19 +43,21 @@ def pipeline() -> tuple[Pass, ...]:
             schedules.choose_schedules)
 
 
-def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None) -> Graph:
+def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,
+         ops: Ops | None = None) -> Graph:
     """The graph of a model; `opening` is told of files beside it before they are read.
 
-    `shapes` fixes the open sizes of an ONNX model's inputs. Raises ModelError, InputError for such shapes.
+    `shapes` fixes the open sizes of an ONNX model's inputs, `ops` are the user's. Raises ModelError,
+    InputError for such shapes.
     """
     from cnncc.frontend import definition
     from cnncc.ir.graph import Graph
     if isinstance(source, Graph) or definition.is_definition(source):
         if shapes:
             raise InputError("shapes are for ONNX models: here the inputs have theirs")
-        return source if isinstance(source, Graph) else definition.read(source, opening)
+        return source if isinstance(source, Graph) else definition.read(source, opening, ops)
     from cnncc.frontend.onnx import read as read_onnx
-    return read_onnx(source, opening=opening, shapes=shapes)
+    return read_onnx(source, opening=opening, shapes=shapes, ops=ops)
 
 
 def inspect(path: str) -> ModelInfo:
@@ -63,18 +66,21 @@ def inspect(path: str) -> ModelInfo:
     return definition.inspect(path) if definition.is_definition(path) else onnx.inspect(path)
 
 
-def convert(source: Source, path: str | os.PathLike[str]) -> None:
-    """Write a model as an ONNX file, which appears complete or not at all. Raises as `read`, and OSError."""
+def convert(source: Source, path: str | os.PathLike[str], *, ops: Ops | None = None) -> None:
+    """Write a model, or definition, as an ONNX file, which appears complete or not at all.
+
+    Raises ModelError as `compile` does, and OSError.
+    """
     from cnncc.runtime.artifact import replacing
-    data = as_onnx(source)
+    data = as_onnx(source, ops)
     with replacing(path) as file:
         file.write(data)
 
 
-def as_onnx(source: Source) -> bytes:
+def as_onnx(source: Source, ops: Ops | None = None) -> bytes:
     """A model, as read, as the bytes of an ONNX file. Raises as `read`."""
     from cnncc.frontend.onnx_out import to_onnx
-    return bytes(to_onnx(read(source)).SerializeToString())
+    return bytes(to_onnx(read(source, ops=ops)).SerializeToString())
 
 
 def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
@@ -140,26 +146,35 @@ def plan(graph: Graph) -> Code:
 
 def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
             target: str = "native", precision: str = "fast", cache: bool = True, jobs: int | None = None,
-            progress: Callable[[str, float], None] | None = None) -> CompiledModel:
-    """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
+            progress: Callable[[str, float], None] | None = None, ops: Ops | None = None) -> CompiledModel:
+    """Compile a model for this machine.
 
+    `source` is a path (`.onnx`, ONNX as text in `.onnxtxt`, a definition in `.yaml`), the bytes of an ONNX
+    file, an onnx.ModelProto or a Graph; weights beside it are read from the path's folder only.
     `threads` only sets how many the model uses when it runs. `shapes` fixes inputs of which the model leaves
     sizes open, by name: {"x": (1, 3, 224, 224)}. `target` is native or x86-64-v2, -v3 or -v4. `precision` is
-    fast or strict, without Winograd's convolution that rounds worse.
-    `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
+    fast or strict, without Winograd's convolution that rounds worse. `cache=False` compiles anew.
+    `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction from 0 to
+    1).
+    `ops` are the user's (`cnncc.op`) by the name that the model gives them: {"my.domain.Name": op}.
+
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
-    for a bad argument.
+    for a bad argument, CnnccError where this CPU lacks the target's instructions.
     """
     from cnncc.runtime import cache as store
     from cnncc.runtime import env
     from cnncc.runtime.model import from_artifact
     env.check_platform()
     env.thread_count(threads)
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
+        raise InputError(f"jobs={jobs!r}: expected a whole number of processes from 1 on")
+    check_shapes(shapes)
     report = progress or (lambda what, fraction: None)
     chosen = target_for(target, precision)
-    key = _cache_key(source, chosen, shapes or {}) if cache and not os.environ.get("CNNCC_DUMP") else None
+    cached = cache and not os.environ.get("CNNCC_DUMP")
+    key = _cache_key(source, chosen, shapes or {}, ops or {}) if cached else None
     if key is None:
-        model = _build(source, chosen, threads, jobs, report, shapes)
+        model = _build(source, chosen, threads, jobs, report, shapes, None, ops)
     else:
         found = store.load(key)
         if found is not None and _unchanged(source, found.meta.get("external", {})):
@@ -172,7 +187,7 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
                 external[name] = ""
                 with suppress(ModelError):              # the reader says what is wrong
                     external[name] = store.file_hash(path)
-        model = _build(source, chosen, threads, jobs, report, shapes, opening)
+        model = _build(source, chosen, threads, jobs, report, shapes, opening, ops)
         model.meta["external"] = external
         if _unchanged(source, external):    # else it is open which content was read
             store.store(key, model.save)
@@ -180,9 +195,18 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     return model
 
 
+def check_shapes(shapes: Any) -> None:
+    """Raises InputError for what can't be the shapes of inputs."""
+    fit = isinstance(shapes, Mapping) and all(
+        isinstance(row, Sequence) and all(hasattr(e, "__index__") for e in row) for row in shapes.values())
+    if shapes is not None and not fit:
+        raise InputError('shapes: expected whole numbers by input, such as {"x": (1, 3, 224, 224)}, got '
+                         f"{shapes!r:.100}")
+
+
 def _build(source: Source, target: Target, threads: int | None, jobs: int | None,
            report: Callable[[str, float], None], shapes: Shapes | None = None,
-           opening: Opening | None = None) -> CompiledModel:
+           opening: Opening | None = None, ops: Ops | None = None) -> CompiledModel:
     from cnncc.codegen.worker import Compiler, Machine
     from cnncc.passes.memory import pack
     from cnncc.runtime import buffers, env
@@ -190,7 +214,7 @@ def _build(source: Source, target: Target, threads: int | None, jobs: int | None
     machine = Machine(target.triple, target.cpu, target.features)
     with Compiler(machine, jobs or env.available_cpus(), expected=_expected(source)) as compiler:
         report("reading", 0.0)
-        original = read(source, opening, shapes)
+        original = read(source, opening, shapes, ops)
         graph = optimize(original, target)
         code = plan(graph)
         report("compiling", 0.2)
@@ -219,14 +243,22 @@ def _expected(source: Source) -> float:
     return 2.0 if size > 1 << 20 else 0.0
 
 
-def _cache_key(source: Source, target: Target, shapes: Shapes) -> str | None:
-    """The key of a model's bytes and all else that decides the code; None without a cache or such bytes."""
+def _cache_key(source: Source, target: Target, shapes: Shapes, ops: Ops) -> str | None:
+    """The key of a model's bytes and all else that decides the code; None without a cache or such bytes.
+
+    What a Python function does is in no key.
+    """
     from cnncc.runtime import cache
-    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
+    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes) \
+            or not all(op.key for op in ops.values()):
         return None
-    content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
+    try:
+        content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
+    except ModelError:      # the reader says what is wrong
+        return None
     given = sorted((name, tuple(map(int, shape))) for name, shape in shapes.items())
-    return cache.key(__version__, content, repr(sorted(target.record().items())), repr(given), code_hash())
+    return cache.key(__version__, content, repr(sorted(target.record().items())), repr(given),
+                     repr(sorted((name, op.key) for name, op in ops.items())), code_hash())
 
 
 def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
@@ -252,7 +284,13 @@ def code_hash() -> str:
     return cache.key(*(p.read_bytes() for p in paths))
 
 
-def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None) -> Reference:
-    """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
+def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None,
+              ops: Ops | None = None) -> Reference:
+    """The NumPy reference of a model, called as the compiled model is; slow.
+
+    With `dtype="float64"` it computes the same from the same inputs in double precision, and its outputs are
+    float64: what to measure errors against. Raises as `compile` does.
+    """
     from cnncc.reference_model import Reference
-    return Reference(read(source, shapes=shapes), dtype)
+    check_shapes(shapes)
+    return Reference(read(source, shapes=shapes, ops=ops), dtype)

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from cnncc.frontend import user
 from cnncc.frontend.files import Opening, expect
 from cnncc.frontend.onnx_file import DTYPES, OnnxFile, Source, dtype_name, load
 from cnncc.frontend.onnx_node import Call, Refused, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.frontend.onnx_shapes import FOLDED, fold
+from cnncc.frontend.user import Ops
 from cnncc.ir.errors import InputError, ModelError, UnsupportedError, hint
 from cnncc.ir.graph import Builder, Graph
 from cnncc.ir.types import HALVES, Extent, TensorType, product
@@ -43,8 +45,10 @@ class ModelInfo:
 
 
 def read(source: Source, folder: str | os.PathLike[str] | None = None,
-         opening: Opening | None = None, shapes: Shapes | None = None) -> Graph:
+         opening: Opening | None = None, shapes: Shapes | None = None, ops: Ops | None = None) -> Graph:
     """The graph of an ONNX model: a path, its bytes, or an onnx.ModelProto; `shapes` fixes inputs' by name.
+
+    `ops` are the user's by the name that the file gives them: "my.domain.Name", "Name" for ONNX's own domain.
 
     External data is read from the file's folder, for bytes and ModelProto only where `folder` is given;
     `opening` is told of each file before it is read. An open first axis of the inputs becomes the extent "N".
@@ -52,7 +56,7 @@ def read(source: Source, folder: str | os.PathLike[str] | None = None,
     Raises UnsupportedError, which lists the nodes that can't be compiled, ModelError for a broken model, and
     InputError for shapes that don't fit.
     """
-    return _graph(load(source, folder, opening), shapes)
+    return _graph(load(source, folder, opening), shapes, ops)
 
 
 def inspect(source: Source) -> ModelInfo:
@@ -78,9 +82,9 @@ def inspect(source: Source) -> ModelInfo:
         sum(count for count, _ in sizes), sum(count * itemsize for count, itemsize in sizes), unsupported)
 
 
-def _graph(file: OnnxFile, shapes: Shapes | None = None) -> Graph:
+def _graph(file: OnnxFile, shapes: Shapes | None = None, ops: Ops | None = None) -> Graph:
     try:
-        return _Importer(file, shapes or {}).graph()
+        return _Importer(file, shapes or {}, ops or {}).graph()
     except MemoryError:
         raise ModelError(f"{file.label}: there is not enough memory for the model") from None
 
@@ -111,8 +115,9 @@ def _fixed(d: TensorShapeProto.Dimension) -> bool:
 class _Importer:
     """One pass over the nodes of a file, in order. What depends on a refused node has no known type."""
 
-    def __init__(self, file: OnnxFile, shapes: Shapes) -> None:
+    def __init__(self, file: OnnxFile, shapes: Shapes, ops: Ops) -> None:
         self.file, self.proto, self.shapes = file, file.proto.graph, shapes
+        self.users = user.ROWS | {name: user.row(op) for name, op in ops.items()}
         self.scope = Scope(file, Builder(self.proto.name or "model"), _opset(file))
         self.rows: list[tuple[str, str, str]] = []
         self.defined: set[str] = set()
@@ -134,8 +139,8 @@ class _Importer:
             self.refuse("initializer", sparse.values.name, "sparse tensors are not supported")
         inputs = [v.name for v in self.proto.input if v.name not in self.scope.constants]
         if unknown := [name for name in self.shapes if name not in inputs]:
-            raise InputError(f"{self.file.label}: shape of {unknown[0]!r}{hint(unknown[0], inputs)}: the "
-                             f"inputs are {', '.join(inputs)}")
+            raise InputError(f"{self.file.label}: shapes: unknown input {unknown[0]!r}"
+                             f"{hint(unknown[0], inputs)}: the inputs are {', '.join(inputs)}")
         for value in self.proto.input:
             if value.name not in self.scope.constants:
                 self._define("input", value.name)
@@ -158,7 +163,16 @@ class _Importer:
             many = f"{len(self.rows)} things" if len(self.rows) > 1 else "one thing"
             raise UnsupportedError(f"{self.file.label} (opset {self.scope.opset}) needs {many} that can't be "
                                    "compiled yet", self.rows)
-        return self.scope.builder.graph(outputs).live()
+        signals = self.scope.signals
+        shown = {name for name, _ in outputs}
+        hidden = [(self._hidden(f"signal {i}", shown), value) for i, (value, _) in enumerate(signals)]
+        return self.scope.builder.graph([*outputs, *hidden], [s for _, s in signals]).live()
+
+    @staticmethod
+    def _hidden(name: str, shown: set[str]) -> str:
+        while name in shown:
+            name += "'"
+        return name
 
     def _check_version(self) -> None:
         from onnx import defs
@@ -224,12 +238,15 @@ class _Importer:
         scope = self.scope
         try:
             op = _op(node)
-            known = op in FOLDED and all(i in scope.constants for i in node.input if i)
-            support(known or op in ROWS, f"op not supported (opset {scope.opset})")
+            row = self.users.get(op)
+            known = not row and op in FOLDED and all(i in scope.constants for i in node.input if i)
+            row = row or ROWS.get(op)
+            support(known or row, f"op not supported (opset {scope.opset})" + (
+                "" if node.domain in DOMAINS else ": cnncc.op and ops= define it"))
             if not all(scope.has(i) for i in node.input if i):
                 return
             call = Call(scope, node, name)
-            result = fold(call) if known else ROWS[op](call)
+            result = row(call) if row and not known else fold(call)
             results = result if isinstance(result, tuple) else (result,)
             names = node.output[:len(results)] if isinstance(result, tuple) else (call.out,)
             for extra in node.output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 
@@ -172,7 +173,7 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, float | None]]] = {
 """Of nodes that name them in an attribute: our op, its numbers with their defaults where there are some."""
 
 
-def activation(c: Call, name: bytes, number: Callable[[str], float | None]) -> tuple[str, dict[str, float]]:
+def activation(c: Call, name: bytes, number: Callable[[str], float | None]) -> tuple[str, dict[str, Any]]:
     """Our op for an activation, and its attributes; `number` gives what the node says of one."""
     text = name.decode("utf-8", "replace")[:60]
     support(text.lower() in ACTIVATIONS, f"its activation {text!r} is not supported")

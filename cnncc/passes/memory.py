@@ -41,7 +41,9 @@ def anchored(kernel: Kernel) -> tuple[Kernel, tuple[int, ...]]:
     """The kernel with what all its accesses of an operand add to an index taken out; per operand the bytes
     from the buffer's beginning to where it begins now. Parts of one buffer are then read by equal kernels.
     """
-    shifts = {t.name: tuple(_shift(kernel, t, axis) for axis in range(t.type.rank)) for t in kernel.operands}
+    tables = {name for s in kernel.stages for name in s.lookups}
+    shifts = {t.name: tuple(0 if t.name in tables else _shift(kernel, t, axis) for axis in range(t.type.rank))
+              for t in kernel.operands}
     if not any(map(any, shifts.values())):
         return kernel, (0,) * len(kernel.operands)
     def moved(x: Load) -> Load:
@@ -101,7 +103,7 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...], dict[str, Kern
     values = [[value_record(user, graph[v].type) for user, v in pairs]
               for pairs in ([(i, i) for i in graph.inputs], graph.outputs)]
     plan = Plan(graph.name, tuple(values[0]), tuple(values[1]), tuple(steps), _work_bytes(graph, places),
-                max((s.scratch for s in steps), default=0), used, next(iter(symbols), None))
+                max((s.scratch for s in steps), default=0), used, next(iter(symbols), None), graph.signals)
     return plan, tuple(packings.values()), kernels
 
 
