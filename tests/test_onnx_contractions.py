@@ -155,7 +155,9 @@ def test_affine_grid(size: tuple[int, ...], corners: int) -> None:
 
 @pytest.mark.parametrize("source", [
     single("CumSum", [2, 3], np.array(2)), single("DFT", [2, 3, 4], opset=20), single("DFT", [3], opset=20),
-    single("STFT", [2, 9, 1], np.array(0), floats(4)),
+    single("STFT", [2, 9, 1], np.array(0), floats(4)), single("STFT", [2, 9, 1], np.array(1), np.float32(1)),
+    single("DFT", [2, 3, 1], None, ints(), opset=20), single("DFT", [], opset=17),
+    single("Einsum", [], equation="i"),
     single("STFT", [2, 9, 1], np.array(1), None, np.array(12)),
     single("AffineGrid", [2, 2, 3], ints(1, 1, 4, 4), opset=20)])
 def test_nodes_that_are_wrong(source: onnx.ModelProto) -> None:

@@ -143,8 +143,11 @@ def test_what_is_refused() -> None:
         read(Case("Relu", [X], {}, 2, domain="").model())
     with pytest.raises(UnsupportedError, match="activation"):
         read(Case("FusedConv", [X, W], {"activation": "Sine"}, 1, (1,)).model())
-    with pytest.raises(ModelError, match="node"):
-        read(Case("FusedConv", [X, W], {"activation": "Clip"}, 1, (1,)).model())
+    for case in (Case("FusedConv", [X, W], {"activation": "Clip"}, 1, (1,)), Case("FusedMatMul", [G, H]),
+                 Case("SkipLayerNormalization", [np.float32(1), np.float32(2), G]),
+                 Case("LayerNormalization", [H, B], domain="")):
+        with pytest.raises(ModelError, match="node"):
+            read(case.model())
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint16"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cnncc.frontend.onnx_elementwise import activation, of, row
 from cnncc.frontend.onnx_node import Call, Row
-from cnncc.frontend.onnx_reduce import normal, normal_rms
+from cnncc.frontend.onnx_reduce import along, normal, normal_rms
 from cnncc.ir.types import FLOATS
 
 
@@ -24,7 +24,7 @@ def _skip_norm(c: Call) -> tuple[str, ...]:
     x = c.emit("add", [of(c, c.value(0)), c.value(1)], "sum")
     bias = 3 if rms else 4
     x = c.emit("add", [x, c.value(bias)], "biased") if c.has(bias) else x
-    axes, epsilon = (len(c.shape(x)) - 1,), c.attribute("epsilon", "f", 1e-12 if not rms else 1e-5)
+    axes, epsilon = along(c, x, (-1,)), c.attribute("epsilon", "f", 1e-12 if not rms else 1e-5)
     if rms:
         y, inverse = normal_rms(c, x, axes, epsilon, (2,))
         return y, c.emit("centre", [x], "mean", axes=axes), inverse, x

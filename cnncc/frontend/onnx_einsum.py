@@ -80,21 +80,27 @@ def _waves(size: int, length: int, count: int, inputs: int, way: int) -> Array:
     return result
 
 
-def _length(c: Call, i: int, default: int) -> int:
-    given = ints(c, i, "length") if c.has(i) else [default]
-    c.expect(len(given) == 1 and given[0] > 0, f"its length {given[:9]} is no positive number")
+def _number(c: Call, i: int, what: str, default: int) -> int:
+    given = ints(c, i, what) if c.has(i) else [default]
+    c.expect(len(given) == 1, f"its {what} {given[:9]} is no number")
     return given[0]
+
+
+def _length(c: Call, i: int, what: str, default: int) -> int:
+    value = _number(c, i, what, default)
+    c.expect(value > 0, f"its {what} is {value}")
+    return value
 
 
 def dft(c: Call) -> str:
     """x [..., size, ..., 1 or 2] times a matrix. Of an inverse of one side the other is the conjugate."""
     x = of(c, c.value(0))
     rank, inverse, onesided = len(c.shape(x)), c.flag("inverse"), c.flag("onesided")
-    at = c.attribute("axis", "i", 1) if c.opset < 20 else ints(c, 2, "axis")[0] if c.has(2) else -2
+    at = c.attribute("axis", "i", 1) if c.opset < 20 else _number(c, 2, "axis", -2)
     axis = c.axis(at, rank)
     size, inputs = fixed(c, c.shape(x), (axis, rank - 1))
     c.expect(rank > 1 and axis < rank - 1 and inputs in (1, 2), f"its input has the shape {list(c.shape(x))}")
-    length = _length(c, 1, 2 * (size - 1) if inverse and onesided else size)
+    length = _length(c, 1, "length", 2 * (size - 1) if inverse and onesided else size)
     count = length // 2 + 1 if onesided and not inverse else length
     support(4 * size * count <= MAX_TABLE, f"its matrix of {size} x {count} is too large")
     waves = _waves(size, length, count, inputs, 1 if inverse else -1)
@@ -112,12 +118,13 @@ def dft(c: Call) -> str:
 
 def stft(c: Call) -> str:
     """x [batch, samples, 1 or 2] to [batch, frames, frequencies, 2]: a convolution with windowed waves."""
-    x, step = of(c, c.value(0)), _length(c, 1, 0)
+    x, step = of(c, c.value(0)), _length(c, 1, "frame step", 0)
     c.expect(len(c.shape(x)) == 3, f"its input has the shape {list(c.shape(x))}")
     samples, inputs = fixed(c, c.shape(x), (1, 2))
     window = c.value(2) if c.has(2) else None
-    length = _length(c, 3, int(c.shape(window)[0]) if window else samples)
-    c.expect(inputs in (1, 2) and length <= samples and (window is None or c.shape(window) == (length,)),
+    own = fixed(c, c.shape(window), range(len(c.shape(window)))) if window else [samples]
+    length = _length(c, 3, "frame length", own[0] if own else 0)
+    c.expect(inputs in (1, 2) and length <= samples and (window is None or own == [length]),
              f"frames of {length} don't fit {samples} samples or the window")
     count = length // 2 + 1 if c.flag("onesided", True) else length
     support(4 * length * count <= MAX_TABLE, f"its matrix of {length} x {count} is too large")

@@ -48,6 +48,7 @@ class Scope:
     constants: dict[str, Array | TensorProto] = field(default_factory=dict)
     needed: set[str] = field(default_factory=set)   # what the model's outputs depend on
     folded: int = 0
+    steps: int = 0                                  # of recurrent nodes, which are unrolled
     signals: list[tuple[str, Signal]] = field(default_factory=list)
     open: set[str] = field(default_factory=set)     # constants that depend on the size of the open batch
 

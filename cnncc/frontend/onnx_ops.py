@@ -111,9 +111,10 @@ def _max_pool(c: Call) -> tuple[str, ...]:
     own, shape = c.named(c.node.output[1]), c.shape(x)
     support(isinstance(shape[0], int), "its indices depend on the batch, whose size is open")
     image = product([a.size for a in axes])
-    own.spend(4 * image)
+    count = product([int(e) for e in shape[:2]])
+    own.spend(4 * image + 8 * count)
     places = np.arange(image, dtype=np.int32).reshape([a.size for a in axes])
-    images = np.arange(product([int(e) for e in shape[:2]]), dtype=np.int64) * image
+    images = np.arange(count, dtype=np.int64) * image
     images = images.reshape(*map(int, shape[:2]), *(1,) * len(axes))
     first = own.emit("first_in_window", [x, y, own.const(places, "places")], "first", **attrs)
     place = own.emit("cast", [first], "place", to="i64")

@@ -16,7 +16,7 @@ from cnncc.frontend.onnx_moves import cut, fixed, reshaped
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.types import NUMPY
 
-MAX_STEPS = 1 << 10     # of one node, those of both directions counted
+MAX_STEPS = 1 << 11     # of all nodes of a model, those of both directions counted
 
 Function: TypeAlias = Callable[[Call, str, str], str]
 
@@ -188,8 +188,9 @@ def _recurrent(step: Callable[..., tuple[str, ...]], gates: int, defaults: Seque
         c.expect(way in (b"forward", b"reverse", b"bidirectional"), f"direction is {way[:60]!r}")
         c.expect(len(c.shape(x)) == len(c.shape(c.value(2))) == 3, "its operands are no [., ., .]")
         ways, (steps,) = 1 + (way == b"bidirectional"), fixed(c, c.shape(x), (axis,))
-        support(ways * steps <= MAX_STEPS,
-                f"it has {ways * steps:,} steps, which are unrolled: at most {MAX_STEPS:,}")
+        c.scope.steps += ways * steps
+        support(c.scope.steps <= MAX_STEPS, f"the model has {c.scope.steps:,} steps of recurrent nodes, "
+                                            f"which are unrolled: at most {MAX_STEPS:,}")
         functions, masks = _functions(c, defaults, ways), _masks(c, steps, c.shape(x)[1 - axis])
         own = len(defaults)
         made = [direction(c, d, way == b"reverse" or d == 1, ways, functions[d * own:(d + 1) * own], masks)
