@@ -139,9 +139,7 @@ class Code:
 def plan(graph: Graph) -> Code:
     """The plan of an optimized graph."""
     from cnncc.passes.memory import plan_memory
-    result, packings = plan_memory(graph)
-    called = [n.kernel for n in graph if n.kernel is not None]
-    kernels = {s.symbol: k for s, k in zip(result.steps, called, strict=True)}
+    result, packings, kernels = plan_memory(graph)
     return Code(result, kernels, packings)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels import Net, kernels_of, machine, missing
+from kernels import Net, compiled, kernels_of, machine, missing, results, run_memory
 from samples import SAMPLES
 
 from cnncc.codegen.lower import lower
@@ -18,6 +18,7 @@ from cnncc.codegen.worker import assembly
 from cnncc.compiler import optimize, plan, stages
 from cnncc.ir.graph import Graph
 from cnncc.ir.kernel import parse_kernel
+from cnncc.ir.regions import scratch_shapes
 from cnncc.ir.schedule import parse_schedule
 from cnncc.ir.target import Target, target_for
 
@@ -144,3 +145,39 @@ def test_kernels_and_schedules_read_back(name: str) -> None:
                 assert parse_kernel(str(n.kernel)) == n.kernel
                 for s in (n.kernel.loops, *(x.schedule for x in n.kernel.stages)):
                     assert parse_schedule(str(s)) == s
+
+
+def test_scratch_memory_holds_all_parts_that_are_read() -> None:
+    """Of one tensor parts side by side are read, which together are more than each; `u` comes after it."""
+    kernel = parse_kernel("""in x f32[3, 24] as n, c
+scratch t f32[3, 24] as n, c
+scratch u f32[3, 8] as n, c
+out y f32[3, 8] as n, c
+stage i=3 j=24
+  t[i, j] = x[i, j] + 1
+  loops i, j:8, unroll j:8, simd j
+stage i=3 j=8
+  u[i, j] = t[i, j + 8] * 2
+  loops i, j:8, unroll j:8, simd j
+stage i=3 j=8
+  y[i, j] = u[i, j] + t[i, j] + t[i, j + 16]
+  loops i, j:8, unroll j:8, simd j""")
+    assert scratch_shapes(kernel) == {"t": (3, 24), "u": (3, 8)}
+    x = np.arange(72, dtype=np.float32).reshape(3, 24)
+    got = run_memory(kernel, [x], target_for("native"))
+    np.testing.assert_array_equal(got.reshape(3, 8), 2 * (x[:, 8:16] + 1) + x[:, :8] + x[:, 16:] + 2)
+
+
+def test_parts_of_a_buffer_are_read_by_equal_kernels() -> None:
+    """What a kernel adds to an index is in an address; the first part has no such sum to begin with."""
+    net = Net()
+    x = net.x(6, 4, 20)
+    parts = [net.op("tanh", [net.cut(x, {0: range(i, i + 2)})], "tanh") for i in (0, 2, 4)]
+    graph = optimize(net.result(net.join(*parts, axis=0)), target_for("native"))
+    steps = [s for s in plan(graph).plan.steps if "tanh" in s.ops]
+    assert len(steps) == 3 and len({s.symbol for s in steps[1:]}) == 1
+    assert [s.places[0].first for s in steps] == [0, 640, 1280]
+    assert len({s.places[1].first for s in steps}) == 3
+    feed = net.numbers((6, 4, 20))
+    np.testing.assert_allclose(results(compiled(net.result(net.join(*parts, axis=0))), {"x0": feed})["y0"],
+                               np.tanh(feed), rtol=1e-6)

@@ -104,8 +104,8 @@ class _Driver:
         e = self.e
         match place.space:
             case "weights":
-                return e.offset(self.weights, place.number)
+                return e.offset(self.weights, place.number + place.first)
             case "work":
-                return e.offset(self.work, e.mul(self.batch, place.number))
+                return e.offset(e.offset(self.work, e.mul(self.batch, place.number)), place.first)
         first = len(FRAME) + (len(self.plan.inputs) if place.space == "output" else 0)
-        return e.load(self.frame, 8 * (first + place.number), PTR, 8)
+        return e.offset(e.load(self.frame, 8 * (first + place.number), PTR, 8), place.first)

@@ -148,16 +148,16 @@ class _Importer:
                     self.scope.values[value.name] = self._input(value)
                 except Refused as reason:
                     self.refuse("input", value.name, reason)
-        needed = {v.name for v in self.proto.output}
+        needed = self.scope.needed = {v.name for v in self.proto.output} - {""}
         for node in reversed(self.proto.node):
             if not needed.isdisjoint(node.output):
-                needed.update(node.input)
+                needed.update(filter(None, node.input))
         made = {name for node in self.proto.node for name in node.output}
         for i, node in enumerate(self.proto.node):
             called = node.name[:200] or f"{node.op_type[:60]}_{i}"
             self._check_order(node, f"{node.op_type[:60]} {called!r}", made)
             if not needed.isdisjoint(node.output):
-                self._node(node, called, needed)
+                self._node(node, called)
         outputs = self._outputs()
         if self.rows:
             many = f"{len(self.rows)} things" if len(self.rows) > 1 else "one thing"
@@ -234,7 +234,7 @@ class _Importer:
             self.expect(name not in self.defined, f"{what} defines {name[:200]!r} a second time")
             self.defined.add(name)
 
-    def _node(self, node: NodeProto, name: str, needed: set[str]) -> None:
+    def _node(self, node: NodeProto, name: str) -> None:
         scope = self.scope
         try:
             op = _op(node)
@@ -249,11 +249,11 @@ class _Importer:
             call = Call(scope, node, name)
             result = row(call) if row and not known else fold(call)
             results = result if isinstance(result, tuple) else (result,)
-            names = node.output if isinstance(result, tuple) else (call.out,)
+            names = node.output[:len(results)] if isinstance(result, tuple) else (call.out,)
             for extra in node.output:
-                support(extra == "" or extra in names or extra not in needed,
+                support(extra in names or extra not in scope.needed,
                         f"its output {extra[:200]!r} is used; only the first is supported")
-            for out, made in zip(names, results, strict=True):
+            for out, made in zip(names, results, strict=False):
                 if isinstance(made, str):
                     scope.values[out] = made
                 else:

@@ -97,7 +97,7 @@ def channel_bias(c: Call, i: int, channels: int, rank: int) -> str | None:
     return c.const(c.needed(i, "bias", bias.dtype.name).reshape(shape), "bias")
 
 
-def _conv(c: Call) -> str:
+def conv(c: Call) -> str:
     x, w = of(c, c.value(0)), c.value(1)
     bias = channel_bias(c, 2, _weight(c, w)[0], len(c.shape(w)))
     y = convolution(c, x, w, "conv" if bias else "")
@@ -135,4 +135,4 @@ def _conv_transpose(c: Call) -> str:
     return c.emit("add", [y, bias]) if bias else y
 
 
-ROWS = {"Conv": Row(_conv, 2, 3), "ConvTranspose": Row(_conv_transpose, 2, 3)}
+ROWS = {"Conv": Row(conv, 2, 3), "ConvTranspose": Row(_conv_transpose, 2, 3)}

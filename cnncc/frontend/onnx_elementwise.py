@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from cnncc.frontend.onnx_file import DTYPES, MAX_ELEMENTS, dtype_name
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.scalars import FUNCTIONS
 from cnncc.ir.signature import Array
-from cnncc.ir.types import FLOATS, HALVES, INTEGERS, NUMPY, UNSIGNED
+from cnncc.ir.types import FLOATS, HALVES, INTEGERS, NUMPY
 
 OLD = ("consumed_inputs", "broadcast", "axis")
 TRUTH = ("bool",)
@@ -123,15 +124,13 @@ def _mixed(c: Call, x: str, w: str) -> str:
 def _mod(c: Call) -> str:
     x = c.value(0)
     fmod = c.flag("fmod")
-    c.expect(fmod or c.dtype(x) not in FLOATS, "fmod=0 is not for floats")
     return c.emit("fmod" if fmod else "mod", [x, c.value(1)])
 
 
 def _bit_shift(c: Call) -> str:
     way = c.attribute("direction", "s", b"")
     c.expect(way in (b"LEFT", b"RIGHT"), f"direction is {way[:60]!r}")
-    c.expect(c.dtype(c.value(0)) in UNSIGNED, "it is for unsigned integers only")
-    return c.emit("shl" if way == b"LEFT" else "shr", [c.value(0), c.value(1)])
+    return c.emit("shl" if way == b"LEFT" else "shr", [of(c, c.value(0), INTEGERS), c.value(1)])
 
 
 def _cast(c: Call) -> str:
@@ -152,10 +151,36 @@ def _is_inf(c: Call) -> str:
                   negative=int(c.flag("detect_negative", True)))
 
 
-def _dropout(c: Call) -> str | Array:
+def _dropout(c: Call) -> tuple[str, ...] | tuple[Array, ...]:
+    """The operand as it is, and a mask that keeps all."""
     support(not (c.has(2) and c.needed(2, "training_mode", "bool").any()),
             "training_mode is on: export the model for inference")
-    return c.operand(0)
+    x = c.operand(0)
+    if not isinstance(x, str):
+        return x, np.ones(x.shape, bool)
+    mask = c.named(c.node.output[1]) if c.wanted(1) else None
+    return (x, mask.emit("fill", [], shape=c.shape(x), value=1, dtype="bool")) if mask else (x,)
+
+
+ACTIVATIONS: dict[str, tuple[str, dict[str, float | None]]] = {
+    **{name: (name, {}) for name in ("relu", "tanh", "sigmoid", "softsign", "softplus")},
+    "leakyrelu": ("leaky_relu", {"alpha": 0.01}), "elu": ("elu", {"alpha": 1.0}),
+    "thresholdedrelu": ("thresholded_relu", {"alpha": 1.0}),
+    "hardsigmoid": ("hard_sigmoid", {"alpha": 0.2, "beta": 0.5}),
+    "affine": ("affine", {"alpha": None, "beta": None}),
+    "scaledtanh": ("scaled_tanh", {"alpha": None, "beta": None}),
+    "clip": ("clip", {"low": None, "high": None})}
+"""Of nodes that name them in an attribute: our op, its numbers with their defaults where there are some."""
+
+
+def activation(c: Call, name: bytes, number: Callable[[str], float | None]) -> tuple[str, dict[str, Any]]:
+    """Our op for an activation, and its attributes; `number` gives what the node says of one."""
+    text = name.decode("utf-8", "replace")[:60]
+    support(text.lower() in ACTIVATIONS, f"its activation {text!r} is not supported")
+    op, defaults = ACTIVATIONS[text.lower()]
+    given = {n: default if (own := number(n)) is None else own for n, default in defaults.items()}
+    c.expect(None not in given.values(), f"the numbers of its activation {text!r} are missing")
+    return op, {n: float(v) for n, v in given.items() if v is not None}
 
 
 def _one_hot(c: Call) -> str:

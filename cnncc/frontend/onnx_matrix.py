@@ -14,7 +14,7 @@ def _linear(c: Call, w: np.ndarray) -> bool:
     return isinstance(x, str) and w.dtype == np.float32 and len(c.shape(x)) == w.ndim == 2
 
 
-def _gemm(c: Call) -> str:
+def gemm(c: Call) -> str:
     turned, alpha, beta = c.flag("transB"), c.attribute("alpha", "f", 1.0), c.attribute("beta", "f", 1.0)
     first = c.flag("transA")
     c.expect(c.opset >= 11 or c.has(2), "input 2 is missing")
@@ -76,4 +76,4 @@ def product(c: Call, x: str, v: str, step: str = "") -> str:
     return c.emit("reshape", [y], step, shape=(*leading, *kept))
 
 
-ROWS = {"Gemm": Row(_gemm, 2, 3, ("broadcast",)), "MatMul": Row(_matmul, 2, 2)}
+ROWS = {"Gemm": Row(gemm, 2, 3, ("broadcast",)), "MatMul": Row(_matmul, 2, 2)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -254,6 +255,36 @@ def space_to_depth(c: Call) -> str:
     return reshaped(c, y, (n, int(channels) * block ** rank, *(int(s) // block for s in size)))
 
 
+def trilu(c: Call) -> str:
+    """The triangle on and above the diagonal k, or on and below it; zeros elsewhere."""
+    x, k = c.value(0), ints(c, 1, "diagonal") if c.has(1) else [0]
+    upper = c.flag("upper", True)
+    c.expect(len(c.shape(x)) > 1 and len(k) == 1, "its input is no matrix or its diagonal no number")
+    rows, columns = fixed(c, c.shape(x), (-2, -1))
+    at = min(max(k[0] - upper, -rows - 1), columns)
+    c.spend(rows * columns * 8)
+    below = np.tri(rows, columns, at, bool)
+    zero = c.const(np.zeros((1, 1), NUMPY[c.dtype(x)]), "zero")
+    return c.emit("where", [c.const(~below if upper else below, "kept"), x, zero])
+
+
+def col2im(c: Call) -> str:
+    """x [N, C * block, places]: one column of a block for each place, added up where they overlap."""
+    x, size, block = c.value(0), ints(c, 1, "image_shape"), ints(c, 2, "block_shape")
+    n, shape = len(size), c.shape(x)
+    c.expect(len(shape) == 3 and 1 <= n == len(block) <= 4 and min(*size, *block) > 0,
+             f"its shapes {size[:9]} and {block[:9]} don't fit {list(shape)}")
+    strides, dilations = c.sizes("strides", n, 1, (1,) * n), c.sizes("dilations", n, 1, (1,) * n)
+    pads, (rows, places) = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), fixed(c, shape, (1, 2))
+    counts = [(e + low + high - (k - 1) * d - 1) // s + 1 for e, low, high, k, d, s in
+              zip(size, pads, pads[n:], block, dilations, strides, strict=False)]
+    c.expect(rows % math.prod(block) == 0 and min(counts) > 0 and math.prod(counts) == places,
+             f"{list(shape)} is not made of windows {block} at {counts} places of {size}")
+    support(math.prod(strides) <= 1 << 10, f"strides {list(strides)} are too large")
+    x = c.emit("reshape", [x], "windows", shape=(shape[0], rows // math.prod(block), *block, *counts))
+    return c.emit("from_columns", [x], strides=strides, dilations=dilations, begin=pads[:n], size=tuple(size))
+
+
 def eye_like(c: Call) -> Array:
     """Ones on a diagonal: only the shape of its input counts."""
     shape = fixed(c, c.shape(c.operand(0)), (0, 1))
@@ -268,6 +299,7 @@ def eye_like(c: Call) -> Array:
 
 
 ROWS = {
+    "Col2Im": Row(col2im, 3, 3),
     "Concat": Row(concat, 1, 1 << 16),
     "DepthToSpace": Row(depth_to_space, 1, 1),
     "Expand": Row(expand, 2, 2),
@@ -281,5 +313,6 @@ ROWS = {
     "Squeeze": Row(squeeze, 1, 2),
     "Tile": Row(tile, 2, 2),
     "Transpose": Row(transpose, 1, 1),
+    "Trilu": Row(trilu, 1, 2), "com.microsoft.Trilu": Row(trilu, 1, 2),
     "Unsqueeze": Row(unsqueeze, 1, 2),
 }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TensorProto
 
 KINDS = {1: ("f", "a float"), 2: ("i", "an int"), 3: ("s", "a string"), 4: ("t", "a tensor"),
-         6: ("floats", "floats"), 7: ("ints", "ints")}
+         6: ("floats", "floats"), 7: ("ints", "ints"), 8: ("strings", "strings")}
 """AttributeProto.type: the field that holds the value, and how messages call the kind."""
 SPARE = 256 << 20           # bytes that derived constants may take beyond twice the model's own weights
 
@@ -46,7 +46,9 @@ class Scope:
     opset: int
     values: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Array | TensorProto] = field(default_factory=dict)
+    needed: set[str] = field(default_factory=set)   # what the model's outputs depend on
     folded: int = 0
+    steps: int = 0                                  # of recurrent nodes, which are unrolled
     signals: list[tuple[str, Signal]] = field(default_factory=list)
     open: set[str] = field(default_factory=set)     # constants that depend on the size of the open batch
 
@@ -142,6 +144,10 @@ class Call:
     def has(self, i: int) -> bool:
         return i < len(self.node.input) and self.node.input[i] != ""
 
+    def wanted(self, i: int) -> bool:
+        """Whether something depends on output i."""
+        return i < len(self.node.output) and self.node.output[i] in self.scope.needed
+
     def operand(self, i: int) -> str | Array:
         """The operand: its array where it is a constant, else our name of it."""
         self.expect(self.has(i), f"input {i} is missing")
@@ -226,7 +232,7 @@ Results: TypeAlias = str | Array | tuple[str, ...] | tuple[Array, ...]
 class Row:
     """An op of `least` to `most` inputs; `convert` gives our value's name, or an array if all is constant.
 
-    A tuple is of all outputs, else there is one.
+    A tuple is of the first outputs, else there is one. Those that nothing depends on cost nothing.
     """
 
     convert: Callable[[Call], Results]

@@ -7,17 +7,20 @@ from collections.abc import Iterable
 import numpy as np
 
 from cnncc.frontend import (
+    onnx_contrib,
     onnx_conv,
+    onnx_einsum,
     onnx_elementwise,
     onnx_indexing,
     onnx_matrix,
     onnx_moves,
     onnx_quantized,
+    onnx_recurrent,
     onnx_reduce,
     onnx_resize,
 )
 from cnncc.frontend.layers import scale_and_shift
-from cnncc.frontend.onnx_conv import window
+from cnncc.frontend.onnx_conv import Axis, window
 from cnncc.frontend.onnx_elementwise import of
 from cnncc.frontend.onnx_moves import MAX_TABLE
 from cnncc.frontend.onnx_node import Call, Row, support
@@ -33,12 +36,46 @@ def _fixed(extents: Iterable[Extent]) -> int:
     return product([e for e in extents if isinstance(e, int)])
 
 
-def _max_pool(c: Call) -> str:
+def _max_pool(c: Call) -> tuple[str, ...]:
+    """The maxima, and the place of the first of equals in the whole input."""
     x = c.value(0)
     axes, attrs = window(c, x)
     for a in axes:
         a.taps(pads=False)      # refuses windows that lie wholly in the padding
-    return c.emit("max_pool", [x], **attrs)
+    y, by_columns = c.emit("max_pool", [x], **attrs), c.flag("storage_order")
+    if not c.wanted(1):
+        return y,
+    own, shape = c.named(c.node.output[1]), c.shape(x)
+    support(isinstance(shape[0], int), "its indices depend on the batch, whose size is open")
+    image = product([a.size for a in axes])
+    count = product([int(e) for e in shape[:2]])
+    own.spend(4 * image + 8 * count)
+    places = np.arange(image, dtype=np.int32).reshape([a.size for a in axes])
+    images = np.arange(count, dtype=np.int64) * image
+    images = images.reshape(*map(int, shape[:2]), *(1,) * len(axes))
+    first = own.emit("first_in_window", [x, y, own.const(places, "places")], "first", **attrs)
+    place = own.emit("cast", [first], "place", to="i64")
+    place = _by_columns(own, place, axes) if by_columns else place
+    return y, own.emit("add", [place, own.const(images, "image")])
+
+
+def _by_columns(c: Call, place: str, axes: list[Axis]) -> str:
+    """Numbers of places counted with the last dimension fastest, counted with the first one fastest."""
+    result = ""
+    for i in reversed(range(len(axes))):
+        size, apart = (c.const(np.array(product([a.size for a in part])), "size") for part in
+                       (axes[i:i + 1], axes[:i]))
+        part = c.emit("mul", [c.emit("mod", [place, size], f"index{i}"), apart], f"part{i}")
+        result = c.emit("add", [result, part], f"columns{i}") if result else part
+        place = c.emit("div", [place, size], f"rest{i}")
+    return result
+
+
+def _lp_pool(c: Call) -> str:
+    x, p = onnx_elementwise.of(c, c.value(0)), c.attribute("p", "i", 2)
+    c.expect(0 < p <= 1 << 20, f"p is {p}")
+    y = c.emit("sum_pool", [onnx_reduce.powers(c, x, p)], "sum" if p > 1 else "", **window(c, x)[1])
+    return onnx_reduce.root(c, y, p)
 
 
 def _average_pool(c: Call) -> str:
@@ -134,17 +171,23 @@ def _constant(c: Call) -> Array:
 
 ROWS = {
     **onnx_conv.ROWS,
+    **onnx_contrib.ROWS,
+    **onnx_einsum.ROWS,
     **onnx_elementwise.ROWS,
     **onnx_indexing.ROWS,
     **onnx_matrix.ROWS,
     **onnx_moves.ROWS,
     **onnx_quantized.ROWS,
+    **onnx_recurrent.ROWS,
     **onnx_reduce.ROWS,
     **onnx_resize.ROWS,
     "AveragePool": Row(_average_pool, 1, 1),
     "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum", "is_test")),
     "Constant": Row(_constant, 0, 0),
     "Flatten": Row(_flatten, 1, 1),
-    "MaxPool": Row(_max_pool, 1, 1, ("storage_order",)),
+    "LpPool": Row(_lp_pool, 1, 1),
+    "MaxPool": Row(_max_pool, 1, 1),
     "Reshape": Row(_reshape, 2, 2),
+    "com.microsoft.FusedConv": onnx_contrib.fused_conv(onnx_conv.conv),
+    "com.microsoft.FusedGemm": onnx_contrib.fused_gemm(onnx_matrix.gemm),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cnncc.frontend.onnx_elementwise import of
@@ -53,6 +53,48 @@ def _global(op: str) -> Row:
     return Row(convert, 1, 1)
 
 
+def powers(c: Call, x: str, p: int) -> str:
+    """The magnitudes to the power p."""
+    if p in (1, 2):
+        return c.emit("abs" if p == 1 else "square", [x], "powers")
+    return c.emit("abs_power", [x], "powers", power=float(p))
+
+
+def root(c: Call, x: str, p: int) -> str:
+    """The root of order p of sums of such."""
+    if p in (1, 2):
+        return c.emit("sqrt", [x]) if p == 2 else x
+    return c.emit("abs_power", [x], power=1.0 / p)
+
+
+def _global_lp_pool(c: Call) -> str:
+    x, p = of(c, c.value(0)), c.attribute("p", "i", 2)
+    c.expect(0 < p <= 1 << 20, f"p is {p}")
+    axes = tuple(range(2, 2 + len(c.spatial(x))))
+    total = c.emit("reduce_sum", [powers(c, x, p)], "sum" if p > 1 else "", axes=axes, keepdims=True)
+    return root(c, total, p)
+
+
+RADIX = 4
+
+
+def _running(op: str) -> Row:
+    """CumSum and CumProd: windows of 4, then of 4 windows, ... up to each place (Hillis and Steele, 1986)."""
+    def convert(c: Call) -> str:
+        x, given = c.value(0), c.needed(1, "axis", "int64", "int32").reshape(-1)
+        c.expect(given.size == 1, f"its axis has {given.size} elements")
+        axis, = along(c, x, [int(given[0])])
+        size, back, skipped, reach = int(c.shape(x)[axis]), c.flag("reverse"), int(c.flag("exclusive")), 1
+        while reach < size or skipped:
+            last, count = reach * RADIX >= size, min(RADIX, -(-size // reach))
+            begin = skipped if back else -skipped - (count - 1) * reach
+            x = c.emit(op, [x], "" if last else f"window{reach}", axis=axis, stride=reach, begin=begin,
+                       count=count)
+            skipped, reach = 0, reach * RADIX
+        return x
+    return Row(convert, 2, 2)
+
+
 def _extreme(least: bool) -> Row:
     """ArgMax; ArgMin is that of the numbers in reverse order."""
     def convert(c: Call) -> str:
@@ -95,9 +137,9 @@ def _mean_variance(c: Call) -> str:
     return c.emit("standardize", [x], axes=along(c, x, c.attribute("axes", "ints", (0, 2, 3))), epsilon=1e-18)
 
 
-def _affine(c: Call, x: str, shape: tuple[Extent, ...] = ()) -> str:
-    """x times the second operand plus the third, each seen in a shape where one is given."""
-    parts = [c.value(i) for i in (1, 2) if c.has(i)]
+def affine(c: Call, x: str, operands: Sequence[int] = (1, 2), shape: tuple[Extent, ...] = ()) -> str:
+    """x times the first of `operands` plus the second, each seen in a shape where one is given."""
+    parts = [c.value(i) for i in operands if c.has(i)]
     if shape:
         parts = [c.emit("reshape", [p], step, shape=shape) if len(c.shape(p)) != len(shape) else p
                  for p, step in zip(parts, ("scale", "shift"), strict=False)]
@@ -124,15 +166,35 @@ def _instance_norm(c: Call) -> str:
     shape = _channels(c, x)
     axes = along(c, x, range(2, len(c.shape(x))))
     y = c.emit("standardize", [x], "standard", axes=axes, epsilon=c.attribute("epsilon", "f", 1e-5))
-    return _affine(c, y, shape)
+    return affine(c, y, shape=shape)
 
 
-def _layer_norm(c: Call) -> str:
-    x = of(c, c.value(0))
+def _from_axis(c: Call, x: str) -> tuple[int, ...]:
     rank = len(c.shape(x))
-    axes = along(c, x, range(c.axis(c.attribute("axis", "i", -1), rank), rank))
-    y = c.emit("standardize", [x], "standard", axes=axes, epsilon=c.attribute("epsilon", "f", 1e-5))
-    return _affine(c, y)
+    return along(c, x, range(c.axis(c.attribute("axis", "i", -1), rank), rank))
+
+
+def normal(c: Call, x: str, axes: tuple[int, ...], epsilon: float, parts: Sequence[int]
+           ) -> tuple[str, str, str]:
+    """x standardized, times scale, plus bias: the operands `parts`; its mean and inverse deviation."""
+    y = affine(c, c.emit("standardize", [x], "standard", axes=axes, epsilon=epsilon), parts)
+    mean = c.emit("centre", [x], "mean", axes=axes)
+    return y, mean, c.emit("inverse_deviation", [x, mean], "inverse", axes=axes, epsilon=epsilon)
+
+
+def normal_rms(c: Call, x: str, axes: tuple[int, ...], epsilon: float, parts: Sequence[int]
+               ) -> tuple[str, str]:
+    """x over the root of its mean square, times the operand `parts`; the inverse of the root."""
+    inverse = c.emit("inverse_rms", [x], "inverse", axes=axes, epsilon=epsilon)
+    return affine(c, c.emit("mul", [x, inverse], "normal"), parts), inverse
+
+
+def _norm(make: Callable[..., tuple[str, ...]], parts: Sequence[int]) -> Row:
+    """A norm over all dimensions from axis on."""
+    def convert(c: Call) -> tuple[str, ...]:
+        x = of(c, c.value(0))
+        return make(c, x, _from_axis(c, x), c.attribute("epsilon", "f", 1e-5), parts)
+    return Row(convert, 2, 1 + len(parts), ("stash_type",))
 
 
 def _group_norm(c: Call) -> str:
@@ -145,9 +207,9 @@ def _group_norm(c: Call) -> str:
     view = c.emit("reshape", [x], "groups", shape=(shape[0], groups, product(sizes) // groups))
     y = c.emit("standardize", [view], "standard", axes=(2,), epsilon=c.attribute("epsilon", "f", 1e-5))
     if c.opset < 21:
-        y = _affine(c, y, _channels(c, y))
+        y = affine(c, y, shape=_channels(c, y))
         return c.emit("reshape", [y], "" if c.shape(y) != shape else "view", shape=shape)
-    return _affine(c, c.emit("reshape", [y], "view", shape=shape), _channels(c, x))
+    return affine(c, c.emit("reshape", [y], "view", shape=shape), shape=_channels(c, x))
 
 
 def _lrn(c: Call) -> str:
@@ -172,6 +234,9 @@ ROWS: dict[str, Row] = {
     "Hardmax": _along_one("hardmax"),
     "LpNormalization": Row(_lp_norm, 1, 1), "MeanVarianceNormalization": Row(_mean_variance, 1, 1),
     "InstanceNormalization": Row(_instance_norm, 3, 3, ("consumed_inputs",)),
-    "LayerNormalization": Row(_layer_norm, 2, 3, ("stash_type",)),
+    "LayerNormalization": _norm(normal, (1, 2)),
+    "RMSNormalization": _norm(normal_rms, (1,)), "SimplifiedLayerNormalization": _norm(normal_rms, (1,)),
+    "GlobalLpPool": Row(_global_lp_pool, 1, 1),
+    "CumSum": _running("running_sum"), "CumProd": _running("running_product"),
     "GroupNormalization": Row(_group_norm, 3, 3, ("stash_type",)), "LRN": Row(_lrn, 1, 1),
 }

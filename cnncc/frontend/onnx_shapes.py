@@ -25,11 +25,12 @@ KNOWN = 64              # elements of an operand that may decide the shape of a 
 OPEN_OPS = frozenset([
     "Concat", "Gather", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"])
 FOLDED = OPEN_OPS | frozenset([
-    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "ConstantOfShape", "CumSum", "Div", "Equal", "Exp",
-    "Expand", "Floor", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-    "Log", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pow", "Range",
-    "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Round",
-    "ScatterElements", "ScatterND", "Sign", "Sqrt", "Sub", "Sum", "Tile", "Trilu", "Xor"])
+    "Abs", "Add", "And", "BlackmanWindow", "Cast", "Ceil", "Clip", "ConstantOfShape", "CumSum", "Div",
+    "Equal", "Exp", "Expand", "Floor", "GatherElements", "GatherND", "Greater", "GreaterOrEqual",
+    "HammingWindow", "HannWindow", "Less", "LessOrEqual", "Log", "Max", "MelWeightMatrix", "Min", "Mod",
+    "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pow", "Range", "Reciprocal", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Round", "ScatterElements", "ScatterND", "Sign",
+    "Sqrt", "Sub", "Sum", "Tile", "Trilu", "Xor"])
 DATA = frozenset(["NonZero"])       # ops whose results are as large as the data say, but no larger than these
 
 

@@ -20,11 +20,13 @@ FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "acq
 class Place:
     """An address: `number` says which input or output, or the offset in bytes.
 
-    In the work space the offset is per unit of the batch: buffer address = work + offset * batch.
+    In the work space the offset is per unit of the batch: buffer address = work + offset * batch. `first` is
+    where a kernel's part of the buffer begins, in bytes from its address.
     """
 
     space: Space
     number: int
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from cnncc.ir.expr import Index
 from cnncc.ir.kernel import Kernel, Stage
 from cnncc.ir.types import BYTES, Extent
@@ -18,26 +16,31 @@ def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
                                    for s in kernel.stages]
     for loop in kernel.loops.loops:
         spans[-1][loop.dim] = min(loop.step, spans[-1][loop.dim])
+    starts = [dict.fromkeys(span, 0) for span in spans]         # from where the shared loops are
     result: dict[str, tuple[Extent, ...]] = {}
     for j in range(len(kernel.stages) - 2, -1, -1):
         stage = kernel.stages[j]
         name = stage.out.tensor
         full = kernel.tensors[name].type.shape
-        reads = [(x, span) for other, span in zip(kernel.stages[j + 1:], spans[j + 1:], strict=True)
-                 for x in other.loads if x.tensor == name]
-        box = tuple(1 if isinstance(e, str) else min(e, _reach([(x.index[axis], s) for x, s in reads]))
-                    for axis, e in enumerate(full))
+        reads = [(x, starts[i], spans[i]) for i in range(j + 1, len(kernel.stages))
+                 for x in kernel.stages[i].loads if x.tensor == name]
+        bounds = [[_interval(x.index[axis], start, span) for x, start, span in reads]
+                  for axis in range(len(full))]
+        lows = [min((low for low, _ in found), default=0) for found in bounds]
+        lengths = [max((high for _, high in found), default=1) - low
+                   for found, low in zip(bounds, lows, strict=True)]
+        box = tuple(1 if isinstance(e, str) else min(n, e) for n, e in zip(lengths, full, strict=True))
         result[name] = box
-        for index, n in zip(stage.out.index, box, strict=True):
+        for index, low, n in zip(stage.out.index, lows, box, strict=True):
             if index.single:
-                spans[j][index.single] = n
+                starts[j][index.single], spans[j][index.single] = low, n
     return result
 
 
-def _reach(reads: Sequence[tuple[Index, Mapping[str, int]]]) -> int:
-    """How many places lie between the first and the last that are read, while dimensions run over spans."""
-    bounds = [index.bounds(span) for index, span in reads]
-    return 1 + max(high for _, high in bounds) - min(low for low, _ in bounds)
+def _interval(index: Index, starts: dict[str, int], spans: dict[str, int]) -> tuple[int, int]:
+    """The first value of an index and the one after its last, dimensions running over parts of themselves."""
+    low = index.const + sum(c * starts[d] for d, c in index.terms)
+    return low, low + 1 + sum(abs(c) * (spans[d] - 1) for d, c in index.terms)
 
 
 def placed(kernel: Kernel, stage: Stage) -> set[str]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cnncc.ir.expr import Index, Load, rewrite
+from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
-from cnncc.ir.kernel import Kernel
+from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.plan import Place, Plan, Step
 from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.signature import value as value_record
 from cnncc.ir.tasks import task_count
-from cnncc.ir.types import Extent
+from cnncc.ir.types import BYTES, Extent
 
 ALIGN = 64                  # bytes: a cache line
 
@@ -35,35 +37,74 @@ def symbol_of(kernel: Kernel) -> str:
     return "k_" + hashlib.sha256(str(kernel).encode()).hexdigest()[:16]
 
 
-def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
-    """The plan of a scheduled graph, and what the weights' memory must hold."""
+def anchored(kernel: Kernel) -> tuple[Kernel, tuple[int, ...]]:
+    """The kernel with what all its accesses of an operand add to an index taken out; per operand the bytes
+    from the buffer's beginning to where it begins now. Parts of one buffer are then read by equal kernels.
+    """
+    tables = {name for s in kernel.stages for name in s.lookups}
+    shifts = {t.name: tuple(0 if t.name in tables else _shift(kernel, t, axis) for axis in range(t.type.rank))
+              for t in kernel.operands}
+    if not any(map(any, shifts.values())):
+        return kernel, (0,) * len(kernel.operands)
+    def moved(x: Load) -> Load:
+        by = shifts.get(x.tensor, ())
+        return Load(x.tensor, tuple(i + Index((), -s) for i, s in zip(x.index, by, strict=True))) if by else x
+    stages = tuple(replace(s, formulas=tuple(replace(f, out=moved(f.out), expr=rewrite(f.expr, moved))
+                                             for f in s.formulas)) for s in kernel.stages)
+    firsts = (sum(by * _stride(t, axis) for axis, by in enumerate(shifts[t.name])) * BYTES[t.type.dtype]
+              for t in kernel.operands)
+    return replace(kernel, stages=stages), tuple(firsts)
+
+
+def _stride(t: Tensor, axis: int) -> int:
+    """The elements from one place along an axis, which isn't blocked, to the next."""
+    return next(t.layout.parts(axis, t.type.shape))[2]
+
+
+def _shift(kernel: Kernel, t: Tensor, axis: int) -> int:
+    """The least index of an axis that a kernel accesses; 0 where it is blocked, looked up or leaves it."""
+    found = [(x.index[axis], f.sizes) for s in kernel.stages for f in s.formulas
+             for x in (f.out, *f.loads) if x.tensor == t.name]
+    extent = t.type.shape[axis]
+    if isinstance(extent, str) or t.layout.block(axis) > 1 or any(
+            i.lookup or outside(i, extent, sizes) or any(isinstance(sizes[d], str) for d in i.dims)
+            for i, sizes in found):
+        return 0
+    return min((i.bounds({d: int(sizes[d]) for d in i.dims})[0] for i, sizes in found), default=0)
+
+
+def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...], dict[str, Kernel]]:
+    """The plan of a scheduled graph, what the weights' memory must hold, and the kernels by symbol."""
     packings: dict[tuple[str, str], Packing] = {}
     places = _places(graph)
     used = 0
     steps: list[Step] = []
+    kernels: dict[str, Kernel] = {}
     for n in graph:
         if n.kernel is None:
             continue
         own: list[Place] = []
-        for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
+        kernel, firsts = anchored(n.kernel)
+        for t, value, first in zip(kernel.operands, (*n.inputs, n.name), firsts, strict=True):
             if graph[value].op != "const":
-                own.append(places[value])
+                own.append(replace(places[value], first=first))
                 continue
             key = (value, f"{t.type} {t.layout}")
             if key not in packings:
                 packings[key] = Packing(value, t.type.shape, t.layout, used, t.nbytes)
                 used += _aligned(t.nbytes)
-            own.append(Place("weights", packings[key].offset))
-        tasks, symbol = task_count(n.kernel)
-        scratch = scratch_offsets(n.kernel)[1]
-        steps.append(Step(symbol_of(n.kernel), tuple(own), tasks, symbol is not None, scratch, n.origin,
-                          n.attr["does"], n.kernel.flops(), n.kernel.nbytes()))
+            own.append(Place("weights", packings[key].offset, first))
+        tasks, batch = task_count(kernel)
+        symbol = symbol_of(kernel)
+        kernels[symbol] = kernel
+        steps.append(Step(symbol, tuple(own), tasks, batch is not None, scratch_offsets(kernel)[1], n.origin,
+                          n.attr["does"], kernel.flops(), kernel.nbytes()))
     symbols = {s for n in graph for s in n.type.symbols}
     values = [[value_record(user, graph[v].type) for user, v in pairs]
               for pairs in ([(i, i) for i in graph.inputs], graph.outputs)]
     plan = Plan(graph.name, tuple(values[0]), tuple(values[1]), tuple(steps), _work_bytes(graph, places),
                 max((s.scratch for s in steps), default=0), used, next(iter(symbols), None), graph.signals)
-    return plan, tuple(packings.values())
+    return plan, tuple(packings.values()), kernels
 
 
 def _aligned(nbytes: int) -> int:

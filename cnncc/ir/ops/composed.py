@@ -88,20 +88,37 @@ def _lp_norm(make: Parts, n: Made) -> str:
 
 
 @composed
-def _standardize(make: Parts, n: Made) -> str:
-    """(x - mean) / sqrt(variance + epsilon) over `axes`.
-
-    The mean is corrected by that of the differences to it, the variance is that of the differences: both are
-    right where the mean is much larger than the deviation.
-    """
+def _centre(make: Parts, n: Made) -> str:
+    """The mean over `axes`, corrected by that of the differences to it: it may be much larger than these."""
     x, along = n.inputs[0], {"axes": n.attr["axes"], "keepdims": True}
-    factor = 1.0 / make.count(x, n.attr["axes"])
     rough = make("reduce_mean", x, step="rough", **along)
     rest = make("reduce_difference", x, rough, step="rest", **along)
-    mean = make("corrected", rough, rest, step="mean", factor=factor)
-    total = make("reduce_variation", x, mean, step="variation", **along)
-    root = make("inverse_root", total, step="root", factor=factor, epsilon=n.attr["epsilon"])
+    return make("corrected", rough, rest, factor=1.0 / make.count(x, n.attr["axes"]))
+
+
+@composed
+def _inverse_deviation(make: Parts, n: Made) -> str:
+    """1 / sqrt(variance + epsilon) over `axes`; the variance is that of differences to the second operand."""
+    x, mean = n.inputs
+    total = make("reduce_variation", x, mean, step="variation", axes=n.attr["axes"], keepdims=True)
+    return make("inverse_root", total, factor=1.0 / make.count(x, n.attr["axes"]), epsilon=n.attr["epsilon"])
+
+
+@composed
+def _standardize(make: Parts, n: Made) -> str:
+    """(x - mean) / sqrt(variance + epsilon) over `axes`."""
+    x, axes = n.inputs[0], n.attr["axes"]
+    mean = make("centre", x, step="mean", axes=axes)
+    root = make("inverse_deviation", x, mean, step="root", axes=axes, epsilon=n.attr["epsilon"])
     return make("standard", x, mean, root)
+
+
+@composed
+def _inverse_rms(make: Parts, n: Made) -> str:
+    """1 / sqrt(mean of squares + epsilon) over `axes`."""
+    x = n.inputs[0]
+    total = make("reduce_square_sum", x, step="sum", axes=n.attr["axes"], keepdims=True)
+    return make("inverse_root", total, factor=1.0 / make.count(x, n.attr["axes"]), epsilon=n.attr["epsilon"])
 
 
 @composed

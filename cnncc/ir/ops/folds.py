@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cnncc.ir.errors import ModelError
-from cnncc.ir.expr import Call, Index, Load
+from cnncc.ir.expr import Call, Expr, Index, Load
 from cnncc.ir.formula import Formula, bind, pointwise
-from cnncc.ir.op import Attrs, Op, Shape, Shapes, reduction, register, relation, transform
+from cnncc.ir.op import NAMES, Attrs, Op, Shape, Shapes, reduction, register, relation, transform
 from cnncc.ir.types import Extent
 
 relation("conv", "y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g*K + k, c, {r}]")
 relation("linear", "y[n, k] += x[n, c, {r}] * w[k, c, {r}]")
 relation("max_pool", "y[n, c, {p}] max= x[n, c, {p*s + r*d - a | b}]", window=True)
 relation("sum_pool", "y[n, c, {p}] += x[n, c, {p*s + r*d - a | b}]", window=True)
+relation("first_in_window", "y[n, c, {p}] min= where(x[n, c, {p*s + r*d - a | b}] < w[n, c, {p}], "
+                            "2147483647, u[{p*s + r*d - a | b}])", window=True)
 transform("input_transform", "y[n, a*C + c, {p}] += t[a, i] * x[n, c, {p*m + i - b | e}]")
 transform("output_transform", "y[n, c, {p*m + i}] += t[i, a] * x[n, a*C + c, {p}]")
 reduction("reduce_sum", "+=")
@@ -52,3 +56,43 @@ def _matmul(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
 
 
 register(Op("matmul", _matmul))
+
+
+def _contract(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """Products of one or two operands, summed over the letters that the right side of `equation` lacks.
+
+    One without letters on that side has one element. Extents of 1 broadcast.
+    """
+    given, result = attrs["equation"].split("->")
+    terms, sizes = list(zip(NAMES, given.split(","), shapes, strict=False)), dict[str, Extent]()
+    for _, term, shape in terms:
+        for letter, e in zip(term, shape, strict=True):
+            if sizes.setdefault(letter, e) == 1:
+                sizes[letter] = e
+            elif e not in (1, sizes[letter]):
+                raise ModelError(f"{attrs['equation']}: {letter} has {sizes[letter]} and {e} elements")
+    last = dict.fromkeys(letter for letter in sizes if letter not in result)
+    dims = {letter: f"i{n}" for n, letter in enumerate([*result, *last])}
+    factors: list[Expr] = [Load(name, tuple(Index() if e != sizes[letter] else Index.of(dims[letter])
+                                            for letter, e in zip(term, shape, strict=True)))
+                           for name, term, shape in terms]
+    out = Load("y", tuple(Index.of(dims[letter]) for letter in result) or (Index(),))
+    return Formula(out, "+=" if last else "=", Call("mul", tuple(factors)) if factors[1:] else factors[0],
+                   tuple((d, sizes[letter]) for letter, d in dims.items())), \
+        tuple(sizes[letter] for letter in result) or (1,)
+
+
+def _running(fold: str) -> Callable[[Shapes, Attrs], tuple[Formula, Shape]]:
+    """Along `axis` a fold of `count` elements, as far as they exist, from `begin` on, `stride` apart."""
+    def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+        shape, axis = tuple(shapes[0]), attrs["axis"]
+        out = tuple(Index.of(f"i{a}") for a in range(len(shape)))
+        place = Index(((f"i{axis}", 1), ("r", attrs["stride"])), attrs["begin"])
+        extents = (*((f"i{a}", e) for a, e in enumerate(shape)), ("r", attrs["count"]))
+        return Formula(Load("y", out), fold, Load("x", (*out[:axis], place, *out[axis + 1:])), extents), shape
+    return bound
+
+
+register(Op("contract", _contract))
+register(Op("running_sum", _running("+=")))
+register(Op("running_product", _running("*=")))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cnncc.ir.errors import ModelError
 from cnncc.ir.expr import Call, Const, Index, Load
 from cnncc.ir.formula import Formula
 from cnncc.ir.op import NAMES, Attrs, Composer, Indices, Made, Op, Shape, Shapes, movement, register
 from cnncc.ir.types import Extent, product
+
+Ints = Sequence[int]
 
 
 def _axes(rank: int) -> Indices:
@@ -122,17 +124,9 @@ def _conv_transpose(b: Composer, n: Made) -> str:
     """
     (x, w), a, group = n.inputs, n.attr, n.attr["group"]
     channels, outer, *window = (int(e) for e in b.type(w).shape)
-    shape, extents = _transposed_shape([b.type(x).shape, b.type(w).shape], a), b.type(x).shape[2:]
-    rank, value = len(window), ""
-    axes = [[_taps(axis, first) for first in range(min(axis[0], axis[-1]))] for axis in
-            zip(a["strides"], a["dilations"], a["begin"], window, map(int, extents), a["size"], strict=True)]
-    if not all(map(all, axes)):                         # some places are reached by nothing
-        value = b.op("fill", [], f"{n.name}.fill", n.origin, shape=shape, value=0, dtype=b.type(x).dtype)
-    for first in itertools.product(*(range(len(axis)) for axis in axes)):
-        chosen = [axis[f] for axis, f in zip(axes, first, strict=True)]
-        if not all(chosen):
-            continue
-        taps, steps, lasts, dilations, begin, end = zip(*filter(None, chosen), strict=True)
+    rank = len(window)
+
+    def reached(taps: Ints, steps: Ints, lasts: Ints, dilations: Ints, begin: Ints, end: Ints) -> str:
         part = b.op("slice", [w], f"{n.name}.taps", n.origin, begin=(0, 0, *lasts), steps=(1, 1, *steps),
                     shape=(channels, outer, *taps))
         part = b.op("reshape", [part], f"{n.name}.taps", n.origin,
@@ -140,11 +134,59 @@ def _conv_transpose(b: Composer, n: Made) -> str:
         part = b.op("transpose", [part], f"{n.name}.taps", n.origin, perm=(0, 2, 1, *range(3, 3 + rank)))
         part = b.op("reshape", [part], f"{n.name}.taps", n.origin,
                     shape=(group * outer, channels // group, *taps))
-        y = b.op("conv", [x, part], f"{n.name}.part", n.origin, strides=(1,) * rank, dilations=dilations,
-                 begin=begin, end=end, group=group)
-        value = b.op("place", [y], n.name, n.origin, value, begin=(0, 0, *first),
-                     steps=(1, 1, *a["strides"]), shape=shape)
+        return b.op("conv", [x, part], f"{n.name}.part", n.origin, strides=(1,) * rank, dilations=dilations,
+                    begin=begin, end=end, group=group)
+    return _scattered(b, n, window, _transposed_shape([b.type(x).shape, b.type(w).shape], a), reached)
+
+
+def _scattered(b: Composer, n: Made, window: Ints, shape: Shape, reached: Callable[..., str]) -> str:
+    """A value of `shape`, part by part: places with equal remainders modulo the strides are what `reached`
+    makes of what `_taps` tells for each axis.
+    """
+    a, x = n.attr, b.type(n.inputs[0])
+    extents, value = map(int, x.shape[-len(window):]), ""
+    axes = [[_taps(axis, first) for first in range(min(axis[0], axis[-1]))] for axis in
+            zip(a["strides"], a["dilations"], a["begin"], window, extents, a["size"], strict=True)]
+    if not all(map(all, axes)):                         # some places are reached by nothing
+        value = b.op("fill", [], f"{n.name}.fill", n.origin, shape=shape, value=0, dtype=x.dtype)
+    for first in itertools.product(*(range(len(axis)) for axis in axes)):
+        chosen = [axis[f] for axis, f in zip(axes, first, strict=True)]
+        if all(chosen):
+            y = reached(*zip(*filter(None, chosen), strict=True))
+            value = b.op("place", [y], n.name, n.origin, value, begin=(0, 0, *first),
+                         steps=(1, 1, *a["strides"]), shape=shape)
     return value
+
+
+def _overlap(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """y[n, c, {p}] += x[n, c, {r*step + last}, {p + r*d - a}]: each tap's own image, moved by its place."""
+    rank, shape = len(attrs["taps"]), (*shapes[0][:2], *attrs["shape"])
+    batch, places = _axes(2), [f"i{2 + i}" for i in range(rank)]
+    taps = tuple(Index(((f"r{i}", s),), last) for i, (s, last) in enumerate(zip(
+        attrs["steps"], attrs["lasts"], strict=True)))
+    moved = tuple(Index(((p, 1), (f"r{i}", d)), -a) for i, (p, d, a) in enumerate(zip(
+        places, attrs["dilations"], attrs["begin"], strict=True)))
+    extents = (*((f"i{a}", e) for a, e in enumerate(shape)),
+               *((f"r{i}", e) for i, e in enumerate(attrs["taps"])))
+    return Formula(Load("y", _axes(2 + rank)), "+=", Load("x", (*batch, *taps, *moved)), extents), shape
+
+
+def _columns_shape(shapes: Shapes, attrs: Attrs) -> Shape:
+    return (*shapes[0][:2], *attrs["size"])
+
+
+def _from_columns(b: Composer, n: Made) -> str:
+    """y[n, c, {p*s + r*d - a}] += x[n, c, {r}, {p}]: a window for each place, added up where they overlap."""
+    x = b.type(n.inputs[0])
+    rank = (x.rank - 2) // 2
+    window, extents = (tuple(int(e) for e in part) for part in (x.shape[2:2 + rank], x.shape[2 + rank:]))
+
+    def reached(taps: Ints, steps: Ints, lasts: Ints, dilations: Ints, begin: Ints, end: Ints) -> str:
+        shape = tuple(e + low + high - (t - 1) * d for e, low, high, t, d in
+                      zip(extents, begin, end, taps, dilations, strict=True))
+        return b.op("overlap", [n.inputs[0]], f"{n.name}.part", n.origin, taps=taps, steps=steps, lasts=lasts,
+                    dilations=dilations, begin=begin, shape=shape)
+    return _scattered(b, n, window, _columns_shape([x.shape], n.attr), reached)
 
 
 def _taps(axis: Sequence[int], first: int) -> tuple[int, int, int, int, int, int] | None:
@@ -165,3 +207,5 @@ def _taps(axis: Sequence[int], first: int) -> tuple[int, int, int, int, int, int
 register(Op("concat", shape=_concat_shape, composed=_concat))
 register(Op("pad", shape=_pad_shape, composed=_pad))
 register(Op("conv_transpose", shape=_transposed_shape, composed=_conv_transpose))
+register(Op("overlap", _overlap))
+register(Op("from_columns", shape=_columns_shape, composed=_from_columns))
