@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cnncc.ir.graph import Graph
     from cnncc.reference_model import Reference
     from cnncc.runtime.model import CompiledModel, load
+    from cnncc.runtime.specialise import SpecialisingModel
     from cnncc.session import (
         ExecutionMode,
         GraphOptimizationLevel,
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
           "Builder": "frontend.builder", "Reference": "reference_model",
           "load": "runtime.model", "CompiledModel": "runtime.model",
+          "SpecialisingModel": "runtime.specialise",
           **dict.fromkeys(("ExecutionMode", "GraphOptimizationLevel", "InferenceSession", "RunOptions",
                            "SessionOptions", "get_available_providers", "get_device"), "session")}
 _MODULES = ("backend", "torch_backend")
 __all__ = ["Builder", "CnnccError", "CompiledModel", "ExecutionMode", "Graph", "GraphOptimizationLevel",
            "InferenceSession", "InputError", "InternalError", "ModelError", "Reference", "RunOptions",
-           "SessionOptions", "UnsupportedError", "__version__", "compile", "convert",
+           "SessionOptions", "SpecialisingModel", "UnsupportedError", "__version__", "compile", "convert",
            "get_available_providers", "get_device", "load", "reference"]   # the rest: errors
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     import onnx
 
     from cnncc.frontend.files import Opening
-    from cnncc.frontend.onnx import ModelInfo, Shapes
+    from cnncc.frontend.onnx import ModelInfo
+    from cnncc.frontend.onnx_import import Shapes
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
+    from cnncc.ir.signature import Array
     from cnncc.passes.memory import Packing
-    from cnncc.reference_model import Reference
+    from cnncc.reference_model import OpenReference, Reference
     from cnncc.runtime.model import CompiledModel
+    from cnncc.runtime.specialise import SpecialisingModel
 
 log = logging.getLogger("cnncc")
 
@@ -42,25 +46,48 @@ def pipeline() -> tuple[Pass, ...]:
             schedules.choose_schedules)
 
 
-def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None) -> Graph:
+def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,
+         outputs: Sequence[str] | None = None, values: Mapping[str, Array] | None = None) -> Graph:
     """The graph of a model; `opening` is told of files beside it before they are read.
 
-    `shapes` fixes the open sizes of an ONNX model's inputs. Raises ModelError, InputError for such shapes.
+    `shapes` fixes the open sizes of an ONNX model's inputs, `values` makes inputs constants; `outputs` are
+    names of tensors of the model, which become its outputs. Raises ModelError, of its kind OpenError where
+    shapes or values are missing, InputError for those that don't fit and for unknown names.
     """
     from cnncc.frontend import definition
+    from cnncc.frontend.onnx import read as read_onnx
+    from cnncc.frontend.onnx_import import Given
     from cnncc.ir.graph import Graph
+    wanted = names_of(outputs)
     if isinstance(source, Graph) or definition.is_definition(source):
         if shapes:
             raise InputError("shapes are for ONNX models: here the inputs have theirs")
-        return source if isinstance(source, Graph) else definition.read(source, opening)
-    from cnncc.frontend.onnx import read as read_onnx
-    return read_onnx(source, opening=opening, shapes=shapes)
+        if isinstance(source, Graph):
+            return source if wanted is None else source.cut(wanted)
+        return definition.read(source, opening, wanted)
+    return read_onnx(source, opening=opening, given=Given(shapes or {}, values or {}, wanted))
 
 
-def inspect(path: str) -> ModelInfo:
-    """What is in a model file, also where it can't be compiled yet. Raises ModelError for a broken one."""
+def names_of(outputs: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names that a caller gives, each once. Raises InputError for none, or where one is no text."""
+    if outputs is None:
+        return None
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    if not names or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
+        raise InputError(f"outputs: expected names of tensors, each once, got {names!r:.200}")
+    return tuple(names)
+
+
+def inspect(path: str, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> ModelInfo:
+    """What is in a model file, also where it can't be compiled yet, with what `read` may be given.
+
+    Raises ModelError for a broken one, InputError as `read`.
+    """
     from cnncc.frontend import definition, onnx
-    return definition.inspect(path) if definition.is_definition(path) else onnx.inspect(path)
+    from cnncc.frontend.onnx_import import Given
+    if definition.is_definition(path):
+        return definition.inspect(path)
+    return onnx.inspect(path, Given(shapes or {}, outputs=names_of(outputs)))
 
 
 def convert(source: Source, path: str | os.PathLike[str]) -> None:
@@ -140,59 +167,102 @@ def plan(graph: Graph) -> Code:
     return Code(result, kernels, packings)
 
 
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `compile` that decide the code, and the number of compile processes."""
+
+    target: Target
+    shapes: Shapes
+    outputs: tuple[str, ...] | None
+    cache: bool
+    jobs: int | None
+
+
 def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
-            target: str = "native", precision: str = "fast", cache: bool = True, jobs: int | None = None,
-            progress: Callable[[str, float], None] | None = None) -> CompiledModel:
+            outputs: Sequence[str] | None = None, target: str = "native", precision: str = "fast",
+            cache: bool = True, jobs: int | None = None,
+            progress: Callable[[str, float], None] | None = None) -> CompiledModel | SpecialisingModel:
     """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
 
+    A model that leaves more sizes open than one batch, or whose shapes follow from values of small inputs,
+    gives a SpecialisingModel: it is compiled when it is called, for what that call brings. (Don't change an
+    onnx.ModelProto, or the file, meanwhile.)
+
     `threads` only sets how many the model uses when it runs. `shapes` fixes inputs of which the model leaves
-    sizes open, by name: {"x": (1, 3, 224, 224)}. `target` is native or x86-64-v2, -v3 or -v4. `precision` is
-    fast or strict, without Winograd's convolution that rounds worse.
+    sizes open, by name: {"x": (1, 3, 224, 224)}. `outputs` names tensors of the model, in an ONNX file any
+    value, in a definition any id, that are computed instead of its own outputs.
+    `target` is native or x86-64-v2, -v3 or -v4. `precision` is fast or strict, without Winograd's
+    convolution that rounds worse.
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument.
     """
-    from cnncc.runtime import cache as store
+    from cnncc.ir.signature import OpenError
     from cnncc.runtime import env
-    from cnncc.runtime.model import from_artifact
+    from cnncc.runtime.specialise import SpecialisingModel
     env.check_platform()
     env.thread_count(threads)
+    options = Options(target_for(target, precision), dict(shapes or {}), names_of(outputs), cache, jobs)
     report = progress or (lambda what, fraction: None)
-    chosen = target_for(target, precision)
-    key = _cache_key(source, chosen, shapes or {}) if cache and not os.environ.get("CNNCC_DUMP") else None
-    if key is None:
-        model = _build(source, chosen, threads, jobs, report, shapes)
-    else:
-        found = store.load(key)
-        if found is not None and _unchanged(source, found.meta.get("external", {})):
-            log.info("cache hit %s", key)
-            return from_artifact(found, threads)
-        external: dict[str, str] = {}
-
-        def opening(name: str, path: Path) -> None:     # before the file is read
-            if name not in external:
-                external[name] = ""
-                with suppress(ModelError):              # the reader says what is wrong
-                    external[name] = store.file_hash(path)
-        model = _build(source, chosen, threads, jobs, report, shapes, opening)
-        model.meta["external"] = external
-        if _unchanged(source, external):    # else it is open which content was read
-            store.store(key, model.save)
+    model: CompiledModel | SpecialisingModel
+    try:
+        model = _compile(source, options, threads, report)
+    except OpenError as error:
+        if isinstance(source, str | os.PathLike):
+            source = os.path.abspath(source)
+        model = SpecialisingModel(functools.partial(_variant, source, options), error, threads)
     report("done", 1.0)
     return model
 
 
-def _build(source: Source, target: Target, threads: int | None, jobs: int | None,
-           report: Callable[[str, float], None], shapes: Shapes | None = None,
-           opening: Opening | None = None) -> CompiledModel:
+def _variant(source: Source, options: Options, shapes: Shapes, values: Mapping[str, Array]) -> CompiledModel:
+    """The model compiled for what a call brings. Raises as `compile`."""
+    begin, pinned = time.perf_counter(), replace(options, shapes={**options.shapes, **shapes})
+    model = _compile(source, pinned, None, lambda what, fraction: None, values)
+    decided = [*(f"{name} {[*shape]}" for name, shape in shapes.items()),
+               *(f"{name} = {x.tolist()}" for name, x in values.items())]
+    log.info("%s: ready for %s in %.2f s", model.name, ", ".join(decided), time.perf_counter() - begin)
+    return model
+
+
+def _compile(source: Source, options: Options, threads: int | None, report: Callable[[str, float], None],
+             values: Mapping[str, Array] | None = None) -> CompiledModel:
+    from cnncc.runtime import cache as store
+    from cnncc.runtime.model import from_artifact
+    cached = options.cache and not os.environ.get("CNNCC_DUMP")
+    key = _cache_key(source, options, values or {}) if cached else None
+    if key is None:
+        return _build(source, options, threads, report, values)
+    found = store.load(key)
+    if found is not None and _unchanged(source, found.meta.get("external", {})):
+        log.info("cache hit %s", key)
+        return from_artifact(found, threads)
+    external: dict[str, str] = {}
+
+    def opening(name: str, path: Path) -> None:     # before the file is read
+        if name not in external:
+            external[name] = ""
+            with suppress(ModelError):              # the reader says what is wrong
+                external[name] = store.file_hash(path)
+    model = _build(source, options, threads, report, values, opening)
+    model.meta["external"] = external
+    if _unchanged(source, external):    # else it is open which content was read
+        store.store(key, model.save)
+    return model
+
+
+def _build(source: Source, options: Options, threads: int | None, report: Callable[[str, float], None],
+           values: Mapping[str, Array] | None = None, opening: Opening | None = None) -> CompiledModel:
     from cnncc.codegen.worker import Compiler, Machine
     from cnncc.passes.memory import pack
     from cnncc.runtime import buffers, env
     from cnncc.runtime.model import CompiledModel
+    target = options.target
     machine = Machine(target.triple, target.cpu, target.features)
-    with Compiler(machine, jobs or env.available_cpus(), expected=_expected(source)) as compiler:
+    jobs = options.jobs or env.available_cpus()
+    with Compiler(machine, jobs, expected=_expected(source)) as compiler:
         report("reading", 0.0)
-        original = read(source, opening, shapes)
+        original = read(source, opening, options.shapes, options.outputs, values)
         graph = optimize(original, target)
         code = plan(graph)
         report("compiling", 0.2)
@@ -221,14 +291,16 @@ def _expected(source: Source) -> float:
     return 2.0 if size > 1 << 20 else 0.0
 
 
-def _cache_key(source: Source, target: Target, shapes: Shapes) -> str | None:
+def _cache_key(source: Source, options: Options, values: Mapping[str, Array]) -> str | None:
     """The key of a model's bytes and all else that decides the code; None without a cache or such bytes."""
     from cnncc.runtime import cache
     if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
         return None
     content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
-    given = sorted((name, tuple(map(int, shape))) for name, shape in shapes.items())
-    return cache.key(__version__, content, repr(sorted(target.record().items())), repr(given), code_hash())
+    given = sorted((name, tuple(map(int, shape))) for name, shape in options.shapes.items())
+    decided = sorted((name, x.dtype.str, x.shape, x.tobytes()) for name, x in values.items())
+    return cache.key(__version__, content, repr(sorted(options.target.record().items())), repr(given),
+                     repr(options.outputs), repr(decided), code_hash())
 
 
 def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
@@ -254,7 +326,15 @@ def code_hash() -> str:
     return cache.key(*(p.read_bytes() for p in paths))
 
 
-def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None) -> Reference:
+def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None,
+              outputs: Sequence[str] | None = None) -> Reference | OpenReference:
     """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
-    from cnncc.reference_model import Reference
-    return Reference(read(source, shapes=shapes), dtype)
+    from cnncc.ir.signature import OpenError
+    from cnncc.reference_model import OpenReference, Reference
+
+    def build(pinned: Shapes, values: Mapping[str, Array]) -> Reference:
+        return Reference(read(source, None, {**(shapes or {}), **pinned}, outputs, values), dtype)
+    try:
+        return build({}, {})
+    except OpenError as error:
+        return OpenReference(build, error)
