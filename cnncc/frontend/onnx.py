@@ -83,23 +83,24 @@ def _graph(file: OnnxFile, given: Given) -> Graph:
         try:
             return importer.graph()
         except UnsupportedError as error:
-            if not (batch := importer.single()):
+            batch = importer.single()
+            if batch is None or (isinstance(error, OpenError) and not error.sizes):
                 raise
-            _check_single(file, replace(given, shapes=batch), error)
-            values = error.values if isinstance(error, OpenError) else frozenset()
+            values = _deciding(file, replace(given, shapes=batch), error)
             raise OpenError(error.message, error.rows, True, values, importer.scope.builder.name,
                             importer.signature()) from None
     except MemoryError:
         raise ModelError(f"{file.label}: there is not enough memory for the model") from None
 
 
-def _check_single(file: OnnxFile, given: Given, first: UnsupportedError) -> None:
-    """Raises what remains wrong with a model whose batch is 1: the reasons are others than an open batch."""
+def _deciding(file: OnnxFile, given: Given, first: UnsupportedError) -> frozenset[str]:
+    """The inputs whose values decide, too, in a model with a batch of 1. Raises what is wrong with that."""
     try:
         Importer(file, given).graph()
-    except OpenError:
-        pass
+    except OpenError as error:
+        return error.values
     except UnsupportedError:
         raise
     except ModelError:
         raise first from None
+    return frozenset()

@@ -143,6 +143,15 @@ def _graphs(proto: ModelProto) -> Iterator[GraphProto]:
             stack += (a.g, *a.graphs) if a.HasField("g") else a.graphs
 
 
+def defined_names(proto: ModelProto) -> Iterator[str]:
+    """The names that values have in a model, in its functions and in all graphs."""
+    for g in _graphs(proto):
+        yield from (v.name for v in (*g.input, *g.initializer))
+        yield from (name for n in g.node for name in n.output)
+    for f in proto.functions:
+        yield from (*f.input, *(name for n in f.node for name in n.output))
+
+
 def _texts(proto: ModelProto) -> Iterator[str]:
     """All names in a model that are ever used. (Protobuf gives bytes for what is no valid text.)"""
     graphs = list(_graphs(proto))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from cnncc.frontend.files import expect
-from cnncc.frontend.onnx_file import DTYPES, MAX_PARTS, OnnxFile, dtype_name
+from cnncc.frontend.onnx_file import DTYPES, MAX_PARTS, OnnxFile, defined_names, dtype_name
 from cnncc.frontend.onnx_inline import (
     Body,
     branch,
@@ -278,9 +278,7 @@ class Importer:
     def _prefix(self, name: str) -> str:
         """What goes before the names of a body: no other name begins so."""
         if not self.slashes:
-            names = (text for n in self.proto.node for text in (*n.output, *reads(n)))
-            inner = (text for f in self.proto.functions for n in f.node for text in (*n.output, *reads(n)))
-            self.slashes = separator((*self.defined, *names, *inner), self.file.label)
+            self.slashes = separator(defined_names(self.file.proto), self.file.label)
         return f"{name[:60]}.{self.inlined}{self.slashes}"
 
     def _check_order(self, node: NodeProto, what: str, made: set[str]) -> None:

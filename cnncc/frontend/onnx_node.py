@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 class Open(Refused):
-    """A node can be compiled once sizes of the model's inputs are known or, where given, values of `inputs`."""
+    """A node can be compiled once the model's sizes are known or, where given, the values of `inputs`."""
 
     def __init__(self, why: str, inputs: frozenset[str] = frozenset()) -> None:
         super().__init__(why)

@@ -93,7 +93,7 @@ def _bytes(name: str, x: Array) -> bytes:
 
 
 class SpecialisingModel:
-    """A model that compiles itself on the first call with other sizes, or values of inputs that decide shapes.
+    """A model that compiles itself on a call with new sizes, or new values of inputs that decide shapes.
 
     It is called, and asked, as a CompiledModel is. What it tells of a plan is of the variant used last.
 
