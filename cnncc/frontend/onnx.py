@@ -87,7 +87,9 @@ def _graph(file: OnnxFile, given: Given) -> Graph:
             if batch is None or (isinstance(error, OpenError) and not error.sizes):
                 raise
             values = _deciding(file, replace(given, shapes=batch), error)
-            raise OpenError(error.message, error.rows, True, values, importer.scope.builder.name,
+            message = (f"{file.label} (opset {file.opset}) needs sizes to be known first: give them with "
+                       "shapes= or --shape")
+            raise OpenError(message, error.rows, True, values, importer.scope.builder.name,
                             importer.signature()) from None
     except MemoryError:
         raise ModelError(f"{file.label}: there is not enough memory for the model") from None

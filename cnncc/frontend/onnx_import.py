@@ -21,7 +21,7 @@ from cnncc.frontend.onnx_inline import (
 from cnncc.frontend.onnx_node import Call, Open, Refused, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.frontend.onnx_shapes import FOLDED, KNOWN, fold
-from cnncc.ir.errors import InputError, UnsupportedError, hint
+from cnncc.ir.errors import InputError, ModelError, UnsupportedError, hint
 from cnncc.ir.graph import Builder, Graph
 from cnncc.ir.plan import Value
 from cnncc.ir.signature import Array, OpenError, Signature
@@ -304,25 +304,28 @@ class Importer:
                 return self._control(c)
             known = op in FOLDED and all(i in self.scope.constants for i in node.input if i)
             if known or op in ROWS:
-                self._convert(c, known, frame.needed)
-                return None
+                return self._convert(c, known, frame.needed)
             return self._defined(c)
         except Refused as reason:
-            if frame.body and frame.body.origin and not isinstance(reason, Open):
-                reason = Refused(f"as ONNX defines it, {op}: {reason}")
-            self.refuse(op, name, reason)
+            within = frame.body and frame.body.origin and not isinstance(reason, Open)
+            self.refuse(op, name, Refused(f"as ONNX defines it, {op}: {reason}") if within else reason)
+        except ModelError as error:     # ONNX's definition isn't the model's fault
+            if not (frame.body and frame.body.origin):
+                raise
+            self.refuse(op, name, f"as ONNX defines it, {error}")
         return None
 
-    def _convert(self, c: Call, known: bool, needed: set[str]) -> None:
+    def _convert(self, c: Call, known: bool, needed: set[str]) -> Body | None:
+        """By its row; where that hasn't got an output that is used, by ONNX's definition, if there is one."""
         scope, node = self.scope, c.node
         if not all(scope.has(i) for i in node.input if i):
-            return
+            return None
         result = fold(c) if known else ROWS[node.op_type](c)
         results = result if isinstance(result, tuple) else (result,)
         names = node.output if isinstance(result, tuple) else (c.out,)
-        for extra in node.output:
-            support(extra == "" or extra in names or extra not in needed,
-                    f"its output {extra[:200]!r} is used; only the first is supported")
+        for extra in (o for o in node.output if o in needed and o not in names):
+            support(has_definition(c), f"its output {extra[:200]!r} is used; only the first is supported")
+            return self._defined(c)
         roots = scope.decided(node.input) if node.op_type in FOLLOWING else None
         for out, made in zip(names, results, strict=True):
             if isinstance(made, str):
@@ -331,6 +334,7 @@ class Importer:
                     scope.roots[out] = roots
             else:
                 scope.constants[out] = made
+        return None
 
     def _defined(self, c: Call) -> Body | None:
         """An op without a row: values of inputs make it a constant, or ONNX defines it by others."""

@@ -79,7 +79,9 @@ def call(c: Call, function: FunctionProto, prefix: str, defined: bool) -> Body:
              f"has {len(c.node.input)} inputs and {len(c.node.output)} outputs, the function {label} has "
              f"{len(function.input)} and {len(function.output)}")
     attributes = {a.name: a for a in function.attribute_proto} | c.attributes
-    if not defined:
+    if defined:
+        attributes = _defaults(c) | attributes
+    else:
         known = {*function.attribute, *(a.name for a in function.attribute_proto)}
         for name in attributes.keys() - known:
             raise Refused(f"the function {label} has no attribute {name[:60]!r}")
@@ -124,6 +126,13 @@ def definition(c: Call) -> FunctionProto | None:
     except Exception as error:      # onnx raises several kinds
         raise Refused(f"ONNX can't define it here: {str(error)[:200]}") from None
     return function
+
+
+def _defaults(c: Call) -> dict[str, AttributeProto]:
+    """The values that ONNX gives attributes of an op."""
+    from onnx import defs
+    attributes = defs.get_schema(c.node.op_type, c.opset, "").attributes
+    return {name: a.default_value for name, a in attributes.items() if a.default_value.type}
 
 
 def _nearest(versions: Iterable[int], opset: int) -> int:
