@@ -9,7 +9,15 @@ from cnncc.version import __version__
 if TYPE_CHECKING:
     from cnncc.compiler import compile, convert, reference
     from cnncc.frontend.builder import Builder
-    from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
+    from cnncc.frontend.user import UserOp, op
+    from cnncc.ir.errors import (
+        ArtifactError,
+        CnnccError,
+        InputError,
+        InternalError,
+        ModelError,
+        UnsupportedError,
+    )
     from cnncc.ir.graph import Graph
     from cnncc.reference_model import Reference
     from cnncc.runtime.model import CompiledModel, load
@@ -25,16 +33,18 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
-          "Builder": "frontend.builder", "Reference": "reference_model",
+          "Builder": "frontend.builder", "UserOp": "frontend.user", "op": "frontend.user",
+          "Reference": "reference_model",
           "load": "runtime.model", "CompiledModel": "runtime.model",
           "SpecialisingModel": "runtime.specialise",
           **dict.fromkeys(("ExecutionMode", "GraphOptimizationLevel", "InferenceSession", "RunOptions",
                            "SessionOptions", "get_available_providers", "get_device"), "session")}
 _MODULES = ("backend", "torch_backend")
-__all__ = ["Builder", "CnnccError", "CompiledModel", "ExecutionMode", "Graph", "GraphOptimizationLevel",
-           "InferenceSession", "InputError", "InternalError", "ModelError", "Reference", "RunOptions",
-           "SessionOptions", "SpecialisingModel", "UnsupportedError", "__version__", "compile", "convert",
-           "get_available_providers", "get_device", "load", "reference"]   # the rest: errors
+__all__ = ["ArtifactError", "Builder", "CnnccError", "CompiledModel", "ExecutionMode", "Graph",
+           "GraphOptimizationLevel", "InferenceSession", "InputError", "InternalError",
+           "ModelError", "Reference", "RunOptions", "SessionOptions", "SpecialisingModel",
+           "UnsupportedError", "UserOp", "__version__", "compile", "convert",
+           "get_available_providers", "get_device", "load", "op", "reference"]   # the rest: errors
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
 from cnncc.ir.target import Target, target_for
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cnncc.frontend.files import Opening
     from cnncc.frontend.onnx import ModelInfo
     from cnncc.frontend.onnx_import import Shapes
+    from cnncc.frontend.user import Ops
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -47,12 +48,13 @@ def pipeline() -> tuple[Pass, ...]:
 
 
 def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,
-         outputs: Sequence[str] | None = None, values: Mapping[str, Array] | None = None) -> Graph:
+         outputs: Sequence[str] | None = None, values: Mapping[str, Array] | None = None,
+         ops: Ops | None = None) -> Graph:
     """The graph of a model; `opening` is told of files beside it before they are read.
 
     `shapes` fixes the open sizes of an ONNX model's inputs, `values` makes inputs constants; `outputs` are
-    names of tensors of the model, which become its outputs. Raises ModelError, of its kind OpenError where
-    shapes or values are missing, InputError for those that don't fit and for unknown names.
+    names of tensors of the model, which become its outputs; `ops` are the user's. Raises ModelError, of its
+    kind OpenError where shapes or values are missing, InputError for those that don't fit and unknown names.
     """
     from cnncc.frontend import definition
     from cnncc.frontend.onnx import read as read_onnx
@@ -64,8 +66,8 @@ def read(source: Source, opening: Opening | None = None, shapes: Shapes | None =
             raise InputError("shapes are for ONNX models: here the inputs have theirs")
         if isinstance(source, Graph):
             return source if wanted is None else source.cut(wanted)
-        return definition.read(source, opening, wanted)
-    return read_onnx(source, opening=opening, given=Given(shapes or {}, values or {}, wanted))
+        return definition.read(source, opening, wanted, ops)
+    return read_onnx(source, opening=opening, given=Given(shapes or {}, values or {}, wanted, ops or {}))
 
 
 def names_of(outputs: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -90,18 +92,21 @@ def inspect(path: str, shapes: Shapes | None = None, outputs: Sequence[str] | No
     return onnx.inspect(path, Given(shapes or {}, outputs=names_of(outputs)))
 
 
-def convert(source: Source, path: str | os.PathLike[str]) -> None:
-    """Write a model as an ONNX file, which appears complete or not at all. Raises as `read`, and OSError."""
+def convert(source: Source, path: str | os.PathLike[str], *, ops: Ops | None = None) -> None:
+    """Write a model, or definition, as an ONNX file, which appears complete or not at all.
+
+    Raises ModelError as `compile` does, and OSError.
+    """
     from cnncc.runtime.artifact import replacing
-    data = as_onnx(source)
+    data = as_onnx(source, ops)
     with replacing(path) as file:
         file.write(data)
 
 
-def as_onnx(source: Source) -> bytes:
+def as_onnx(source: Source, ops: Ops | None = None) -> bytes:
     """A model, as read, as the bytes of an ONNX file. Raises as `read`."""
     from cnncc.frontend.onnx_out import to_onnx
-    return bytes(to_onnx(read(source)).SerializeToString())
+    return bytes(to_onnx(read(source, ops=ops)).SerializeToString())
 
 
 def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
@@ -176,14 +181,18 @@ class Options:
     outputs: tuple[str, ...] | None
     cache: bool
     jobs: int | None
+    ops: Ops
 
 
 def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
             outputs: Sequence[str] | None = None, target: str = "native", precision: str = "fast",
             cache: bool = True, jobs: int | None = None,
-            progress: Callable[[str, float], None] | None = None) -> CompiledModel | SpecialisingModel:
-    """Compile a model (path, bytes, onnx.ModelProto or Graph) for this machine.
+            progress: Callable[[str, float], None] | None = None,
+            ops: Ops | None = None) -> CompiledModel | SpecialisingModel:
+    """Compile a model for this machine.
 
+    `source` is a path (`.onnx`, ONNX as text in `.onnxtxt`, a definition in `.yaml`), the bytes of an ONNX
+    file, an onnx.ModelProto or a Graph; weights beside it are read from the path's folder only.
     A model that leaves more sizes open than one batch, or whose shapes follow from values of small inputs,
     gives a SpecialisingModel: it is compiled when it is called, for what that call brings. (Don't change an
     onnx.ModelProto, or the file, meanwhile.)
@@ -192,17 +201,24 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     sizes open, by name: {"x": (1, 3, 224, 224)}. `outputs` names tensors of the model, in an ONNX file any
     value, in a definition any id, that are computed instead of its own outputs.
     `target` is native or x86-64-v2, -v3 or -v4. `precision` is fast or strict, without Winograd's
-    convolution that rounds worse.
-    `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction).
+    convolution that rounds worse. `cache=False` compiles anew.
+    `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction from 0 to
+    1).
+    `ops` are the user's (`cnncc.op`) by the name that the model gives them: {"my.domain.Name": op}.
+
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
-    for a bad argument.
+    for a bad argument, CnnccError where this CPU lacks the target's instructions.
     """
     from cnncc.ir.signature import OpenError
     from cnncc.runtime import env
     from cnncc.runtime.specialise import SpecialisingModel
     env.check_platform()
     env.thread_count(threads)
-    options = Options(target_for(target, precision), dict(shapes or {}), names_of(outputs), cache, jobs)
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
+        raise InputError(f"jobs={jobs!r}: expected a whole number of processes from 1 on")
+    check_shapes(shapes)
+    options = Options(target_for(target, precision), dict(shapes or {}), names_of(outputs), cache, jobs,
+                      dict(ops or {}))
     report = progress or (lambda what, fraction: None)
     model: CompiledModel | SpecialisingModel
     try:
@@ -251,6 +267,15 @@ def _compile(source: Source, options: Options, threads: int | None, report: Call
     return model
 
 
+def check_shapes(shapes: Any) -> None:
+    """Raises InputError for what can't be the shapes of inputs."""
+    fit = isinstance(shapes, Mapping) and all(
+        isinstance(row, Sequence) and all(hasattr(e, "__index__") for e in row) for row in shapes.values())
+    if shapes is not None and not fit:
+        raise InputError('shapes: expected whole numbers by input, such as {"x": (1, 3, 224, 224)}, got '
+                         f"{shapes!r:.100}")
+
+
 def _build(source: Source, options: Options, threads: int | None, report: Callable[[str, float], None],
            values: Mapping[str, Array] | None = None, opening: Opening | None = None) -> CompiledModel:
     from cnncc.codegen.worker import Compiler, Machine
@@ -262,7 +287,7 @@ def _build(source: Source, options: Options, threads: int | None, report: Callab
     jobs = options.jobs or env.available_cpus()
     with Compiler(machine, jobs, expected=_expected(source)) as compiler:
         report("reading", 0.0)
-        original = read(source, opening, options.shapes, options.outputs, values)
+        original = read(source, opening, options.shapes, options.outputs, values, options.ops)
         graph = optimize(original, target)
         code = plan(graph)
         report("compiling", 0.2)
@@ -292,15 +317,23 @@ def _expected(source: Source) -> float:
 
 
 def _cache_key(source: Source, options: Options, values: Mapping[str, Array]) -> str | None:
-    """The key of a model's bytes and all else that decides the code; None without a cache or such bytes."""
+    """The key of a model's bytes and all else that decides the code; None without a cache or such bytes.
+
+    What a Python function does is in no key.
+    """
     from cnncc.runtime import cache
-    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes):
+    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes) \
+            or not all(op.key for op in options.ops.values()):
         return None
-    content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
+    try:
+        content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
+    except ModelError:      # the reader says what is wrong
+        return None
     given = sorted((name, tuple(map(int, shape))) for name, shape in options.shapes.items())
     decided = sorted((name, x.dtype.str, x.shape, x.tobytes()) for name, x in values.items())
     return cache.key(__version__, content, repr(sorted(options.target.record().items())), repr(given),
-                     repr(options.outputs), repr(decided), code_hash())
+                     repr(options.outputs), repr(decided),
+                     repr(sorted((name, op.key) for name, op in options.ops.items())), code_hash())
 
 
 def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
@@ -327,13 +360,19 @@ def code_hash() -> str:
 
 
 def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None,
-              outputs: Sequence[str] | None = None) -> Reference | OpenReference:
-    """The NumPy reference of a model, called as the compiled model is. Raises as `compile` does."""
+              outputs: Sequence[str] | None = None, ops: Ops | None = None) -> Reference | OpenReference:
+    """The NumPy reference of a model, called as the compiled model is; slow.
+
+    With `dtype="float64"` it computes the same from the same inputs in double precision, and its outputs are
+    float64: what to measure errors against. Raises as `compile` does.
+    """
     from cnncc.ir.signature import OpenError
     from cnncc.reference_model import OpenReference, Reference
 
+    check_shapes(shapes)
+
     def build(pinned: Shapes, values: Mapping[str, Array]) -> Reference:
-        return Reference(read(source, None, {**(shapes or {}), **pinned}, outputs, values), dtype)
+        return Reference(read(source, None, {**(shapes or {}), **pinned}, outputs, values, ops), dtype)
     try:
         return build({}, {})
     except OpenError as error:

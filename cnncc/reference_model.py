@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
-from cnncc.ir.signature import Array, OpenError, Signature
+from cnncc.ir.signature import Array, OpenError, Signature, settled
 from cnncc.runtime.specialise import Build, Variants
 
 
@@ -22,9 +22,10 @@ class Reference:
     deciding: tuple[str, ...] = ()
 
     def __init__(self, graph: Graph, dtype: DTypeLike = np.float32) -> None:
+        if dtype not in ("float32", "float64", np.float32, np.float64):
+            name = getattr(dtype, "__name__", dtype)
+            raise InputError(f"dtype: expected float32 or float64, got {name!s:.60}")
         self.graph, self.dtype = graph, np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise InputError(f"dtype: expected float32 or float64, got {self.dtype}")
         plain = Signature.of(graph)
         self.inputs, self.outputs = plain.inputs, tuple(
             replace(v, dtype=np.promote_types(v.dtype, self.dtype).name) if v.dtype.startswith("float") else v
@@ -32,11 +33,11 @@ class Reference:
         self.signature = Signature(self.inputs, self.outputs)
 
     def __call__(self, /, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:
-        """The output for inputs by position or name; a tuple where there are several."""
+        """The output for inputs by position or name; a tuple where there are several. Raises InputError."""
         arrays, _ = self.signature.bind(args, feeds)
         values = evaluate(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)), self.dtype)
-        results = tuple(values[v.name] for v in self.outputs)
-        return results[0] if len(results) == 1 else results
+        results = settled(self.graph.signals, list(values.values()))
+        return results[0] if len(results) == 1 else tuple(results)
 
     def at(self, feeds: Mapping[str, Array]) -> Reference:
         """This reference: it is for all inputs that fit."""
@@ -45,7 +46,7 @@ class Reference:
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """The outputs of these names (None: all) for inputs by name, as ONNX Runtime gives them."""
         chosen = self.signature.select(outputs or None)
-        results = self(**feeds)
+        results = self(**self.signature.by_name(feeds))
         return [results[i] if isinstance(results, tuple) else results for i in chosen]
 
 
@@ -65,7 +66,7 @@ class OpenReference:
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """The outputs of these names (None: all) for inputs by name."""
-        self.signature.bind((), feeds)
+        self.signature.bind((), self.signature.by_name(feeds))
         return self.at(feeds).run(outputs, feeds)
 
     def at(self, feeds: Mapping[str, Array]) -> Reference:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncc.compiler import Source, compile
+from cnncc.frontend.user import Ops
 from cnncc.ir.errors import InputError
 from cnncc.ir.plan import Value
 from cnncc.ir.types import Extent
@@ -31,6 +32,7 @@ def get_available_providers() -> list[str]:
 
 
 def get_device() -> str:
+    """The kind of device that runs models."""
     return "CPU"
 
 
@@ -79,20 +81,21 @@ class NodeArg:
 class InferenceSession:
     """A model, compiled, in the place of `onnxruntime.InferenceSession`.
 
-    `sess_options` is ours or ONNX Runtime's. A provider other than the CPU's is passed over with a warning.
+    `sess_options` is ours or ONNX Runtime's, `ops` as in `cnncc.compile`. A provider other than
+    the CPU's is passed over with a warning.
     Raises as `cnncc.compile`: ModelError for a bad model, UnsupportedError for one that can't be compiled,
     InputError for another kind of source or a wrong number of threads.
     """
 
     def __init__(self, path_or_bytes: Source, sess_options: Any = None,
                  providers: Sequence[str | tuple[str, Any]] | None = None, provider_options: Any = None,
-                 **ignored: Any) -> None:
+                 *, ops: Ops | None = None, **ignored: Any) -> None:
         names = [p if isinstance(p, str) else p[0] for p in providers or ()]
         if others := [name for name in names if name != PROVIDER]:
             log.warning("no %s: the session runs on the CPU", ", ".join(others))
         self._options = sess_options or SessionOptions()
         threads = getattr(self._options, "intra_op_num_threads", 0)
-        self._model = compile(path_or_bytes, threads=threads or None)
+        self._model = compile(path_or_bytes, threads=threads or None, ops=ops)
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any],
             run_options: Any = None) -> list[NDArray[np.generic]]:
@@ -102,13 +105,17 @@ class InferenceSession:
         return self._model.run(output_names, input_feed)
 
     def get_inputs(self) -> list[NodeArg]:
+        """The inputs in the model's order."""
         return [NodeArg.of(v) for v in self._model.inputs]
 
     def get_outputs(self) -> list[NodeArg]:
+        """The outputs in the model's order."""
         return [NodeArg.of(v) for v in self._model.outputs]
 
     def get_providers(self) -> list[str]:
+        """The CPU's, whatever was asked for."""
         return [PROVIDER]
 
     def get_session_options(self) -> Any:
+        """The options that the session was made with."""
         return self._options

@@ -115,7 +115,7 @@ def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, f
     results = model.run(None, feeds)
     limit = tolerance(list(errors.values()), precision)
     rows = tuple(Row(name, graph[value].origin, error_of(y, truth[name]), max(limit, _half(y)))
-                 for (name, value), y in zip(graph.outputs, results, strict=True))
+                 for (name, value), y in zip(graph.shown, results, strict=True))
     values: tuple[Row, ...] = ()
     if not all(row.ok for row in rows):
         report("kernels", 0.8)
@@ -132,7 +132,7 @@ def _kernels(graph: Graph, feeds: Feeds, target: str, precision: str, threads: i
               and n.name in graph.nodes and n.type == graph[n.name].type}
     if not stored:
         return ()
-    probe = replace(graph, outputs=tuple((name, name) for name in stored))
+    probe = replace(graph, outputs=tuple((name, name) for name in stored), signals=())
     model = compile(probe, threads=threads, target=target, precision=precision, cache=False)
     results = model.run(None, feeds)
     truth, single = (evaluate(probe, feeds, dtype) for dtype in (np.float64, np.float32))

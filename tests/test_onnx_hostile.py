@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +16,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import floats, ints, model, single
 
+import cnncc
 from cnncc.frontend.onnx import inspect, read
 from cnncc.frontend.onnx_file import load
-from cnncc.ir.errors import ModelError
+from cnncc.ir.errors import InputError, ModelError
 
 DIGITS = (Path(__file__).parent.parent / "cnncc" / "data" / "digits.onnx").read_bytes()
 
@@ -112,6 +114,11 @@ def external(location: str, **fields: int | str) -> onnx.ModelProto:
     return source
 
 
+opened: list[str] = []      # by Python, since the last `clear`
+sys.addaudithook(lambda event, args: opened.append(os.fsdecode(args[0])) if event == "open"
+                 and isinstance(args[0], str | bytes | os.PathLike) else None)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """model/ with data and links; a secret beside it."""
@@ -121,6 +128,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "data").write_bytes(floats(8).tobytes())
     (folder / "sub" / "data").write_bytes(floats(8, seed=1).tobytes())
     (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "hard").hardlink_to(tmp_path / "secret")
     (folder / "inner").symlink_to("data")
     (folder / "out").symlink_to(tmp_path)
     (folder / "loop").symlink_to("loop")
@@ -146,19 +154,26 @@ def test_external_data(folder: Path, location: str, offset: int, seed: int) -> N
         ("/etc/passwd", {}, "relative"), ("../secret", {}, ".."), ("sub/../../secret", {}, ".."),
         ("sub/../data", {}, ".."), ("..\\secret", {}, ".."), ("C:\\secret", {}, "relative"),
         ("\\\\host\\secret", {}, "relative"), ("", {}, "relative"), ("da\0ta", {}, "relative"),
-        ("link", {}, "link"), ("out/secret", {}, "link"), ("loop", {}, "loop"),
+        ("link", {}, "link"), ("out/secret", {}, "link"), ("loop", {}, "loop"), ("hard", {}, "hard links"),
+        ("file:///etc/passwd", {}, "file:"), ("~/data", {}, "No such file"),
         ("missing", {}, "No such file"), ("sub", {}, "directory"), ("pipe", {}, "regular"),
         ("x" * 9999, {}, "k"), ("data", {"offset": 20}, "32 bytes"), ("data", {"offset": -4}, "-4"),
         ("data", {"offset": "1e9"}, "1e9"),
         ("data", {"offset": 1 << 50}, "32 bytes"), ("data", {"offset": "9" * 99}, "999"),
+        ("data", {"offset": 1 << 62}, str(1 << 62)), ("data", {"offset": 1 << 64}, str(1 << 64)),
+        ("data", {"offset": (1 << 63) - 8, "length": 16}, str((1 << 63) - 8)), ("data", {"offset": "٣"}, "٣"),
         ("data", {"length": 12}, "12"), ("data", {"length": -16}, "-16"),
         ("data", {"length": 1 << 40}, "shape"),
     ])
 def test_hostile_external_data(folder: Path, location: str, fields: dict[str, Any], words: str) -> None:
     path = folder / "m.onnx"
     path.write_bytes(external(location, **fields).SerializeToString())
+    before = sorted(folder.parent.rglob("*"))
+    opened.clear()
     message = error(path)
     assert words in message and "'k'" in message and "m.onnx" in message
+    assert str(path) in opened and {"/etc/passwd", str(folder.parent / "secret")}.isdisjoint(opened)
+    assert sorted(folder.parent.rglob("*")) == before
 
 
 def test_external_data_needs_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +298,37 @@ def test_names_given_twice() -> None:
     assert "no name" in error(twin)
     del source.opset_import[:]
     assert "opset" in error(source)
+
+
+@pytest.mark.parametrize("versions", [(0,), (-1,), (5,), (999,), (1 << 62,), (-(1 << 63),), (17, 999)])
+def test_opsets_that_there_are_not(versions: tuple[int, ...]) -> None:
+    source = single("Relu", [2])
+    del source.opset_import[:]
+    source.opset_import.extend(helper.make_opsetid("", v) for v in versions)
+    assert "opset" in error(source)
+
+
+NAMES = ["a'b\"c", "a\0b", "../../etc/passwd", "/etc/passwd", "x" * (1 << 16), "a\nb", " ", "%s{0}",
+         "é漢\u202e", "\x1b[31m", "..", "\\", "$(touch here)", "y\" }\nret void", "const", "input"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_names_are_only_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of models, nodes and values: they are compiled, saved, dumped and shown as any other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CNNCC_DUMP", "dump")
+    relu = helper.make_node("Relu", [name], [f"{name}y"], name=name)
+    source = model([relu], {name: [2]}, [f"{name}y"])
+    source.graph.name = name
+    cnncc.compile(source.SerializeToString(), cache=False, threads=1).save("m.cnncc")
+    m = cnncc.load("m.cnncc")
+    [y] = m.run([f"{name}y"], {name: np.float32([-1, 2])})
+    assert y.tolist() == [0, 2] and m.name == name and name in m.summary()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dump", "m.cnncc"]
+    assert all(p.suffix == ".txt" for p in Path("dump").iterdir())
+    with pytest.raises(InputError) as caught:
+        m.run(None, {name: np.float32([1])})
+    assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize("shape", [[1 << 40], [0], [-2], [1 << 20, 1 << 20], [1] * 99, [1, 3, 1 << 62]])

@@ -443,7 +443,7 @@ IMAGE, MASK, GAIN = np.zeros((2, 3, 4), np.float32), np.zeros((2, 1), np.uint8),
     ((IMAGE[:0], MASK[:0], GAIN), {}, "expected shape [N, 3, 4] with N of at least 1, got [0, 3, 4]"),
     ((IMAGE, [[1], [2, 3]], GAIN), {}, "input 'mask': expected an array of uint8, got list"),
     ((IMAGE, [[1], [256]], GAIN), {}, "its numbers don't fit"),
-    ((IMAGE, MASK, "1"), {}, "input 'gain': expected float32, got <U1"),
+    ((IMAGE, MASK, "1"), {}, "input 'gain': expected an array of float32, got str, which can't"),
     ((IMAGE, MASK, None), {}, "input 'gain': expected an array of float32, got NoneType"),
 ])
 def test_what_does_not_fit_is_refused(args: tuple[Any, ...], feeds: dict[str, Any], message: str) -> None:

@@ -74,7 +74,7 @@ def test_errors() -> None:
                                   (None, {"x": x[0]}, "expected shape")]:
         with pytest.raises(cnncc.InputError, match=message):
             session.run(names, feeds)  # type: ignore[arg-type]
-    with pytest.raises(cnncc.ModelError, match=r"missing\.onnx: cannot be read: No such file"):
+    with pytest.raises(cnncc.ModelError, match=r"missing\.onnx: can't read the file: No such file"):
         cnncc.InferenceSession("missing.onnx")
     with pytest.raises(cnncc.ModelError, match="can't be read as ONNX"):
         cnncc.InferenceSession(b"\xff" * 9)

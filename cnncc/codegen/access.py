@@ -50,7 +50,7 @@ class Access:
     bytes: int = field(init=False)
     parts: list[list[tuple[int, int, int]]] = field(init=False)
     dims: tuple[str, ...] = field(init=False)
-    lookups: list[tuple[Load, int]] = field(init=False)     # tables with the bytes per unit of what they say
+    lookups: list[tuple[Load, int, int]] = field(init=False)    # what says where, bytes per unit, extent
     _offsets: dict[tuple[int, ...], tuple[int, list[tuple[Index, int, int]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,11 +59,11 @@ class Access:
         self.parts = [list(layout.parts(axis, self.shape)) for axis in range(len(self.shape))]
         self.dims = self.load.dims
         self.lookups = []
-        for index, parts in zip(self.load.index, self.parts, strict=True):
+        for index, parts, extent in zip(self.load.index, self.parts, self.shape, strict=True):
             if index.lookup is not None:
-                if len(parts) > 1:
+                if len(parts) > 1 or isinstance(extent, str):
                     raise InternalError(f"{self.load}: a table can't say where in blocks of {self.tensor}")
-                self.lookups.append((index.lookup, parts[0][2] * self.bytes))
+                self.lookups.append((index.lookup, parts[0][2] * self.bytes, extent))
 
     def stride(self, dim: str, multiple: int, most: int) -> int:
         """Bytes per unit of a variable added to `dim`. Raises InternalError where it would cross a block."""

@@ -288,10 +288,12 @@ class Emitter:
     def extract(self, vector: Value, lane: int) -> Value:
         return self.emit(f"extractelement {vector.typed}, i64 {lane}", Type(vector.type.dtype))
 
-    def shuffle(self, vector: Value, lanes: Sequence[int]) -> Value:
+    def shuffle(self, vector: Value, lanes: Sequence[int], other: Value | None = None) -> Value:
+        """These lanes of a vector; those of an `other` are counted after its own."""
         t = Type(vector.type.dtype, len(lanes))
         order = f"<{t.lanes} x i32> <{', '.join(f'i32 {i}' for i in lanes)}>"
-        return self.emit(f"shufflevector {vector.typed}, {vector.type} poison, {order}", t)
+        second = other.typed if other else f"{vector.type} poison"
+        return self.emit(f"shufflevector {vector.typed}, {second}, {order}", t)
 
     def arith(self, op: str, a: Value, b: Value) -> Value:
         return self.emit(f"{op} {a.typed}, {b.text}", a.type)

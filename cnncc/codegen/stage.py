@@ -11,7 +11,7 @@ from cnncc.codegen.emitter import I64, Emitter, Int, Type, Value
 from cnncc.codegen.scalar import across, apply, narrow, stored, widen
 from cnncc.codegen.validity import Constraint, Validity, decide, signature
 from cnncc.ir.errors import InternalError
-from cnncc.ir.expr import Call, Const, Expr, Load, Table
+from cnncc.ir.expr import Const, Expr, Load, Table
 from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add, outside
 from cnncc.ir.infer import stage_dtypes, stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
@@ -316,7 +316,7 @@ class StageLowering:
         if factors and table:
             other = factors[factors[0] is table]
             new = self.scaled(table.at({d: p.rep for d, p in pos.items()}), other, pos, ptrs, acc[j], active)
-        elif factors and not across_lanes:
+        elif factors and not (across_lanes and len(active) < self.lanes):
             a, b = (self.value(f, pos, ptrs, wide, None, active) for f in factors)
             new = self.e.fma(a, b, acc[j])
             if simd and len(active) < self.active(pos):
@@ -378,7 +378,8 @@ class StageLowering:
                     raise InternalError("a first formula can't read the accumulator")
                 return acc
             return self.element(self.number[x], pos, ptrs, wide, active)
-        assert isinstance(x, Call)
+        if isinstance(x, Table):
+            return self.e.constant(x.at({d: p.rep for d, p in pos.items()}), wide.of(x.dtype))
         args = [self.value(a, pos, ptrs, wide, acc, active) for a in x.args]
         return apply(self.e, x.fn, args, constant=isinstance(x.args[-1], Const))
 
@@ -388,10 +389,10 @@ class StageLowering:
         vector = wide.lanes and self.simd is not None and self.simd.dim in a.dims
         span = self.active(pos) if vector else 0
         lanes = active if vector and active else range(span)
-        apart = vector and self.simd is not None and any(self.simd.dim in x.dims for x, _ in a.lookups)
+        apart = vector and self.simd is not None and any(self.simd.dim in x.dims for x, *_ in a.lookups)
         if a.lookups and not apart:
             ptrs = {**ptrs, i: self.found(i, pos, ptrs)}
-        rows = [self.accesses[self.number[x]].offset(pos) for x, _ in a.lookups if apart]
+        rows = [self.accesses[self.number[x]].offset(pos) for x, *_ in a.lookups if apart]
         memo = (self.e.block, i, ptrs[i].text, at, wide.lanes, (*lanes, *rows))
         known = self.memo.get(memo)
         if known is None:
@@ -414,6 +415,11 @@ class StageLowering:
                     self.e.masked_load(ptrs[i], at, wide, lanes, a.bytes)
                 if a.tensor.name in self.ahead:
                     self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
+            elif stride == 2 * a.bytes and len(lanes) == wide.lanes:    # of the last pair only the first
+                low, high = (self.e.load(ptrs[i], at + n, wide, a.bytes) for n in (0, stride * wide.lanes // 2
+                                                                                   - a.bytes))
+                half = wide.lanes // 2
+                known = self.e.shuffle(low, [*range(0, 2 * half, 2), *range(2 * half + 1, 4 * half, 2)], high)
             else:
                 known = Value("zeroinitializer", wide)
                 for lane in lanes:
@@ -424,9 +430,9 @@ class StageLowering:
         return known
 
     def found(self, i: int, pos: Positions, ptrs: Pointers, lane: int = 0) -> Value:
-        """The pointer of an access, moved by what its tables say for a lane."""
+        """The pointer of an access, moved by what its tables, or data within the extent, say for a lane."""
         p = ptrs[i]
-        for load, nbytes in self.accesses[i].lookups:
+        for load, nbytes, extent in self.accesses[i].lookups:
             n = self.number[load]
             table = self.accesses[n]
             at = table.offset(pos)
@@ -435,14 +441,32 @@ class StageLowering:
             memo = (self.e.block, n, ptrs[n].text, at, 0, ())
             index = self.memo.get(memo)
             if index is None:
-                entry = self.e.load(ptrs[n], at, Type("i32"), table.bytes)
-                index = self.memo[memo] = self.e.cast("sext", entry, I64)
+                index = self.memo[memo] = self.named(self.e.load(ptrs[n], at, Type(table.tensor.type.dtype),
+                                                                 table.bytes), extent)
             p = self.e.offset(p, self.e.mul(index, nbytes))
         return p
+
+    def named(self, entry: Value, extent: int) -> Value:
+        """An index that a table holds; data count from the end where negative, and are cut to the extent."""
+        e = self.e
+        if entry.type.dtype == "i32":
+            return e.cast("sext", entry, I64)
+        from_end = e.arith("add", entry, e.constant(extent, I64))
+        index = e.least(e.greatest(e.select(e.compare("slt", entry, 0), from_end, entry), 0), extent - 1)
+        assert isinstance(index, Value)
+        return index
 
     def store(self, v: Value, pos: Positions, ptrs: Pointers) -> None:
         a, p = self.accesses[self.store_at], ptrs[self.store_at]
         at = a.offset(pos, self.simd.dim if self.simd else None)
+        if a.lookups:
+            if v.type.lanes and self.simd and any(self.simd.dim in x.dims for x, *_ in a.lookups):
+                self.scatter(v, pos, ptrs, at)
+                return
+            p = self.found(self.store_at, pos, ptrs)
+            if self.first.fold != "=":
+                there = self.element(self.store_at, pos, ptrs, v.type, ())
+                v = apply(self.e, COMBINE[self.first.fold], [there, v])
         v = narrow(self.e, v, a.tensor.type.dtype)
         if not v.type.lanes or self.simd is None:
             self.e.store(v, p, at, a.bytes)
@@ -459,3 +483,15 @@ class StageLowering:
             self.e.store(self.e.select(mask, v, self.e.constant(0, v.type)), p, at, a.bytes)
         else:
             self.e.masked_store(v, p, at, range(active), a.bytes)
+
+    def scatter(self, v: Value, pos: Positions, ptrs: Pointers, at: int) -> None:
+        """Each lane of a vector where data say, onto what is there."""
+        assert self.simd is not None
+        a, active = self.accesses[self.store_at], self.active(pos)
+        dtype, stride = a.tensor.type.dtype, a.stride(self.simd.dim, 1, active - 1)
+        for lane in range(active):
+            one, p = self.e.extract(v, lane), self.found(self.store_at, pos, ptrs, lane)
+            if self.first.fold != "=":
+                there = self.e.load(p, at + lane * stride, stored(Type(dtype)), a.bytes)
+                one = apply(self.e, COMBINE[self.first.fold], [widen(self.e, there, dtype), one])
+            self.e.store(narrow(self.e, one, dtype), p, at + lane * stride, a.bytes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cnncc.frontend.files import expect
-from cnncc.frontend.layers import KINDS, REQUIRED, Kind, Layer, known
+from cnncc.frontend.layers import KINDS, Kind, Layer, known
 from cnncc.frontend.onnx_file import absurd
 from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Builder as GraphBuilder
@@ -64,31 +64,33 @@ class Builder:
         self._names[kind] += 1
         return f"{kind}.{self._names[kind]}"
 
-    def layer(self, kind: Kind, *of: str, id: str | None = None, act: str | None = None, **keys: Any) -> str:
-        """Add a layer of any kind; `b.conv(x, ...)` is `b.layer(KINDS["conv"], x, ...)`."""
+    def layer(self, kind: Kind, *of: str, id: str | None = None, act: str | Kind | None = None,
+              **keys: Any) -> str:
+        """Add a layer of any kind, or of `cnncc.op`: `b.conv(x, ...)` is `b.layer(KINDS["conv"], x, ...)`."""
         layer = Layer(self.name(kind.name) if id is None else id, self._graph, self._parameter)
         try:
             return self._made(kind, layer, of, act, keys)
         except ModelError as error:
             raise ModelError(f"{kind.name} {layer.name!r}: {error}") from None
 
-    def _made(self, kind: Kind, layer: Layer, of: Sequence[str], act: str | None,
+    def _made(self, kind: Kind, layer: Layer, of: Sequence[str], act: str | Kind | None,
               keys: Mapping[str, Any]) -> str:
         nodes = self._graph.nodes
         expect(layer.name not in nodes, "the name is taken")
-        for key, value in keys.items():
-            kind.check(key, value)
-        for key, (_, default) in kind.keys.items():
-            expect(key in keys or default is not REQUIRED, f"needs the key {key!r}")
+        kind.check_all(keys)
         expect(len(of) == kind.inputs, f"takes {kind.inputs} value{'s' * (kind.inputs > 1)}, got {len(of)}")
         for x in of:
+            expect(isinstance(x, str), f"reads {type(x).__name__}, not a value of this network")
             known(x, nodes, f"reads {x!r}, which nothing defines")
-        if act is not None:
+        if isinstance(act, Kind):
+            expect(act.activation, f"act: {act.name} needs more than the layer's value")
+        elif act is not None:
             acts = [k.name for k in KINDS.values() if k.activation]
             known(act, acts, f"act: expected one of {', '.join(acts)}, got {act!r:.60}")
+            act = KINDS[act]
         value = kind.make(layer, *of, **keys)
         if act is not None:
-            value = KINDS[act].make(layer, value)
+            value = act.make(layer, value)
         if value != layer.last:     # not a node of its own: what it reads, or of a layer within
             return value
         last = nodes.pop(value)
@@ -111,7 +113,11 @@ class Builder:
         return given
 
     def graph(self, *outputs: str, **named: str) -> Graph:
-        """The graph of what these outputs need, called as their values are or as the keyword says."""
+        """The graph of what these outputs need, called as their values are or as the keyword says.
+
+        `cnncc.compile`, `reference` and `convert` take it. Raises InputError for no outputs or two of one
+        name, ModelError for an unknown value.
+        """
         found = [*((value, value) for value in outputs), *named.items()]
         if not found or len(dict(found)) < len(found):
             raise InputError("a graph needs outputs, each of another name")

@@ -16,6 +16,7 @@ from cnncc.frontend.builder import Builder
 from cnncc.frontend.files import Opening, expect, inside, opened
 from cnncc.frontend.layers import KINDS, REQUIRED, Kind, Layer, known
 from cnncc.frontend.onnx import ModelInfo
+from cnncc.frontend.user import Ops
 from cnncc.frontend.weights import read_weights
 from cnncc.frontend.yaml_file import Entry, at, parse
 from cnncc.ir.errors import InputError, ModelError, hint
@@ -50,18 +51,18 @@ def inspect(path: str | os.PathLike[str]) -> ModelInfo:
 
 
 def read(path: str | os.PathLike[str], opening: Opening | None = None,
-         outputs: Sequence[str] | None = None) -> Graph:
+         outputs: Sequence[str] | None = None, ops: Ops | None = None) -> Graph:
     """The graph of a definition file; `opening` is told of its file of weights before that is read.
 
-    `outputs` are ids that take the place of its outputs. Raises ModelError, which names the line, InputError
-    for an id that it hasn't got.
+    `outputs` are ids that take the place of its outputs, `ops` are the user's by the name that the file gives
+    them. Raises ModelError, which names the line, InputError for an id that it hasn't got.
     """
     label = os.fsdecode(path)
     with opened(label, label) as (file, size):
         expect(size <= MAX_BYTES, f"{label}: {size:,} bytes are too many for a definition (1 MiB)")
         data = file.readall()
     try:
-        return _Definition(parse(data.decode()), Path(label), opening).graph(outputs)
+        return _Definition(parse(data.decode()), Path(label), opening, ops or {}).graph(outputs)
     except UnicodeDecodeError as error:
         raise ModelError(f"{label}, line {data[:error.start].count(10) + 1}: this is no UTF-8 text") from None
     except ModelError as error:
@@ -80,7 +81,7 @@ class _Scope:
 class _Definition:
     """One pass over the layers of a definition."""
 
-    def __init__(self, root: Entry, path: Path, opening: Opening | None) -> None:
+    def __init__(self, root: Entry, path: Path, opening: Opening | None, ops: Ops) -> None:
         self.keys = _keys(root, "a definition", ("input", "layers"),
                           ("name", "output", "blocks", "seed", "init", "weights"))
         options: dict[str, Any] = {}
@@ -97,7 +98,7 @@ class _Definition:
                 options["weights"] = read_weights(file, f"weights: {name!r}")
         name = _typed(self.keys["name"], str, "name") if "name" in self.keys else path.stem
         self.builder = Builder(name, **options)
-        self.layers, self.blocks, self.kinds = 0, list[str](), dict(KINDS)
+        self.layers, self.blocks, self.kinds = 0, list[str](), KINDS | dict(ops)
         for name, block in _typed(self.keys.get("blocks", Entry({}, 1)), dict, "blocks").items():
             with at(block.line):
                 expect(name not in self.kinds, f"there is an op called {name!r} already")
@@ -188,7 +189,8 @@ class _Definition:
                 self.layers += 1
                 expect(self.layers <= MAX_LAYERS, f"more than {MAX_LAYERS:,} layers after repetition")
                 own = f"{name}.{i}" if "repeat" in row else name
-                values[0] = self.builder.layer(kind, *values, id=own, act=act, **keys)
+                values[0] = self.builder.layer(kind, *values, id=own, act=self.kinds.get(act or "", act),
+                                               **keys)
         if "id" in row:
             scope.values[row["id"].value] = values[0]
         return values[0]

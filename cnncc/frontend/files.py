@@ -10,6 +10,7 @@ from io import FileIO
 from pathlib import Path, PureWindowsPath
 from typing import TypeAlias
 
+from cnncc.frontend import foreign
 from cnncc.ir.errors import ModelError
 
 Opening: TypeAlias = Callable[[str, Path], None]
@@ -25,17 +26,22 @@ def expect(ok: object, why: str) -> None:
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[FileIO, int]]:
-    """A regular file and its size. Raises ModelError, naming `what`, where the system refuses to read it."""
+def opened(path: str | os.PathLike[str], what: str, beside: bool = False) -> Iterator[tuple[FileIO, int]]:
+    """A regular file and its size. Raises ModelError, naming `what`, where the system refuses to read it.
+
+    A file `beside` the model, which names it, must have no other hard link: that may be anywhere.
+    """
     try:
         # O_NONBLOCK: a named pipe must not make us wait for its writer.
         with FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             info = os.fstat(file.fileno())
             expect(stat.S_ISREG(info.st_mode), f"{what}: this is no regular file; give a model file's path")
+            expect(not beside or info.st_nlink < 2, f"{what}: the file has other hard links, which may lead "
+                   "out of the model's folder: copy it there")
             yield file, info.st_size
     except (OSError, ValueError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ModelError(f"{what}: can't read the file: {reason}") from None
+        raise ModelError(f"{what}: can't read the file: {reason}{foreign.advice_at(path)}") from None
 
 
 def inside(folder: Path, location: str, what: str) -> Path:

@@ -51,8 +51,16 @@ def _ints(low: int, one: bool = True) -> Callable[[Any], bool]:
     return test
 
 
+def _attribute(v: Any) -> bool:
+    several = v if isinstance(v, list | tuple) else [v]
+    return bool(several) and all((type(e) is float and math.isfinite(e))
+                                 or (type(e) is int and abs(e) <= MAX_ELEMENTS) for e in several)
+
+
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Count": ("an integer of at least 1", lambda v: type(v) is int and 1 <= v <= MAX_ELEMENTS),
+    "Anything": ("anything", lambda v: True),
+    "Attribute": ("a number, or one for each spatial dimension", _attribute),
     "Axis": ("an integer", lambda v: type(v) is int),
     "Sizes": ("an integer of at least 1, or one for each dimension", _ints(1)),
     "Pads": ("an integer of at least 0, or one for each dimension", _ints(0)),
@@ -80,6 +88,13 @@ class Kind:
         expected, default = self.keys[key]
         what, test = EXPECTED[expected]
         expect(test(value) or value is default, f"{key}: expected {what}, got {value!r:.60}")
+
+    def check_all(self, keys: Mapping[str, Any]) -> None:
+        """Raises ModelError unless the keys are those of a layer of this kind."""
+        for key, value in keys.items():
+            self.check(key, value)
+        for key, (_, default) in self.keys.items():
+            expect(key in keys or default is not REQUIRED, f"needs the key {key!r}")
 
 
 @dataclass
@@ -258,10 +273,10 @@ def _row(name: str, make: Callable[..., str], activation: bool = False) -> Kind:
     return Kind(name, make, len(parameters) - len(keys), keys, activation)
 
 
-def _pointwise(name: str, inputs: int = 1, op: str = "", **numbers: Any) -> Kind:
+def _pointwise(name: str, inputs: int = 1, **numbers: Any) -> Kind:
     """A kind that is one node of an elementwise op; `numbers` are its attributes' defaults, or REQUIRED."""
     def make(b: Layer, *values: str, **given: float) -> str:
-        return b.emit(op or name, *values, **{key: float(v) for key, v in (numbers | given).items()})
+        return b.emit(name, *values, **{key: float(v) for key, v in (numbers | given).items()})
     keys = {key: ("Number", default) for key, default in numbers.items()}
     return Kind(name, make, inputs, keys, inputs == 1 and REQUIRED not in numbers.values())
 
@@ -272,7 +287,7 @@ KINDS = {kind.name: kind for kind in (
     _row("linear", _linear),
     _row("batch_norm", _batch_norm),
     _pointwise("relu"),
-    _pointwise("relu6", op="clip", low=0.0, high=6.0),
+    _row("relu6", lambda b, x: b.emit("clip", x, low=0.0, high=6.0), activation=True),
     _pointwise("clip", low=-math.inf, high=math.inf),
     _pointwise("exp"),
     _pointwise("scale", factor=REQUIRED),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cnncc.frontend import onnx_text
+from cnncc.frontend import foreign, onnx_text
 from cnncc.frontend.files import LIMIT, Opening, expect, inside, opened
 from cnncc.ir.errors import InputError, ModelError
 from cnncc.ir.signature import Array
@@ -121,7 +121,7 @@ class OnnxFile:
             self.opening(location, path)
         if (path, offset, size) not in self.slices:
             name = repr(path.name[:200])
-            with opened(path, f"{what}: its data file {name}") as (file, total):
+            with opened(path, f"{what}: its data file {name}", beside=True) as (file, total):
                 expect(offset + size <= total, f"{what}: its data ends at byte {offset + size:,} of {name}, "
                                                f"which has {total:,} bytes")
                 self.taken[path] += size
@@ -194,7 +194,8 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None,
                                      "save the model with its weights as external data")
                 source = file.readall()
         elif not isinstance(source, bytes | bytearray | memoryview):
-            raise InputError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
+            raise InputError("a model is a path, bytes or an onnx.ModelProto (or a cnncc.Graph), not "
+                             f"{type(source).__name__}{foreign.advice_on(source)}")
         expect(source, f"{label}: can't be read as ONNX: it is empty")
         try:        # protobuf's own exceptions differ between its implementations
             text = label.lower().endswith(onnx_text.SUFFIXES)
@@ -202,13 +203,15 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None,
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError(f"{label}: can't be read as ONNX: {error}") from None
+            reason = foreign.advice(label, bytes(source)).removeprefix(": ") or error
+            raise ModelError(f"{label}: can't be read as ONNX: {reason}") from None
     parts = sum(map(len, (part for g in _graphs(proto) for part in (
         g.node, g.initializer, g.sparse_initializer, g.input, g.output, g.value_info))))
     parts += sum(len(f.node) for f in proto.functions)
     expect(parts <= MAX_PARTS, f"{label}: its graph has too many parts")
-    expect(proto.HasField("graph") and proto.opset_import,
-           f"{label}: this is no ONNX model: it has no {'opset' if proto.HasField('graph') else 'graph'}")
+    if lacks := "graph" * (not proto.HasField("graph")) or "opset" * (not proto.opset_import):
+        why = "" if isinstance(source, ModelProto) else foreign.advice(label, bytes(source))
+        raise ModelError(f"{label}: this is no ONNX model: it has no {lacks}{why}")
     expect(all(isinstance(text, str) for text in _texts(proto)),
            f"{label}: the file is damaged: a name in it is no valid text")
     return OnnxFile(label, proto, None if folder is None else Path(folder), opening)

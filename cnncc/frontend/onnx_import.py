@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from cnncc.frontend import user
 from cnncc.frontend.files import expect
 from cnncc.frontend.onnx_file import DTYPES, MAX_PARTS, OnnxFile, defined_names, dtype_name
 from cnncc.frontend.onnx_inline import (
@@ -18,9 +19,10 @@ from cnncc.frontend.onnx_inline import (
     reads,
     separator,
 )
-from cnncc.frontend.onnx_node import Call, Open, Refused, Scope, support
+from cnncc.frontend.onnx_node import Call, Open, Refused, Results, Scope, support
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.frontend.onnx_shapes import FOLDED, KNOWN, fold
+from cnncc.frontend.user import Ops
 from cnncc.ir.errors import InputError, ModelError, UnsupportedError, hint
 from cnncc.ir.graph import Builder, Graph
 from cnncc.ir.plan import Value
@@ -43,13 +45,17 @@ SCALES = 16                                     # elements of floats that may de
 
 @dataclass(frozen=True)
 class Given:
-    """What the caller of a model adds: shapes of inputs, values of inputs, which become constants, and the
-    tensors that are the outputs instead of the model's own.
+    """What the caller of a model adds.
+
+    The shapes of inputs; the values of inputs, which become constants; the tensors that are the outputs in
+    place of the model's own; the user's ops by the name that the file gives them: "my.domain.Name", "Name"
+    for ONNX's own domain.
     """
 
     shapes: Shapes = field(default_factory=dict)
     values: Mapping[str, Array] = field(default_factory=dict)
     outputs: tuple[str, ...] | None = None
+    ops: Ops = field(default_factory=dict)
 
 
 NOTHING = Given()
@@ -101,6 +107,7 @@ class Importer:
         self.symbols: dict[str, str] = {}   # the names of the batch in the file, each with its input
         self.functions = {(f.domain, f.name, f.overload): f for f in file.proto.functions}
         self.inlined, self.slashes = 0, ""
+        self.users = user.ROWS | {name: user.row(op) for name, op in given.ops.items()}
 
     def expect(self, ok: object, why: str) -> None:
         expect(ok, f"{self.file.label}: {why}")
@@ -143,7 +150,9 @@ class Importer:
             raise OpenError(f"{message}to be known first: give sizes with shapes= or --shape, values as "
                             "constants in the model", rows, self.sizes, frozenset(self.deciding),
                             self.scope.builder.name, self.signature())
-        return self.scope.builder.graph(outputs).live()
+        signals, shown = self.scope.signals, {name for name, _ in outputs}
+        hidden = [(_hidden(f"signal {i}", shown), value) for i, (value, _) in enumerate(signals)]
+        return self.scope.builder.graph([*outputs, *hidden], [s for _, s in signals]).live()
 
     def single(self) -> Shapes | None:
         """Shapes with a batch of 1 for all inputs, if it is the first axis of them that is open."""
@@ -189,7 +198,7 @@ class Importer:
         for what in ("shapes", "values"):
             if unknown := [name for name in getattr(self.given, what) if name not in inputs]:
                 name = f"{unknown[0]!r}{hint(unknown[0], inputs)}"
-                raise InputError(f"{self.file.label}: {what[:-1]} of {name}: the inputs are "
+                raise InputError(f"{self.file.label}: {what}: unknown input {name}: the inputs are "
                                  f"{', '.join(inputs)}")
 
     def _input(self, value: ValueInfoProto) -> None:
@@ -297,15 +306,17 @@ class Importer:
         op = node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
         try:
             c = Call(self.scope, node, name, frame.body.opset if frame.body else self.scope.opset)
-            if function := self.functions.get((node.domain, node.op_type, node.overload)):
+            function = self.functions.get((node.domain, node.op_type, node.overload))
+            if function and op not in self.given.ops:
                 return call(c, function, self._prefix(node.name or node.op_type), defined=False)
-            support(node.domain in DOMAINS, f"ops of domain {node.domain[:60]!r} are not supported")
-            if op in CONTROL:
+            row = self.users.get(op)
+            support(row or node.domain in DOMAINS, f"ops of domain {node.domain[:60]!r} are not supported: "
+                    "cnncc.op and ops= define them")
+            if op in CONTROL and not row:
                 return self._control(c)
-            known = op in FOLDED and all(i in self.scope.constants for i in node.input if i)
-            if known or op in ROWS:
-                return self._convert(c, known, frame.needed)
-            return self._defined(c)
+            known = not row and op in FOLDED and all(i in self.scope.constants for i in node.input if i)
+            convert = fold if known else row or ROWS.get(op)
+            return self._convert(c, convert, frame.needed) if convert else self._defined(c)
         except Refused as reason:
             within = frame.body and frame.body.origin and not isinstance(reason, Open)
             self.refuse(op, name, Refused(f"as ONNX defines it, {op}: {reason}") if within else reason)
@@ -315,12 +326,12 @@ class Importer:
             self.refuse(op, name, f"as ONNX defines it, {error}")
         return None
 
-    def _convert(self, c: Call, known: bool, needed: set[str]) -> Body | None:
+    def _convert(self, c: Call, row: Callable[[Call], Results], needed: set[str]) -> Body | None:
         """By its row; where that hasn't got an output that is used, by ONNX's definition, if there is one."""
         scope, node = self.scope, c.node
         if not all(scope.has(i) for i in node.input if i):
             return None
-        result = fold(c) if known else ROWS[node.op_type](c)
+        result = row(c)
         results = result if isinstance(result, tuple) else (result,)
         names = node.output if isinstance(result, tuple) else (c.out,)
         for extra in (o for o in node.output if o in needed and o not in names):
@@ -388,6 +399,12 @@ class Importer:
             except Refused as reason:
                 self.refuse("output", name, reason)
         return list(outputs.items())
+
+
+def _hidden(name: str, shown: set[str]) -> str:
+    while name in shown:
+        name += "'"
+    return name
 
 
 def _numpy(dtype: str) -> str:

@@ -175,7 +175,8 @@ def tile(c: Call) -> str:
     return pick(c, x, {a: np.arange(e * repeats[a]) % e for a, e in zip(axes, sizes, strict=True)})
 
 
-def gather(c: Call) -> str:
+def table_gather(c: Call) -> str:
+    """A Gather of which the indices are known."""
     x, indices = c.value(0), c.needed(1, "indices", "int64", "int32")
     shape = c.shape(x)
     axis = c.axis(c.attribute("axis", "i", 0), len(shape))
@@ -306,7 +307,6 @@ ROWS = {
     "DepthToSpace": Row(depth_to_space, 1, 1),
     "Expand": Row(expand, 2, 2),
     "EyeLike": Row(eye_like, 1, 1),
-    "Gather": Row(gather, 2, 2),
     "Pad": Row(pad, 1, 4),
     "Shape": Row(shape_of, 1, 1),
     "Size": Row(shape_of, 1, 1),

@@ -14,6 +14,7 @@ from cnncc.frontend.files import expect
 from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd
 from cnncc.ir.errors import ModelError
 from cnncc.ir.graph import Attr, Builder
+from cnncc.ir.plan import Signal
 from cnncc.ir.signature import Array
 from cnncc.ir.types import NUMPY, Extent, TensorType
 
@@ -55,6 +56,7 @@ class Scope:
     values: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Array | TensorProto] = field(default_factory=dict)
     folded: int = 0
+    signals: list[tuple[str, Signal]] = field(default_factory=list)
     open: set[str] = field(default_factory=set)     # constants that depend on the size of the open batch
     roots: dict[str, frozenset[str]] = field(default_factory=dict)  # inputs whose values make it a constant
 
@@ -100,6 +102,10 @@ class Scope:
                     return frozenset()
                 found |= self.roots[name]
         return frozenset(found)
+
+    def fails(self, value: str, text: str) -> None:
+        """A call of the model fails with a text where a value of it, one number, isn't zero."""
+        self.signals.append((value, Signal(text)))
 
     def check(self, type: TensorType, what: str) -> None:
         """Raises ModelError for a tensor of a size that nobody can mean, Refused for an empty one."""
@@ -202,18 +208,25 @@ class Call:
                     "expected [N, C, ...] with 1 to 3 spatial dimensions of fixed size")
         return sizes
 
-    def emit(self, op: str, inputs: Sequence[str], step: str = "", **attrs: Attr) -> str:
-        """Add one of our nodes, named after the output; all but the last of a row give a `step`."""
+    def emit(self, op: str, inputs: Sequence[str], step: str = "", base: str = "", **attrs: Attr) -> str:
+        """Add one of our nodes, named after the output; all but the last of a row give a `step`.
+
+        With a `base` it is written over that.
+        """
         builder = self.scope.builder
         try:
-            value = builder.op(op, inputs, f"{self.out}.{step}" if step else self.out, (self.name,), **attrs)
+            name = f"{self.out}.{step}" if step else self.out
+            value = builder.op(op, inputs, name, (self.name,), base, **attrs)
         except ModelError as error:
             raise ModelError(f"{self.label}: {error}") from None
-        type = builder.nodes[value].type
+        self.checked(builder.nodes[value].type)
+        return value
+
+    def checked(self, type: TensorType) -> None:
+        """Raises ModelError or Refused for the type of a result that can't be."""
         self.scope.check(type, self.label)
         support(not any(isinstance(e, str) for e in type.shape[1:]),
                 f"its result {type} has the batch, whose size is open, in another place than the first")
-        return value
 
     def const(self, array: Array, step: str) -> str:
         """Add a constant of this node's own."""

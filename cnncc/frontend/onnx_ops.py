@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncc.frontend import onnx_elementwise, onnx_matrix, onnx_moves, onnx_reduce, onnx_resize
+from cnncc.frontend import onnx_elementwise, onnx_indexing, onnx_matrix, onnx_moves, onnx_reduce, onnx_resize
 from cnncc.frontend.layers import scale_and_shift
 from cnncc.frontend.onnx_moves import MAX_TABLE
 from cnncc.frontend.onnx_node import Call, Row, support
@@ -182,6 +182,7 @@ def _constant(c: Call) -> Array:
 
 ROWS = {
     **onnx_elementwise.ROWS,
+    **onnx_indexing.ROWS,
     **onnx_matrix.ROWS,
     **onnx_moves.ROWS,
     **onnx_reduce.ROWS,

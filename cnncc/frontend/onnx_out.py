@@ -6,11 +6,13 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from cnncc.frontend.files import LIMIT
+from cnncc.frontend.user import FORMULA
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.signature import Array
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 OPSET = 19          # the first in which all windows may be dilated
 Operand: TypeAlias = "str | Array | Made | None"
 Made: TypeAlias = "tuple[str, Sequence[Operand], dict[str, Any]]"
-"""(ONNX op, operands, attributes). An operand is a value of the graph, an array, made in place, or none."""
+"""(ONNX op, operands, attributes). An operand is a value of the graph, an array, made in place, or none. The
+op of another domain is written `domain.Op`."""
 Row: TypeAlias = Callable[[Graph, Node], "Made"]
 
 
@@ -94,6 +97,13 @@ def _expand(g: Graph, n: Node) -> Made:
     return "Expand", [*n.inputs, np.array(shape, np.int64)], {}
 
 
+def _formula(g: Graph, n: Node) -> Made:
+    values = dict(n.attr["values"])
+    if called := n.attr.get("called"):
+        return called, n.inputs, values
+    return FORMULA, n.inputs, {"formula": n.attr["text"], **values}
+
+
 ROWS: dict[str, Row] = {
     **{_ours(op): _same(op, *names.split()) for names, ops in SAME.items() for op in ops.split()},
     "batch_norm": _batch_norm,
@@ -101,6 +111,7 @@ ROWS: dict[str, Row] = {
     "concat": _same("Concat", "axis"),
     "conv": lambda g, n: ("Conv", n.inputs, _window(n)),
     "eq": _same("Equal"),
+    "formula": _formula,
     "expand": _expand,
     "ge": _same("GreaterOrEqual"),
     "gt": _same("Greater"),
@@ -131,6 +142,7 @@ def to_onnx(graph: Graph) -> ModelProto:
     Raises UnsupportedError for ops without a row, ModelError where the weights are too large for one file.
     """
     from onnx import helper
+    graph = replace(graph, outputs=graph.shown, signals=()).live()
     missing = [(n.op, n.name, "ONNX has no such op") for n in graph if n.op not in (*ROWS, "input", "const")]
     if missing:
         raise UnsupportedError(f"{graph.name} can't be written as ONNX", missing)
@@ -150,9 +162,9 @@ def to_onnx(graph: Graph) -> ModelProto:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(type.numpy), type.shape)
     proto = helper.make_graph(made.nodes, graph.name, [info(i, i) for i in graph.inputs],
                               [info(*output) for output in graph.outputs], made.initializers)
-    opsets = [helper.make_opsetid("", OPSET)]
+    opsets = [helper.make_opsetid(d, 1 if d else OPSET) for d in sorted(made.domains | {""})]
     return helper.make_model(proto, opset_imports=opsets, producer_name="cnncc", producer_version=__version__,
-                             ir_version=helper.find_min_ir_version_for(opsets))
+                             ir_version=helper.find_min_ir_version_for(opsets, ignore_unknown=True))
 
 
 def _fresh(name: str, taken: set[str]) -> str:
@@ -168,7 +180,7 @@ class _Export:
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.nodes, self.initializers = graph, list[Any](), list[Any]()
-        self.called, self.stored = set[str](), set[str]()
+        self.called, self.stored, self.domains = set[str](), set[str](), set[str]()
         self.names = {v: name for name, v in reversed(graph.outputs)} | {i: i for i in graph.inputs}
         self.taken = {*graph.inputs, *(name for name, _ in graph.outputs)}
         for n in graph:
@@ -203,5 +215,9 @@ class _Export:
             else:
                 inputs.append(self.store(_fresh(f"{out}.{op}", self.taken), x))
         name = _fresh(self.origins.get(out, out), self.called)
-        self.nodes.append(helper.make_node(op, inputs, [out], name, **attributes))
+        domain, _, op = op.rpartition(".")
+        self.domains.add(domain)
+        node = helper.make_node(op, inputs, [out], name, domain=domain)
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in sorted(attributes.items()))
+        self.nodes.append(node)
         return out

@@ -19,7 +19,7 @@ def read_weights(path: Path, what: str) -> dict[str, Array]:
     """All arrays of a file. Raises ModelError, naming `what`, where it can't be read or is too large."""
     suffix = path.suffix.lower()
     expect(suffix in (".safetensors", ".npz"), f"{what}: expected a .safetensors or .npz file")
-    with opened(path, what) as (file, size):
+    with opened(path, what, beside=True) as (file, size):
         expect(size <= MAX_BYTES, f"{what}: {size:,} bytes are too many")
         try:
             return _safetensors(path) if suffix == ".safetensors" else _npz(file)

@@ -33,7 +33,8 @@ BARE = "f32"                # the dtype of constants that are written without on
 class Index:
     """An affine integer expression over loop dimensions: sum(coefficient * dimension) + const.
 
-    `lookup` is added to that: an element of a table of int32, a constant operand of the formula.
+    `lookup` is added to that, an element of another operand. One of int32 is a constant table. One of int64
+    is data, and the index is that alone: it counts from the end where it is negative, and is cut to the axis.
     """
 
     terms: tuple[tuple[str, int], ...] = ()

@@ -15,7 +15,8 @@ from cnncc.ir.expr import Index
 from cnncc.ir.formula import Formula, outside
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.ops import NAMES, OPS
-from cnncc.ir.types import TensorType, name_of
+from cnncc.ir.plan import Signal
+from cnncc.ir.types import Extent, TensorType, name_of
 
 Attr = Any          # int, float, str or a tuple of them
 
@@ -66,13 +67,22 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """`nodes` in topological order, `outputs` as (user's name, value), `constants` of the const nodes."""
+    """`nodes` in topological order, `outputs` as (user's name, value), `constants` of the const nodes.
+
+    The last outputs are those of the `signals`.
+    """
 
     name: str
     nodes: Mapping[str, Node]
     inputs: tuple[str, ...]
     outputs: tuple[tuple[str, str], ...]
     constants: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    signals: tuple[Signal, ...] = ()
+
+    @property
+    def shown(self) -> tuple[tuple[str, str], ...]:
+        """The outputs that the user sees."""
+        return self.outputs[:len(self.outputs) - len(self.signals)]
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
@@ -115,7 +125,10 @@ class Graph:
         for name in outputs:
             if name not in self.nodes:
                 raise InputError(f"{self.name} has no value {name!r}{hint(name, self.nodes)}")
-        return replace(self, outputs=tuple((name, name) for name in outputs)).live()
+        flags = [(o, s) for o, s in zip(self.outputs[len(self.shown):], self.signals, strict=True)
+                 if s.output is None]
+        wanted = (*((name, name) for name in outputs), *(o for o, _ in flags))
+        return replace(self, outputs=wanted, signals=tuple(s for _, s in flags)).live()
 
     def verify(self) -> None:
         """Raises InternalError where an invariant is broken."""
@@ -167,7 +180,7 @@ class Graph:
             raise InternalError(f"node {n.name} can't read {base}, which is written over")
 
     def _verify_loads(self, n: Node) -> None:
-        """Only folds leave out what lies outside; tables of indices are constants and name what there is."""
+        """Only folds leave out what lies outside; constant tables of indices name what there is."""
         if n.kernel is None:
             return
         shapes = {name: t.type.shape for name, t in n.kernel.tensors.items()}
@@ -175,16 +188,25 @@ class Graph:
         for s in n.kernel.stages:
             clipped = set(zip(s.out.index, shapes[s.out.tensor], strict=True))      # never stored
             for f in s.formulas:
-                for x in (x for x in f.loads if x.tensor in shapes):
+                if f.scattered and not n.base:
+                    raise InternalError(f"node {n.name} has nothing to write over")
+                for x in (x for x in (f.out, *f.loads) if x.tensor in shapes):
                     for i, extent in zip(x.index, shapes[x.tensor], strict=True):
-                        bad = outside(i, extent, f.sizes) and (f is not s.first or f.fold == "=") \
-                            and (i, extent) not in clipped
+                        bad = x is not f.out and outside(i, extent, f.sizes) \
+                            and (f is not s.first or f.fold == "=") and (i, extent) not in clipped
                         if i.lookup is not None:
-                            table = self.constants.get(values[i.lookup.tensor], np.zeros(0))
-                            bad = table.dtype != np.int32 or bool(i.terms) or not isinstance(extent, int) \
-                                or table.min() + i.const < 0 or table.max() + i.const >= extent
+                            bad = not self._names(i, values[i.lookup.tensor], extent)
                         if bad:
                             raise InternalError(f"node {n.name}: {x} may lie outside of its operand")
+
+    def _names(self, i: Index, table: str, extent: Extent) -> bool:
+        """Whether an index that is looked up stays within the extent: a table does, data are cut to it."""
+        if i.terms or not isinstance(extent, int):
+            return False
+        if self.nodes[table].type.dtype == "i64":
+            return i.const == 0
+        values = self.constants.get(table, np.zeros(0))
+        return values.dtype == np.int32 and values.min() + i.const >= 0 and values.max() + i.const < extent
 
     def ordered(self) -> Graph:
         """The nodes in their order, except that what one needs comes before it."""
@@ -211,6 +233,9 @@ class Graph:
         lines = [f"graph {quote(self.name)}"]
         lines += [f"  {line}" for n in self for line in str(n).splitlines()]
         lines.append("  return " + ", ".join(f"{quote(user)}={quote(value)}" for user, value in self.outputs))
+        for s in self.signals:
+            where = "" if s.output is None else f" {s.output} {s.axis}"
+            lines.append(f"  signal {s.text!r}{where}")
         return "\n".join(lines)
 
 
@@ -270,8 +295,8 @@ class Builder:
         type = OPS[op].infer([self.nodes[i].type for i in inputs], attrs)
         return self.add(Node(self.fresh(name), op, inputs, type, attributes, origin, base=base))
 
-    def graph(self, outputs: Iterable[tuple[str, str]]) -> Graph:
-        """The graph of all nodes so far; `outputs` are (name for the user, value)."""
-        g = Graph(self.name, self.nodes, tuple(self.inputs), tuple(outputs), self.constants)
+    def graph(self, outputs: Iterable[tuple[str, str]], signals: Sequence[Signal] = ()) -> Graph:
+        """The graph of all nodes so far; `outputs` are (name for the user, value), the `signals`' last."""
+        g = Graph(self.name, self.nodes, tuple(self.inputs), tuple(outputs), self.constants, tuple(signals))
         g.verify()
         return g

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from cnncc.ir.expr import Load, size
 from cnncc.ir.formula import Formula, multiply_add, parse_formula
@@ -36,7 +37,7 @@ class Tensor:
         return f"{self.name} {self.type} as {self.layout}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stage:
     formulas: tuple[Formula, ...]
     schedule: Schedule = Schedule(())
@@ -49,14 +50,14 @@ class Stage:
     def out(self) -> Load:
         return self.formulas[-1].out
 
-    @property
+    @cached_property
     def loads(self) -> tuple[Load, ...]:
         return tuple(dict.fromkeys(x for f in self.formulas for x in f.loads if x.tensor != ACC))
 
-    @property
+    @cached_property
     def lookups(self) -> frozenset[str]:
-        """The operands that are tables of indices."""
-        return frozenset(i.lookup.tensor for x in self.loads for i in x.index if i.lookup is not None)
+        """The operands that say where others are read or written."""
+        return frozenset[str]().union(*(f.lookups for f in self.formulas))
 
     @property
     def extents(self) -> dict[str, Extent]:

@@ -20,6 +20,7 @@ Shape = tuple[Extent, ...]
 Shapes = Sequence[Sequence[Extent]]
 Indices = tuple[Index, ...]
 NAMES = ("x", "w", "u", "v")
+MANY = 4096                 # bound formulas that are kept
 
 
 class Made(Protocol):
@@ -70,9 +71,15 @@ class Op:
         """The formula bound to types and attributes; the result's shape. Raises ModelError as `infer`."""
         if self.bound is None:
             raise InternalError(f"op {self.name} has no formula of its own")
-        formula, shape = self.bound([t.shape for t in types], attrs)
-        wanted = types[0].dtype if types else attrs["dtype"]
-        return replace(formula, expr=resolve(formula.expr, _dtypes(types), wanted)), shape
+        key = (self, tuple(types), repr(sorted(attrs.items())))     # as text: 0.0 is not -0.0
+        if key not in _FORMULAS:
+            formula, shape = self.bound([t.shape for t in types], attrs)
+            wanted = types[0].dtype if types else attrs["dtype"]
+            found = replace(formula, expr=resolve(formula.expr, _dtypes(types), wanted)), shape
+            if len(_FORMULAS) >= MANY:
+                _FORMULAS.clear()
+            return _FORMULAS.setdefault(key, found)
+        return _FORMULAS[key]
 
 
 class _Types:
@@ -112,6 +119,7 @@ def _dtypes(types: Sequence[TensorType]) -> dict[str, str]:
 
 
 OPS: dict[str, Op] = {}
+_FORMULAS: dict[object, tuple[Formula, tuple[Extent, ...]]] = {}
 
 
 def register(op: Op) -> Op:

@@ -37,6 +37,18 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """What the number in a trailing output, hidden from the user, says after a call.
+
+    With an `output` how much of its `axis` there is; else, where it isn't zero, that the call fails: `text`.
+    """
+
+    text: str
+    output: int | None = None
+    axis: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One kernel call. `tasks` is multiplied by the batch where `batched`; numbers are per unit of the batch.
 
@@ -58,7 +70,8 @@ class Step:
 class Plan:
     """`work` bytes are needed per unit of the batch, `scratch` bytes per thread, `weights` bytes once.
 
-    `symbol` names the symbolic extent, None where the batch is fixed (it counts as 1 then).
+    `symbol` names the symbolic extent, None where the batch is fixed (it counts as 1 then). The last outputs
+    are those of the `signals`.
     """
 
     name: str
@@ -69,6 +82,12 @@ class Plan:
     scratch: int
     weights: int
     symbol: str | None
+    signals: tuple[Signal, ...] = ()
+
+    @property
+    def shown(self) -> tuple[Value, ...]:
+        """The outputs that the user sees."""
+        return self.outputs[:len(self.outputs) - len(self.signals)]
 
     def record(self) -> dict[str, Any]:
         """Plain data for the artifact's metadata."""
@@ -82,4 +101,4 @@ def restore(data: Mapping[str, Any]) -> Plan:
     steps = tuple(Step(**{**s, "places": tuple(Place(**p) for p in s["places"]), "nodes": tuple(s["nodes"])})
                   for s in data["steps"])
     return Plan(data["name"], values("inputs"), values("outputs"), steps, data["work"], data["scratch"],
-                data["weights"], data["symbol"])
+                data["weights"], data["symbol"], tuple(Signal(**s) for s in data["signals"]))

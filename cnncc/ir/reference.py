@@ -8,7 +8,7 @@ product. A view must not leave its operand: the formula's space is cropped, and 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,8 +54,10 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
     """
     own = held(dtype, floats)
     result = np.zeros(shape, own) if out is None else out
-    formula, operands = _looked_up(formula, operands)
     ranges = _ranges(formula, sizes)
+    if formula.scattered:
+        return _scatter(formula, operands, ranges, floats, result, dtype)
+    formula, operands = _looked_up(formula, operands, ranges)
     arrays = {x.tensor: np.asarray(operands[x.tensor]) for x in formula.loads}
     arrays = {name: np.asarray(a, np.promote_types(a.dtype, floats)) if a.dtype.kind == "f" else a
               for name, a in arrays.items()}
@@ -80,21 +82,61 @@ def apply(formula: Formula, operands: Mapping[str, Array], shape: tuple[int, ...
     return result
 
 
-def _looked_up(f: Formula, operands: Mapping[str, Array]) -> tuple[Formula, Mapping[str, Array]]:
-    """The formula with what tables name gathered before: x[c, t[p] + 1] is z[c, p] with z = x[:, t + 1]."""
+def _looked_up(f: Formula, operands: Mapping[str, Array],
+               ranges: Ranges) -> tuple[Formula, Mapping[str, Array]]:
+    """The formula with what is looked up gathered before: x[c, t[p]] is z[p, c] with z = x[:, t].T."""
     found: dict[Load, Load] = {}
     arrays = dict(operands)
     for x in f.loads:
-        if all(i.lookup is None for i in x.index):
-            continue
-        gathered, index = operands[x.tensor], list[Index]()
-        for i in x.index:
-            if i.lookup is not None:
-                gathered = np.take(gathered, operands[i.lookup.tensor] + i.const, axis=len(index))
-            index += (i,) if i.lookup is None else i.lookup.index
-        found[x] = Load(str(x), tuple(index))
-        arrays[str(x)] = gathered
+        named = [d for i in x.index if i.lookup is not None for d in i.dims]
+        if any(i.lookup is not None for i in x.index):
+            apart = [a for a, i in enumerate(x.index)
+                     if i.lookup is not None or not set(named).isdisjoint(i.dims)]
+            dims = list(dict.fromkeys(d for a in apart for d in x.index[a].dims))
+            places = [_place(x.index[a], operands, dims, ranges, operands[x.tensor].shape[a]) for a in apart]
+            first = np.moveaxis(operands[x.tensor], apart, range(len(apart)))
+            arrays[str(x)] = np.broadcast_to(first[tuple(places)], (*(len(ranges[d]) for d in dims),
+                                                                    *first.shape[len(apart):]))
+            rest = [i for a, i in enumerate(x.index) if a not in apart]
+            found[x] = Load(str(x), (*map(Index.of, dims), *rest))
     return (replace(f, expr=rewrite(f.expr, lambda x: found.get(x, x))), arrays) if found else (f, operands)
+
+
+def _place(index: Index, operands: Mapping[str, Array], dims: Sequence[str], ranges: Ranges,
+           extent: int) -> Array:
+    """The values of an index, one axis for each of `dims`; what data say is cut to the extent."""
+    def spread(d: str) -> Array:
+        return np.arange(len(ranges[d])).reshape([-1 if d == other else 1 for other in dims])
+    result: Array = np.full((1,) * len(dims), index.const)
+    for d, c in index.terms:
+        result = result + c * spread(d)
+    if index.lookup is not None:
+        table = operands[index.lookup.tensor]
+        at = tuple(_place(i, operands, dims, ranges, e) for i, e in
+                   zip(index.lookup.index, table.shape, strict=True))
+        named = table[at] if at else table.reshape((1,) * len(dims))
+        if table.dtype == np.int64:
+            named = np.where(named < 0, named + extent, named).clip(0, extent - 1)
+        result = result + named
+    return result
+
+
+def _scatter(f: Formula, operands: Mapping[str, Array], ranges: Ranges, floats: DTypeLike, result: Array,
+             dtype: str) -> Array:
+    """The values of a formula at the places that data say, into `result`, one after the other."""
+    dims = list(ranges)
+    lengths = tuple(len(r) for r in ranges.values())
+    plain = replace(f, out=Load(f.out.tensor, tuple(map(Index.of, dims))), fold="=")
+    sizes = {e: len(ranges[d]) for d, e in f.extents if isinstance(e, str)}
+    values = apply(plain, operands, lengths, sizes, floats, dtype=dtype)
+    places = (np.broadcast_to(_place(i, operands, dims, ranges, e), lengths).reshape(-1)
+              for i, e in zip(f.out.index, result.shape, strict=True))
+    at = tuple(places)
+    if f.fold == "=":
+        result[at] = values.reshape(-1)
+    else:
+        COMBINE[f.fold].at(result, at, values.reshape(-1))
+    return result
 
 
 def _ranges(f: Formula, sizes: Mapping[str, int]) -> Ranges:
@@ -237,7 +279,7 @@ class _Fold:
         axes = tuple(axis for axis, n in enumerate(value.shape) if axis not in kept and n > 1)
         if axes:
             value = COMBINE[f.fold].reduce(value, axis=axes, keepdims=True, dtype=value.dtype)
-        used = {d for x in f.loads for i in x.index for d in i.dims}
+        used = f.tabled.union(d for x in f.loads for i in x.index for d in i.dims)
         times = product([len(ranges[d]) for d in f.reduced if d not in used])
         if f.fold == "+=" and times > 1:
             value = value * value.dtype.type(times)
@@ -323,7 +365,7 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], floats: DTypeLike = np.f
     sizes = {s: n for name in graph.inputs
              for s, n in zip(graph[name].type.shape, inputs[name].shape, strict=True) if isinstance(s, str)}
     if keep is not None:
-        graph = replace(graph, outputs=tuple((name, name) for name in keep))
+        graph = replace(graph, outputs=tuple((name, name) for name in keep), signals=())
     graph = graph.live()
     uses = {name: len(users) for name, users in graph.users().items()}
     values: dict[str, Array] = {}

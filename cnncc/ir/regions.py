@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from cnncc.ir.expr import Index
 from cnncc.ir.kernel import Kernel, Stage
 from cnncc.ir.types import BYTES, Extent
 
@@ -20,19 +23,21 @@ def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
         stage = kernel.stages[j]
         name = stage.out.tensor
         full = kernel.tensors[name].type.shape
-        lengths = [1] * len(full)
-        for other, span in zip(kernel.stages[j + 1:], spans[j + 1:], strict=True):
-            for x in other.loads:
-                if x.tensor == name:
-                    for axis, index in enumerate(x.index):
-                        need = 1 + sum(abs(c) * (span[d] - 1) for d, c in index.terms)
-                        lengths[axis] = max(lengths[axis], need)
-        box = tuple(1 if isinstance(e, str) else min(n, e) for n, e in zip(lengths, full, strict=True))
+        reads = [(x, span) for other, span in zip(kernel.stages[j + 1:], spans[j + 1:], strict=True)
+                 for x in other.loads if x.tensor == name]
+        box = tuple(1 if isinstance(e, str) else min(e, _reach([(x.index[axis], s) for x, s in reads]))
+                    for axis, e in enumerate(full))
         result[name] = box
         for index, n in zip(stage.out.index, box, strict=True):
             if index.single:
                 spans[j][index.single] = n
     return result
+
+
+def _reach(reads: Sequence[tuple[Index, Mapping[str, int]]]) -> int:
+    """How many places lie between the first and the last that are read, while dimensions run over spans."""
+    bounds = [index.bounds(span) for index, span in reads]
+    return 1 + max(high for _, high in bounds) - min(low for low, _ in bounds)
 
 
 def placed(kernel: Kernel, stage: Stage) -> set[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnncc.ir.errors import InputError, UnsupportedError, hint
-from cnncc.ir.plan import Value
+from cnncc.ir.plan import Signal, Value
 from cnncc.ir.types import NUMPY, Extent, TensorType
 
 if TYPE_CHECKING:
@@ -26,6 +27,17 @@ def value(name: str, type: TensorType) -> Value:
     return Value(name, NUMPY[type.dtype].name, type.shape)
 
 
+def settled(signals: Sequence[Signal], results: Sequence[Array]) -> list[Array]:
+    """What the user gets of the results, of which the last are the signals'. Raises InputError for those."""
+    shown = list(results[:len(results) - len(signals)])
+    for signal, number in zip(signals, results[len(shown):], strict=True):
+        if signal.output is not None:
+            shown[signal.output] = shown[signal.output][(*[slice(None)] * signal.axis, slice(int(number)))]
+        elif number.any():
+            raise InputError(signal.text)
+    return shown
+
+
 @dataclass(frozen=True)
 class Signature:
     """The inputs and outputs of a model, in order."""
@@ -36,7 +48,7 @@ class Signature:
     @staticmethod
     def of(graph: Graph) -> Signature:
         return Signature(tuple(value(i, graph[i].type) for i in graph.inputs),
-                         tuple(value(name, graph[v].type) for name, v in graph.outputs))
+                         tuple(value(name, graph[v].type) for name, v in graph.shown))
 
     @property
     def open(self) -> bool:
@@ -73,8 +85,17 @@ class Signature:
                 return arrays, n or 1
         return self._bind(args, feeds or {})
 
+    def by_name(self, feeds: Any) -> Mapping[str, Any]:
+        """The inputs that `run` was given. Raises InputError where they aren't by name."""
+        if isinstance(feeds, Mapping):
+            return feeds
+        example = ", ".join(f"{v.name!r}: array" for v in self.inputs)
+        raise InputError(f"expected inputs by name, {{{example}}}, got {type(feeds).__name__}")
+
     def select(self, names: Sequence[str] | None) -> list[int]:
         """The positions of these outputs, of all for None. Raises InputError for an unknown name."""
+        if isinstance(names, str):
+            raise InputError(f"expected a list of outputs, got {names!r}")
         known = [v.name for v in self.outputs]
         for name in names or ():
             if name not in known:
@@ -103,7 +124,7 @@ class Signature:
             empty = next((f" with {e} of at least 1" for e, a in pairs if isinstance(e, str) and a < 1), "")
             if empty or len(v.shape) != x.ndim or any(isinstance(e, int) and e != a for e, a in pairs):
                 raise InputError(f"input {v.name!r}: expected shape {_shape(v.shape)}{empty}, "
-                                 f"got {_shape(x.shape)}")
+                                 f"got {_shape(x.shape)}{'' if empty else _advice(v.shape, x.shape)}")
             for e, a in pairs:
                 if isinstance(e, str) and a != (first := sizes.setdefault(e, (a, v.name)))[0]:
                     raise InputError(f"input {v.name!r}: expected {e} = {first[0]} as in input {first[1]!r}, "
@@ -127,11 +148,31 @@ class OpenError(UnsupportedError):
         return type(self), (self.message, self.rows, self.sizes, self.values, self.name, self.signature)
 
 
+def _advice(wanted: Sequence[Extent], got: tuple[int, ...]) -> str:
+    """What to do about an array of another shape, where that can be told."""
+    def fits(shape: Sequence[int]) -> bool:
+        return len(shape) == len(wanted) and all(isinstance(w, str) or w == e
+                                                 for w, e in zip(wanted, shape, strict=True))
+    missing = next((n for n in (1, 2) if fits((1,) * n + got)), 0)
+    if missing:
+        what = "the batch is" if missing == 1 else "batch and channels are"
+        return f": {what} missing: pass array[{', '.join(['None'] * missing)}]"
+    if len(got) > 2 and fits((got[0], got[-1], *got[1:-1])):
+        return ": are the channels last? They come second here: pass numpy.moveaxis(array, -1, 1)"
+    if len(got) > 2 and fits((got[0], *got[2:], got[1])):
+        return ": are the channels second? They come last here: pass numpy.moveaxis(array, 1, -1)"
+    if len(got) > 1 and got[1:] == tuple(wanted[1:]):
+        return f": the model is for {wanted[0]} at a time; leave its batch open when you export it"
+    return ""
+
+
 def _array(v: Value, x: Any) -> Array:
     """What the caller gave as an array of its input's dtype; only Python's own numbers are converted."""
     dtype, expected = DTYPES[v.dtype], f"input {v.name!r}: expected"
     try:
         own = isinstance(x, int | float | list | tuple)
+        if isinstance(x, str | bytes | PathLike):
+            raise TypeError("read the file first, with numpy.load or an image library")
         foreign = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
         result = np.from_dlpack(x) if foreign else np.asarray(x)
         if own and result.dtype.kind not in "biuf":
@@ -144,10 +185,13 @@ def _array(v: Value, x: Any) -> Array:
         raise InputError(f"{expected} an array of {v.dtype}, got {type(x).__name__}, "
                          f"which can't be read as one: {error}") from error
     if converted.dtype == object:
-        raise InputError(f"{expected} an array of {v.dtype}, got {type(x).__name__}")
+        raise InputError(f"{expected} an array of {v.dtype}, got {type(x).__name__}"
+                         + (" of Python objects" if isinstance(x, np.ndarray) else ""))
     if converted.dtype != dtype:
+        pixels = dtype.kind == "f" and converted.dtype == np.uint8
         raise InputError(f"{expected} {v.dtype}, got {converted.dtype}, which isn't converted silently: "
-                         f"pass numpy.asarray(array, {v.dtype!r})")
+                         f"pass numpy.asarray(array, {v.dtype!r})"
+                         + ", scaled as when the model was trained (often by 1/255)" * pixels)
     return converted
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from cnncc.ir.errors import InternalError
 from cnncc.ir.graph import Attr, Graph, Node
 from cnncc.ir.kernel import parse_kernel
+from cnncc.ir.plan import Signal
 from cnncc.ir.types import parse_type
 
+SIGNAL = re.compile(r"(.*?)(?: (\d+) (\d+))?")
 NAME = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\w./:+-]*[\w./+-]"""
 HEAD = re.compile(rf"({NAME}): (\w+\[[^]]*\]) = (\w+)\(((?:(?:{NAME})(?:, )?)*)\)"
                   rf"((?: \w+=\S+)*)(?: over ({NAME}))?(?: from (.*))?$")
@@ -31,12 +33,19 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
     nodes: dict[str, Node] = {}
     name, outputs = "", []
     blocks: list[list[str]] = []
+    signals: list[Signal] = []
     for line in text.splitlines():
         word, _, rest = line.strip().partition(" ")
         if word == "graph" and not line.startswith(" "):
             name = next(_names(rest))
         elif word == "return":
             outputs = [(next(_names(a)), next(_names(b))) for a, b in re.findall(rf"({NAME})=({NAME})", rest)]
+        elif word == "signal":
+            match = SIGNAL.fullmatch(rest)
+            if match is None:
+                raise InternalError(f"can't read the signal {rest!r}")
+            said, output, axis = match.groups()
+            signals.append(Signal(ast.literal_eval(said), int(output) if output else None, int(axis or 0)))
         elif line.startswith("      "):
             blocks[-1].append(line[6:])
         else:
@@ -52,4 +61,4 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
                           tuple(_names(match[7] or "")), parse_kernel("\n".join(kernel)) if kernel else None,
                           next(_names(match[6]), "") if match[6] else "")
     inputs = tuple(n.name for n in nodes.values() if n.op == "input")
-    return Graph(name, nodes, inputs, tuple(outputs), dict(constants or {}))
+    return Graph(name, nodes, inputs, tuple(outputs), dict(constants or {}), tuple(signals))

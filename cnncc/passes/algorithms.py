@@ -17,6 +17,7 @@ TRANSFORM = 6.0             # cycles that a vector of a point costs in the trans
 KERNELS = 10_000            # cycles that the transforms cost as kernels of their own
 FILLED = 0.75               # the part of L2 that an image and a tile's weights may fill
 PARTS = 4                   # into which a sum is divided at most
+LONG = 16                   # taps beyond which a window's padding is stored, so that all tiles are equal
 GAIN = 0.9                  # the part of the direct way's cost that is worth rounding worse
 
 
@@ -28,6 +29,9 @@ def choose_algorithms(graph: Graph, target: Target) -> Graph:
         best = min(costs, key=lambda m: costs[m], default=1)
         if best > 1 and costs[best] < GAIN * costs[1]:
             b.renamed[n.name] = in_tiles(b, n, best)
+        elif n.op == "conv" and any(int(w) > LONG and (low or high) for w, low, high in zip(
+                graph[n.inputs[1]].type.shape[2:], n.attr["begin"], n.attr["end"], strict=True)):
+            b.renamed[n.name] = _bordered(b, n)
         elif _scattered(n, graph):
             b.renamed[n.name] = _compact(b, n)
         elif (parts := _parts(n, graph, target)) > 1:
@@ -62,6 +66,18 @@ def _fits(n: Node, windows: list[int], m: int) -> bool:
     return {*a["strides"], *a["dilations"]} == {1} and max(windows) > 1 \
         and all(m + r - 2 <= len(POINTS) if r > 1 else a["begin"][i] == a["end"][i] == 0
                 for i, r in enumerate(windows))
+
+
+def _bordered(b: Rebuild, n: Node) -> str:
+    """A convolution of its image amid stored zeros."""
+    x, (begin, end) = b.name_of(n.inputs[0]), (n.attr["begin"], n.attr["end"])
+    first, channels, *image = b.type(x).shape
+    shape = (first, channels, *(int(e) + low + high for e, low, high in zip(image, begin, end, strict=True)))
+    filled = b.op("fill", [], f"{n.name}.border", n.origin, shape=shape, value=0, dtype=b.type(x).dtype)
+    x = b.op("place", [x], f"{n.name}.image", n.origin, filled, begin=(0, 0, *begin),
+             steps=(1,) * len(shape), shape=shape)
+    none = {"begin": (0,) * len(image), "end": (0,) * len(image)}
+    return b.op("conv", [x, b.name_of(n.inputs[1])], n.name, n.origin, **(n.attr | none))
 
 
 def _scattered(n: Node, graph: Graph) -> bool:

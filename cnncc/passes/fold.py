@@ -43,7 +43,7 @@ class Rebuild(Builder):
                                 base=self.name_of(n.base)))
 
     def finish(self) -> Graph:
-        return self.graph([(user, self.name_of(v)) for user, v in self.old.outputs]).live()
+        return self.graph([(user, self.name_of(v)) for user, v in self.old.outputs], self.old.signals).live()
 
 
 def fold_batchnorm(graph: Graph, target: Target) -> Graph:
@@ -65,7 +65,9 @@ def fold_batchnorm(graph: Graph, target: Target) -> Graph:
             b.copy(n)
             continue
         w = graph.constants[x.inputs[1]]
-        weights = b.const(x.inputs[1] + ".bn", (w * scale.reshape(-1, *[1] * (w.ndim - 1))).astype(w.dtype))
+        with np.errstate(all="ignore"):
+            folded = (w * scale.reshape(-1, *[1] * (w.ndim - 1))).astype(w.dtype)
+        weights = b.const(x.inputs[1] + ".bn", folded)
         origin = tuple(dict.fromkeys((*x.origin, *extra, *n.origin)))
         y = b.op("conv", [b.name_of(x.inputs[0]), weights], n.name + ".conv", origin, **x.attr)
         bias = b.const(n.name + ".bias", shift.astype(w.dtype))

@@ -21,6 +21,7 @@ from cnncc.ir.types import Extent, TensorType
 CLAUSES = 256               # of a value that another kernel may join
 PRODUCER = "producer"       # the tensor by which a consumer reads its producer's result until they are one
 SHORT = 2                   # operations that may be repeated in a formula
+LONG = 64                   # operations of a stage that others may join: expressions nest no deeper
 SPARE = ("u", "v", *(f"u{i}" for i in range(1, 100)))
 
 
@@ -89,6 +90,8 @@ def _join(p: Node, n: Node) -> Node | None:
     assert p.kernel is not None and n.kernel is not None
     if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or len(n.kernel.stages[0].formulas) != 1:
         return None
+    if sum(size(f.expr) for k in (p.kernel, n.kernel) for f in k.stages[0].formulas) > LONG:
+        return None
     first = n.kernel.stages[0].first
     parts = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p.name}
     if first.fold == "=" and any(first.sizes.get(str(i.single), e) != e for x in first.loads
@@ -128,7 +131,8 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
     """The formulas of a producer followed by its consumer, on one register tile."""
     reads = [x for x in consumer.loads if x.tensor == PRODUCER]
     last = chain[-1]
-    if len(reads) != 1 or any(i.lookup is not None for i in reads[0].index):
+    if len(reads) != 1 or any(i.lookup is not None for i in reads[0].index) or PRODUCER in consumer.lookups \
+            or consumer.tabled or consumer.scattered or last.scattered:
         return None
     consumer = _fresh(consumer, {d for f in chain for d, _ in f.extents})
     read = next(x for x in consumer.loads if x.tensor == PRODUCER)

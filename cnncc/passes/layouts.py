@@ -134,10 +134,20 @@ def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
         if index.const % lanes or len(outer) != len(index.terms) - 1 or any(c % lanes for c in outer) \
                 or index.lookup is not None:
             return False
+        if written and not _along(kernel, f, index):
+            return False
         end = 1 + index.bounds({d: int(f.sizes[d]) for d in index.dims})[1]
         if written and end % lanes and end < int(t.type.shape[CHANNEL]):    # a part's last block is whole
             return False
     return True
+
+
+def _along(kernel: Kernel, f: Formula, channel: Index) -> bool:
+    """Whether a sum can have vectors of what becomes the channels: they are no operand's rows or columns."""
+    first = kernel.stages[0].first
+    if first.fold != "+=" or f is not kernel.stages[-1].formulas[-1]:
+        return True
+    return all(set(channel.dims).isdisjoint(i.dims) for x in first.loads for i in x.index[CHANNEL + 1:])
 
 
 def _copy_outputs(graph: Graph) -> Graph:

@@ -62,7 +62,7 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...]]:
     values = [[value_record(user, graph[v].type) for user, v in pairs]
               for pairs in ([(i, i) for i in graph.inputs], graph.outputs)]
     plan = Plan(graph.name, tuple(values[0]), tuple(values[1]), tuple(steps), _work_bytes(graph, places),
-                max((s.scratch for s in steps), default=0), used, next(iter(symbols), None))
+                max((s.scratch for s in steps), default=0), used, next(iter(symbols), None), graph.signals)
     return plan, tuple(packings.values())
 
 

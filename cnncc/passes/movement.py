@@ -270,7 +270,8 @@ def _through(m: Node, n: Node) -> Node | None:
     first, rest = n.kernel.stages[0].formulas[0], n.kernel.stages[0].formulas[1:]
     names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == m.name}
     loads = [x for x in first.loads if x.tensor in names]
-    if rest or len(n.kernel.stages) > 1 or not all(_sound(f, m, x, first) for x in loads):
+    if rest or len(n.kernel.stages) > 1 or names & first.lookups \
+            or not all(_sound(f, m, x, first) for x in loads):
         return None
     before = list(zip(n.kernel.operands, n.inputs, strict=False))
     tensors = [(t, i) for t, i in before if i != m.name]

@@ -6,10 +6,12 @@ result (the vector), which other one is innermost (the tile), which operands are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cnncc.ir.expr import Load, cost, tables
+from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
@@ -29,6 +31,7 @@ LOOP = 0.3                  # cycles that a turn of an inner loop costs beside i
 BODY = 40                   # multiply-adds that an inner loop should have at least
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 LONG_SUM = 1024             # terms beyond which a sum is made of parts
+UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
@@ -77,7 +80,8 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
                part: bool = False) -> list[Candidate]:
     """All candidates for a kernel of one stage, the cheapest first; a `part` keeps its dimensions."""
     space = _Space(kernel if part else collapse(kernel), tuple(weights), target)
-    return sorted(space.all(), key=lambda c: c.cycles)
+    spaces = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
+    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.cycles)
 
 
 def schedule(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
@@ -144,7 +148,8 @@ class _Access:
 class _Space:
     """What a kernel of one stage allows."""
 
-    def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target) -> None:
+    def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target,
+                 simd: str | None = None) -> None:
         self.kernel, self.target, self.weights = kernel, target, weights
         self.known: dict[int, frozenset[str]] = {}
         self.stage: Stage = kernel.stages[-1]
@@ -156,7 +161,7 @@ class _Space:
         result = set(self.stage.formulas[-1].out_dims)
         self.folded = [d for d in self.out if d not in result or d in first.tabled]     # always unrolled
         self.lanes = stage_lanes(self.stage, self.tensors, target)
-        self.simd = self._vector()
+        self.simd = simd or self._vector()
         out = self.stage.out.index
         rows = dict.fromkeys(d for a, _ in kernel.output.layout.order for d in out[a].dims)
         self.rows = [d for d in rows if d not in (self.simd, *self.folded)]
@@ -200,15 +205,42 @@ class _Space:
                     return found
         return None
 
+    def other_vectors(self) -> Iterator[str]:
+        """Dimensions whose vectors are whole in all operands, where those of the result must be gathered."""
+        if not any(self._gathered(x, self.simd) for x in self.loads) or self.stage.first.fold == "=":
+            return
+        shape, order = self.kernel.output.type.shape, self.kernel.output.layout.order
+        if any(block and _number(shape[a]) % block for a, block in order):
+            return                          # lanes beyond an extent would not be zero
+        plain = all(not block for _, block in order)
+        for d, e in self.extents.items():
+            if isinstance(e, int) and e >= self.lanes and d not in self.folded \
+                    and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
+                yield d
+
+    def _gathered(self, x: Load, d: str | None) -> int:
+        """The distance in memory between neighbours along d where it isn't 1; 0: they make a vector."""
+        if d not in self._dims(x) or x.tensor in self.weights:
+            return 0
+        t = self.tensors[x.tensor]
+        last = t.layout.order[-1][0]
+        if any(d in i.dims for a, i in enumerate(x.index) if a != last):
+            return 1 << 30
+        c = abs(x.index[last].coefficient(d))
+        return c if c != 1 else 0
+
     # ---- candidates
 
     def all(self) -> Iterator[Candidate]:
+        if self.stage.first.scattered:
+            yield self.priced(self._in_order(), None, 1, 1, 1)
+            return
         spare = self.target.registers - 1
         fold = product([_number(self.extents[d]) for d in self.folded])
         vectors = -(-_number(self.extents[self.simd]) // self.lanes) if self.simd else 1
         tile = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
         if self.simd in self.reduced:
-            vectors, tile = 1, None
+            vectors = 1
         extent = _number(self.extents[tile]) if tile else 1
         widths = {_count(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {_count(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
@@ -225,6 +257,16 @@ class _Space:
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
 
+    def _in_order(self) -> tuple[list[Loop], list[Loop]]:
+        """The loops of what data scatter: the dimensions that may meet at one place stay in their order."""
+        meet = [d for d in self.out if all(i.single != d for i in self.stage.out.index)]
+        apart = [d for d in self.out if d not in meet and d != self.simd]
+        outside = [Loop("for", d) for d in (*apart, *meet)]
+        if self.simd is None:
+            return outside, []
+        lanes = Loop("for", self.simd, self.lanes)
+        return [*outside, lanes], [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
+
     def _held(self, tile: str | None, rw: int, nb: int) -> int:
         """Vectors that overlapping taps and the factors of a table keep in registers."""
         factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
@@ -238,7 +280,7 @@ class _Space:
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
         fold = product([_number(self.extents[d]) for d in self.folded])
-        inside = self.inside(tile, rw, _turns(rw * nb * fold))
+        inside = self.inside(tile, rw, rw * nb * fold)
         inside += self._prefetch(nb, tile, rw)
         apart = [d for d in self.rows if d not in (self.batch, tile) and self._apart(d)]
         rows = [d for d in self.rows if d not in (self.batch, tile, *apart)]
@@ -280,7 +322,9 @@ class _Space:
         rows = int(room / row) if row and self.batch is None else extent
         return -(-extent // -(-extent // rows)) if 3 < rows < extent else 0
 
-    def inside(self, tile: str | None, rw: int, turns: int) -> list[Loop]:
+    def inside(self, tile: str | None, rw: int, acc: int) -> list[Loop]:
+        """The loops of a tile with so many accumulators."""
+        turns = _turns(acc)
         unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set())
         blocked: list[str] = []
         windows: list[str] = []
@@ -301,6 +345,7 @@ class _Space:
                     if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
         loops += [Loop("for", d) for d in shifting]
         loops += [Loop("for", d) for d in plain if d not in shifting]
+        loops += self._counted(windows, acc)
         taps = [Loop("unroll", d) for d in windows]
         # unrolled taps around a counted loop are blocks of their own; around none they share one block
         loops += [*taps, *(Loop("for", d, turns) for d in blocked)] if blocked else taps
@@ -316,6 +361,18 @@ class _Space:
         if self.simd:
             loops += [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
         return loops
+
+    def _counted(self, windows: Sequence[str], acc: int) -> Iterator[Loop]:
+        """Loops over some taps at a time, the longest windows first, where all would be too much code."""
+        body = acc * product([_number(self.extents[d]) for d in windows])
+        for d in sorted(windows, key=lambda d: -_number(self.extents[d])):
+            extent = _number(self.extents[d])
+            skips = any(d in i.dims and outside(i, e, self.extents) for x in self.loads
+                        for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True))
+            if body > UNROLLED and not skips and d not in self.stage.first.tabled:
+                step = min(extent, max(1, UNROLLED * extent // body))
+                yield Loop("for", d, step)
+                body = body * step // extent
 
     def _parts(self, loops: list[Loop]) -> list[Loop]:
         """Long sums of one operand in parts, about as many as each has terms."""
@@ -410,7 +467,7 @@ class _Space:
                 streamed = self._streamed(steps, blocks, streams)
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0, streamed)
                 cycle += LOOP / _turns(acc) + STALL * streamed
-                epilogue = acc * len(self.stage.formulas) * 1.5 + 12
+                epilogue = acc * (len(self.stage.formulas) * 1.5 + self._apart_at_end()) + 12
                 total += (steps * cycle + epilogue) * wide * high
         return total * others
 
@@ -425,10 +482,18 @@ class _Space:
                 total += blocks * line / (self.target.l3_stream if far else self.target.l2_bytes)
         return total
 
+    def _apart_at_end(self) -> float:
+        """Instructions that take a vector apart: where its lanes are added up, or stored one by one."""
+        if self.simd in self.reduced:
+            return 3 * math.log2(self.lanes)
+        return 2 * self.lanes if self.simd and self._gathered(self.stage.out, self.simd) else 0
+
     def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
                inside: Sequence[Loop]) -> float:
         dims = self._dims(x)
         n = float(blocks if self.simd in dims else 1)
+        if distance := self._gathered(x, self.simd):
+            n *= 3 if distance == 2 else 2 * self.lanes
         if dims & set(self.folded):
             n *= fold
         if tile in dims:
@@ -482,7 +547,8 @@ class _Space:
             if tasks >= ENOUGH and not symbolic:
                 break
             repeated = any(y.dim == x.dim for y in result[:i])
-            if repeated:
+            meeting = self.stage.first.scattered and all(j.single != x.dim for j in self.stage.out.index)
+            if repeated or meeting:
                 break
             result[i] = replace(x, kind="par")
             tasks *= 1 if symbolic else _count(_number(self.extents[x.dim]), x.step)

@@ -19,6 +19,7 @@ from cnncc.passes.layouts import CHANNEL
 
 ROW = 1 << 12               # elements of a row that one task may hold
 LIGHT = 64                  # operations per element below which a kernel is limited by memory
+STAGES = 16                 # of one kernel
 ROWWISE = 0.15              # what tiles within single rows cost more than tiles over whole images
 AXIS_ROWS = 2               # images are n, c, h, w: strips are of h
 
@@ -26,10 +27,10 @@ AXIS_ROWS = 2               # images are n, c, h, w: strips are of h
 def fuse_stages(graph: Graph, target: Target) -> Graph:
     """Softmax-like chains per row; depthwise with pointwise, convolution with pooling per strip of rows."""
     nodes = dict(graph.nodes)
-    users = graph.users()
+    users = {value: set(readers) for value, readers in graph.users().items()}
     for name in reversed(list(nodes)):
         while (n := nodes.get(name)) is not None and n.kernel is not None:
-            own = [p for p in dict.fromkeys(n.inputs) if nodes[p].kernel and set(users[p]) == {name}
+            own = [p for p in dict.fromkeys(n.inputs) if nodes[p].kernel and users[p] == {name}
                    and p != n.base and not nodes[p].base and _single(nodes[p]) and _rises(p, n)]
             joined = (_rows(nodes[p], n) or _strips(nodes[p], n, target) for p in own)
             merged = next(filter(None, joined), None)
@@ -37,7 +38,8 @@ def fuse_stages(graph: Graph, target: Target) -> Graph:
                 break
             gone = next(p for p in own if p not in merged.inputs)
             for i in nodes[gone].inputs:
-                users[i] = [name if u == gone else u for u in users[i]]
+                users[i].discard(gone)
+                users[i].add(name)
             nodes[name] = merged
             del nodes[gone]
     return replace(graph, nodes=nodes)
@@ -56,6 +58,8 @@ def _rises(p: str, n: Node) -> bool:
     """
     assert n.kernel is not None
     names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p}
+    if any(names & s.lookups or s.formulas[-1].scattered for s in n.kernel.stages):
+        return False
     reads = [x for s in n.kernel.stages for x in s.loads if x.tensor in names]
     return all(i.lookup is None and all(c > 0 for _, c in i.terms) and not (axis == CHANNEL and i.const)
                for x in reads for axis, i in enumerate(x.index))
@@ -68,6 +72,8 @@ def _elements(t: Tensor) -> int:
 def _rows(p: Node, n: Node) -> Node | None:
     """One kernel per batch index, where all values of a row are few."""
     assert p.kernel is not None and n.kernel is not None
+    if len(n.kernel.stages) == STAGES:
+        return None
     if len(p.kernel.stages) != 1 or any(_elements(t) > ROW for k in (p.kernel, n.kernel) for t in k.operands):
         return None
     if n.kernel.loops.loops and any(x.step != 1 for x in n.kernel.loops.loops):

@@ -102,7 +102,8 @@ def _read(file: BinaryIO, where: object, verify: bool) -> Artifact:
         if not right:
             raise ArtifactError(f"{where}: {otherwise}")
     nbytes, header = os.fstat(file.fileno()).st_size, file.read(_HEADER_BYTES)
-    require(header[:len(MAGIC)] == MAGIC, "not a .cnncc file" if header else "empty file")
+    require(header[:len(MAGIC)] == MAGIC, "not a .cnncc file: compile models with cnncc.compile"
+            if header else "empty file")
     require(len(header) == _HEADER_BYTES, f"truncated within the {_HEADER_BYTES} bytes of its header")
     _, version, meta_size, code_size, weights_size, code_hash, weights_hash = _HEAD.unpack_from(header)
     require(version == FORMAT, f"format {version}, from {'a newer' if version > FORMAT else 'an older'} "
@@ -158,7 +159,11 @@ def replacing(path: PathLike) -> Iterator[BinaryIO]:
     if os.path.exists(target) and not os.path.isfile(target):
         raise ArtifactError(f"{os.fspath(path)}: not a regular file")
     temporary = os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}.tmp")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
     try:
         with open(descriptor, "wb") as file:
             yield file

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cnncc.ir.errors import ArtifactError, InputError, InternalError
 from cnncc.ir.plan import FRAME, Plan, restore
-from cnncc.ir.signature import DTYPES, Array, Signature
+from cnncc.ir.signature import DTYPES, Array, Signature, settled
 from cnncc.ir.target import LEVELS, host_features
 from cnncc.runtime import artifact, buffers, env, loader, profiler
 from cnncc.runtime.profiler import StepTime
@@ -40,7 +40,7 @@ class CompiledModel:
                  meta: Mapping[str, Any], threads: int | None = None) -> None:
         self._threads = env.thread_count(threads)
         self.plan, self.meta, self._objects = plan, dict(meta), tuple(objects)
-        self.name, self.inputs, self.outputs = plan.name, plan.inputs, plan.outputs
+        self.name, self.inputs, self.outputs = plan.name, plan.inputs, plan.shown
         if weights.nbytes != plan.weights or not objects:
             raise ArtifactError(f"{plan.name}: {len(objects)} objects, {weights.nbytes:,} bytes of weights; "
                                 f"expected at least 1 and {plan.weights:,}")
@@ -51,7 +51,7 @@ class CompiledModel:
         self._weights = weights
         self._code = loader.load_code(self._objects[:-1], self._objects[-1])
         self._entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._code.entry)
-        self._signature = Signature(plan.inputs, plan.outputs)
+        self._signature = Signature(plan.inputs, plan.shown)
         self._dtypes = [DTYPES[v.dtype] for v in plan.outputs]
         self._operands = slice(len(FRAME), len(FRAME) + len(plan.inputs) + len(plan.outputs))
         self._free: deque[_Space] = deque()
@@ -78,13 +78,19 @@ class CompiledModel:
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
-        """The outputs of these names (None: all), as ONNX Runtime's `run` gives them."""
+        """The outputs of these names (None: all) for inputs by name, as ONNX Runtime gives them.
+
+        Raises InputError as a call does, and for an unknown output.
+        """
         chosen = self._signature.select(output_names or None)
-        results = self._call((), feeds, None)
+        results = self._call((), self._signature.by_name(feeds), None)
         return [results[i] for i in chosen]
 
     def profile(self, /, *args: Any, repeat: int | None = None, **feeds: Any) -> list[StepTime]:
-        """The time of every step, for `format_profile`, over `repeat` rounds or half a second of them."""
+        """The time of every step of a call, for `format_profile`: medians of `repeat` rounds.
+
+        Without `repeat` it takes half a second. Raises InputError as a call does.
+        """
         if repeat is not None and repeat < 1:
             raise InputError(f"repeat={repeat}: expected at least 1")
         space, operands = self._take(), []
@@ -134,7 +140,7 @@ class CompiledModel:
         try:
             operands = self._prepare(space, args, feeds, out)
             self._enter(space)
-            return operands[len(self.plan.inputs):]
+            return settled(self.plan.signals, operands[len(self.plan.inputs):])
         finally:
             self._free.append(space)
 
@@ -147,8 +153,8 @@ class CompiledModel:
         if space.batch != n or space.threads != self._threads:
             self._fit(space, n)
         try:
-            arrays += (map(np.empty, space.shapes, self._dtypes) if out is None
-                       else self._given(out, arrays, space.shapes))
+            given = [] if out is None else self._given(out, arrays, space.shapes)
+            arrays += (*given, *map(np.empty, space.shapes[len(given):], self._dtypes[len(given):]))
         except (MemoryError, ValueError) as error:
             raise InputError(f"{self.name}: no memory for results of a batch of {n:,}: {error}") from error
         space.frame[self._operands] = list(map(_address, arrays))
@@ -166,10 +172,10 @@ class CompiledModel:
             raise InternalError(f"{self.name}: the native code returned {code}")
 
     def _given(self, out: Any, arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-        given: list[Any] = [out] if isinstance(out, np.ndarray) else list(out)
+        given: list[Any] = list(out) if isinstance(out, Sequence) else [out]
         if len(given) != len(self.outputs):
             raise InputError(f"out: expected {len(self.outputs)} arrays, got {len(given)}")
-        for i, (v, x, shape) in enumerate(zip(self.outputs, given, shapes, strict=True)):
+        for i, (v, x, shape) in enumerate(zip(self.outputs, given, shapes, strict=False)):
             if not isinstance(x, np.ndarray) or x.dtype != DTYPES[v.dtype] or x.shape != shape:
                 got = f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
                 raise InputError(f"out: expected for {v.name!r} {v.dtype}{list(shape)}, got {got}")
@@ -197,7 +203,7 @@ class CompiledModel:
                  "scratch": base + work, "weights": buffers.address(self._weights), "acquire": acquire,
                  "parallel": parallel, "release": release}
         space.frame[:len(FRAME)] = [slots[name] for name in FRAME]
-        space.shapes = [tuple(n if isinstance(e, str) else e for e in v.shape) for v in self.outputs]
+        space.shapes = [tuple(n if isinstance(e, str) else e for e in v.shape) for v in plan.outputs]
         space.batch, space.threads = n, threads
 
 

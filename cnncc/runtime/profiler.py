@@ -17,7 +17,10 @@ RESOLUTION = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """The median time of a step in seconds, its share of all; tasks, FLOPs and bytes of the whole call."""
+    """The median time of a step in seconds, its share of all; tasks, FLOPs and bytes of the whole call.
+
+    `nodes` are the model's nodes that the step computes, `ops` is what its kernel does, `symbol` its name.
+    """
 
     index: int
     symbol: str
@@ -81,7 +84,7 @@ def format_summary(plan: Plan) -> str:
     rows.append(["all", f"{flops / 1e6:.3f}", f"{nbytes / 1e3:.1f}", "", "", ""])
     per = f" per {plan.symbol}" if plan.symbol else ""
     return (f"{plan.name}: {len(plan.steps)} kernel calls, {flops / 1e6:,.1f} MFLOP{per}\n"
-            f"takes {describe(plan.inputs)}\ngives {describe(plan.outputs)}\n"
+            f"takes {describe(plan.inputs)}\ngives {describe(plan.shown)}\n"
             f"needs weights {plan.weights / 1e3:,.1f} KB, workspace {plan.work / 1e3:,.1f} KB{per}, "
             f"scratch {plan.scratch / 1e3:,.1f} KB per thread\n"
             + table(["step", "MFLOP", "KB", "tasks", "op", "nodes"], rows, ("op", "nodes")))

@@ -134,7 +134,7 @@ class SpecialisingModel:
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """The outputs of these names (None: all), as ONNX Runtime's `run` gives them."""
         self.signature.select(output_names or None)
-        model, arrays = self._bound((), feeds)
+        model, arrays = self._bound((), self.signature.by_name(feeds))
         return model.run(output_names, dict(zip((v.name for v in self.inputs), arrays, strict=True)))
 
     def variant(self, /, *args: Any, **feeds: Any) -> CompiledModel:

@@ -5,6 +5,6 @@ tuples with one number per spatial dimension; axes are not negative.
 """
 
 from cnncc.ir.op import NAMES, OPS, Shape
-from cnncc.ir.ops import composed, elementwise, folds, movement
+from cnncc.ir.ops import composed, elementwise, folds, formulas, indexing, movement
 
-__all__ = ["NAMES", "OPS", "Shape", "composed", "elementwise", "folds", "movement"]
+__all__ = ["NAMES", "OPS", "Shape", "composed", "elementwise", "folds", "formulas", "indexing", "movement"]

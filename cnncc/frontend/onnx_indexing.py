@@ -1,0 +1,196 @@
+"""Importer rows for what reads or writes at places that data say; an index out of range fails the call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnncc.frontend.onnx_moves import cut, fixed, table_gather
+from cnncc.frontend.onnx_node import Call, Row, support
+from cnncc.ir.signature import Array
+from cnncc.ir.types import INTEGERS, Extent
+
+FOLDS = {b"none": "=", b"add": "+=", b"mul": "*=", b"max": "max=", b"min": "min="}
+TAPS: dict[bytes, tuple[int, Sequence[Sequence[float]]]] = {
+    b"nearest": (0, [[1.0]]),
+    b"linear": (0, [[1.0, 0.0], [-1.0, 1.0]]),
+    b"cubic": (-1, [[0.0, 1.0, 0.0, 0.0], [-0.75, 0.0, 0.75, 0.0], [1.5, -2.25, 1.5, -0.75],
+                    [-0.75, 1.25, -1.25, 0.75]])}
+"""The first tap beside the floor of a coordinate, and the taps' weights: rows of coefficients, that of t**0
+first. Cubic: Keys' kernel with a = -0.75."""
+LONGEST = 1 << 14       # elements of which each may be compared with each
+
+
+def places(c: Call, i: int, extents: Sequence[int]) -> str:
+    """Operand i, indices, as int64; the call fails where one is outside of its axis (its last axis lists
+    several extents where there are such).
+    """
+    w = c.value(i)
+    c.expect(c.dtype(w) in ("i32", "i64"), f"its indices are of {c.dtype(w)}")
+    if c.dtype(w) != "i64":
+        w = c.emit("cast", [w], "places", to="i64")
+    limits = c.const(np.array(extents, np.int64), "limits")
+    outside = c.emit("any_outside", [w, limits], "outside", axes=tuple(range(len(c.shape(w)))),
+                     keepdims=False)
+    c.scope.fails(outside, f"{c.label}: an index is out of range")
+    return w
+
+
+def gather(c: Call) -> str:
+    if not isinstance(c.operand(1), str):
+        return table_gather(c)
+    x, shape = c.value(0), c.shape(c.value(0))
+    axis = c.axis(c.attribute("axis", "i", 0), len(shape))
+    return c.emit("gather", [x, places(c, 1, fixed(c, shape, [axis]))], axis=axis)
+
+
+def gather_elements(c: Call) -> str:
+    x, shape, wanted = c.value(0), c.shape(c.value(0)), c.shape(c.operand(1))
+    axis = c.axis(c.attribute("axis", "i", 0), len(shape))
+    _within(c, wanted, shape, axis)
+    return c.emit("gather_elements", [x, places(c, 1, fixed(c, shape, [axis]))], axis=axis)
+
+
+def _within(c: Call, part: Sequence[Extent], shape: Sequence[Extent], axis: int) -> None:
+    """Raises ModelError where indices of this shape don't fit a tensor apart from `axis`."""
+    pairs = enumerate(zip(part, shape, strict=False))
+    c.expect(len(part) == len(shape) and all(
+        a == axis or p == e or (isinstance(p, int) and isinstance(e, int) and p < e)
+        for a, (p, e) in pairs), f"indices of shape {list(part)} don't fit {list(shape)}")
+
+
+def gather_nd(c: Call) -> str:
+    x, shape, rows = c.value(0), c.shape(c.value(0)), c.shape(c.operand(1))
+    batch = c.attribute("batch_dims", "i", 0)
+    c.expect(len(rows) > 0 and isinstance(rows[-1], int) and 0 <= batch < min(len(rows), len(shape))
+             and rows[:batch] == shape[:batch] and 0 < int(rows[-1]) <= len(shape) - batch,
+             f"indices of shape {list(rows)} don't fit {list(shape)} with batch_dims={batch}")
+    named = range(batch, batch + int(rows[-1]))
+    return c.emit("gather_nd", [x, places(c, 1, fixed(c, shape, named))], batch=batch)
+
+
+def _fold(c: Call) -> str:
+    name = c.attribute("reduction", "s", b"none")
+    c.expect(name in FOLDS, f"reduction is {name[:60]!r}")
+    return FOLDS[name]
+
+
+def scatter_elements(c: Call) -> str:
+    """Also the old Scatter."""
+    x, shape, wanted = c.value(0), c.shape(c.value(0)), c.shape(c.operand(1))
+    axis, fold = c.axis(c.attribute("axis", "i", 0), len(shape)), _fold(c)
+    _within(c, wanted, shape, axis)
+    c.expect(c.shape(c.operand(2)) == wanted, f"updates of {list(c.shape(c.operand(2)))} don't fit indices "
+                                              f"of {list(wanted)}")
+    operands = [c.value(2), places(c, 1, fixed(c, shape, [axis]))]
+    base = c.emit("copy", [x], "base")
+    return c.emit("scatter_elements", operands, base=base, axis=axis, fold=fold, shape=shape)
+
+
+def scatter_nd(c: Call) -> str:
+    x, shape, rows = c.value(0), c.shape(c.value(0)), c.shape(c.operand(1))
+    c.expect(len(rows) > 0 and isinstance(rows[-1], int) and 0 < int(rows[-1]) <= len(shape),
+             f"indices of shape {list(rows)} don't fit {list(shape)}")
+    named, fold = int(rows[-1]), _fold(c)
+    wanted = (*rows[:-1], *shape[named:])
+    c.expect(c.shape(c.operand(2)) == wanted,
+             f"updates of {list(c.shape(c.operand(2)))} don't fit, expected {list(wanted)}")
+    operands = [c.value(2), places(c, 1, fixed(c, shape, range(named)))]
+    base = c.emit("copy", [x], "base")
+    return c.emit("scatter_nd", operands, base=base, fold=fold, shape=shape)
+
+
+def grid_sample(c: Call) -> str:
+    x, grid, size = c.value(0), c.value(1), c.spatial(c.value(0))
+    mode = c.attribute("mode", "s", b"linear")
+    mode = {b"bilinear": b"linear", b"bicubic": b"cubic"}.get(mode, mode)
+    align, outside = c.flag("align_corners"), c.attribute("padding_mode", "s", b"zeros")
+    c.expect(mode in TAPS and outside in (b"zeros", b"border", b"reflection"),
+             f"mode is {mode[:60]!r}, padding_mode {outside[:60]!r}")
+    rank, shape = len(size), c.shape(grid)
+    c.expect(len(shape) == rank + 2 and shape[-1] == rank and shape[0] == c.shape(x)[0],
+             f"a grid of {list(shape)} doesn't fit images of {list(c.shape(x))}")
+    grid = cut(c, grid, {rank + 1: range(rank - 1, -1, -1)}, "reversed")    # the last axis came first
+    grid = c.emit("reshape", [grid], "column", shape=(*shape, 1))
+    sizes = np.array(size, np.float32)[:, None]
+    at = _affine(c, grid, (sizes - 1) / 2 if align else sizes / 2, (sizes - 1) / 2, "at")
+    index, weights = _taps(c, at, mode)
+    index, weights = _settled(c, index, weights, np.array(size, np.int64)[:, None], align, outside)
+    return c.emit("sample", [x, index, weights])
+
+
+def _affine(c: Call, x: str, factor: Array, term: Array, step: str) -> str:
+    scaled = c.emit("mul", [x, c.const(factor.astype(np.float32), f"{step}.factor")], f"{step}.scaled")
+    return c.emit("add", [scaled, c.const(term.astype(np.float32), f"{step}.term")], step)
+
+
+def _taps(c: Call, at: str, mode: bytes) -> tuple[str, str]:
+    """The places of the taps around coordinates [.., 1], as int64, and their weights: [.., taps]."""
+    first, rows = TAPS[mode]
+    base = c.emit("round" if mode == b"nearest" else "floor", [at], "floor")
+    taps = c.const(np.arange(first, first + len(rows[0])), "taps")
+    index = c.emit("add", [c.emit("cast", [base], "whole", to="i64"), taps], "index")
+    t = c.emit("sub", [at, base], "t")
+    powers = np.array(rows, np.float32)
+    weights = c.emit("mul", [t, c.const(powers[-1], "power")], "weight") if len(powers) > 1 else \
+        c.emit("expand", [c.const(powers[0], "power")], "weight", shape=(*c.shape(at)[:-1], 1))
+    for p in powers[-2:0:-1]:
+        sum = c.emit("add", [weights, c.const(p, "power")], "weight")
+        weights = c.emit("mul", [sum, t], "weight")
+    if len(powers) > 1:
+        weights = c.emit("add", [weights, c.const(powers[0], "power")], "weight")
+    return index, weights
+
+
+def _settled(c: Call, index: str, weights: str, size: Array, align: bool, outside: bytes) -> tuple[str, str]:
+    """Places within images of `size`, with weights: what is outside counts nothing, is cut or mirrored."""
+    zero, last = c.const(size * 0, "zero"), c.const(size - 1, "last")
+    if outside == b"border":
+        return c.emit("clip_to", [index, zero, last], "inside"), weights
+    if outside == b"zeros":
+        ok = c.emit("and", [c.emit("ge", [index, zero], "above"), c.emit("le", [index, last], "below")], "ok")
+        none = c.const(np.zeros(1, np.float32), "none")
+        return index, c.emit("where", [ok, weights, none], "known")
+    period = np.maximum(2 * size - 2 * align, 1)
+    turn = c.emit("mod", [index, c.const(period, "period")], "turn")
+    back = c.emit("sub", [c.const(np.maximum(period - 1 + align, 0), "turned"), turn], "back")
+    return c.emit("where", [c.emit("le", [turn, last], "ahead"), turn, back], "inside"), weights
+
+
+def top_k(c: Call) -> tuple[str, ...]:
+    """The k first in order, each at the place that its rank says: how many others come before it."""
+    x, shape = c.value(0), c.shape(c.value(0))
+    axis = c.axis(c.attribute("axis", "i", -1), len(shape))
+    largest = c.flag("largest", True)
+    c.flag("sorted", True)
+    k = c.attribute("k", "i", 0) if c.opset < 10 else int(c.needed(1, "k", "int64").reshape(-1)[0])
+    n, = fixed(c, shape, [axis])
+    c.expect(0 < k <= n, f"k is {k} of {n} elements")
+    support(n <= LONGEST, f"it orders {n:,} elements, at most {LONGEST:,} are supported")
+    support(all(isinstance(e, int) for e in shape), "it has an open batch")
+    order = c.const(np.arange(n), "order")
+    kind = ("smallest", "largest")[largest] + ("" if c.dtype(x) in INTEGERS else "_float")
+    rank = c.emit("rank", [x, order], "rank", axis=axis, order=kind)
+    numbers = c.emit("reshape", [order], "column", shape=(n, *(1,) * (len(shape) - 1 - axis)))
+    numbers = c.emit("expand", [numbers], "numbers", shape=shape)
+    results = []
+    for out, values in zip(c.node.output, (x, numbers), strict=False):
+        own = c.named(out or c.out)
+        base = own.emit("fill", [], "base", shape=shape, value=0, dtype=c.dtype(values))
+        placed = own.emit("scatter_elements", [values, rank], "placed", base=base, axis=axis, fold="=",
+                          shape=shape)
+        results.append(cut(own, placed, {axis: range(k)}))
+    return tuple(results)
+
+
+ROWS = {
+    "Gather": Row(gather, 2, 2),
+    "GatherElements": Row(gather_elements, 2, 2),
+    "GatherND": Row(gather_nd, 2, 2),
+    "GridSample": Row(grid_sample, 2, 2),
+    "Scatter": Row(scatter_elements, 3, 3),
+    "ScatterElements": Row(scatter_elements, 3, 3),
+    "ScatterND": Row(scatter_nd, 3, 3),
+    "TopK": Row(top_k, 1, 2),
+}
