@@ -197,6 +197,8 @@ def test_ops_that_onnx_defines_by_others() -> None:
     source = model([node("CenterCropPad", ["x", "s"], ["y"], axes=[1, 2])], {"x": [2, 5, 7]}, ["y"],
                    {"s": ints(3, 9)}, opset=18)
     check(source, floats(2, 5, 7))
+    norm = node("LayerNormalization", ["x", "s"], ["y", "mean", "deviation"])      # our row has one result
+    check(model([norm], {"x": [2, 3, 8]}, ["y", "mean", "deviation"], {"s": floats(8)}), floats(2, 3, 8))
     with pytest.raises(cnncc.UnsupportedError) as caught:
         cnncc.compile(model([node("Bernoulli", ["x"], ["y"], "dice")], {"x": [3]}, ["y"]))
     (_, name, reason), = caught.value.rows

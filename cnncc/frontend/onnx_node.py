@@ -75,6 +75,7 @@ class Scope:
         """Our name of a value; a constant becomes a node with its first use."""
         if name not in self.values:
             array = self.array(name)
+            support(array.size, f"reads {name[:200]!r}, which is empty")
             support(name not in self.open, f"reads {name[:200]!r}, which depends on the open batch")
             support(array.dtype in NUMPY.values(), f"reads {name[:200]!r} of type {array.dtype}, which isn't "
                                                    "computed with: convert the model to float32")
