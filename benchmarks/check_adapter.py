@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import cnncc
 
 
 class Checked:
-    """A compiled model that takes and gives arrays by name."""
+    """A compiled model that takes and gives arrays by name; open sizes are those of the arrays."""
 
-    def __init__(self, path: str | os.PathLike[str],
-                 input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
-        self.model = cnncc.compile(path, cache=False, shapes=input_shapes)
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.model = cnncc.compile(path, cache=False)
         self.names = [v.name for v in self.model.outputs]
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:

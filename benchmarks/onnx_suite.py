@@ -36,7 +36,7 @@ OUT_OF_SCOPE: list[tuple[str, set[Any]]] = [
     ("classical machine learning (domain ai.onnx.ml): no networks", {"ai.onnx.ml"}),
     ("optimizers (ai.onnx.preview.training): files are for inference", {"ai.onnx.preview.training"}),
     ("drafts (domain ai.onnx.preview): no released opset has them", {"ai.onnx.preview"}),
-    ("control flow: a plan is one fixed sequence of kernels", {"If", "Loop", "Scan", "SequenceMap"}),
+    ("control flow: a plan is one fixed sequence of kernels", {"Loop", "Scan", "SequenceMap"}),
     ("sequences, optionals, maps and sparse tensors: values are dense tensors",
      {"sequence_type", "optional_type", "map_type", "sparse_tensor_type"}),
     ("text: values are numbers", {TensorProto.STRING, "StringNormalizer", "StringConcat", "StringSplit",

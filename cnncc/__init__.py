@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnncc.ir.graph import Graph
     from cnncc.reference_model import Reference
     from cnncc.runtime.model import CompiledModel, load
+    from cnncc.runtime.specialise import SpecialisingModel
     from cnncc.session import (
         ExecutionMode,
         GraphOptimizationLevel,
@@ -35,14 +36,15 @@ _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler",
           "Builder": "frontend.builder", "UserOp": "frontend.user", "op": "frontend.user",
           "Reference": "reference_model",
           "load": "runtime.model", "CompiledModel": "runtime.model",
+          "SpecialisingModel": "runtime.specialise",
           **dict.fromkeys(("ExecutionMode", "GraphOptimizationLevel", "InferenceSession", "RunOptions",
                            "SessionOptions", "get_available_providers", "get_device"), "session")}
 _MODULES = ("backend", "torch_backend")
 __all__ = ["ArtifactError", "Builder", "CnnccError", "CompiledModel", "ExecutionMode", "Graph",
            "GraphOptimizationLevel", "InferenceSession", "InputError", "InternalError",
-           "ModelError", "Reference", "RunOptions", "SessionOptions", "UnsupportedError",
-           "UserOp", "__version__", "compile", "convert", "get_available_providers", "get_device",
-           "load", "op", "reference"]   # the rest: errors
+           "ModelError", "Reference", "RunOptions", "SessionOptions", "SpecialisingModel",
+           "UnsupportedError", "UserOp", "__version__", "compile", "convert",
+           "get_available_providers", "get_device", "load", "op", "reference"]   # the rest: errors
 
 
 def __getattr__(name: str) -> Any:

@@ -16,12 +16,13 @@ from onnx.backend import base
 from cnncc.compiler import compile
 from cnncc.ir.errors import InputError, UnsupportedError
 from cnncc.runtime.model import CompiledModel
+from cnncc.runtime.specialise import SpecialisingModel
 
 
 class BackendRep(base.BackendRep):
     """A compiled model that is run with a list of inputs."""
 
-    def __init__(self, model: CompiledModel) -> None:
+    def __init__(self, model: CompiledModel | SpecialisingModel) -> None:
         self.model = model
         self._outputs = base.namedtupledict("Outputs", [v.name for v in model.outputs])
 

@@ -14,6 +14,7 @@ from cnncc.version import __version__
 
 if TYPE_CHECKING:
     from cnncc.runtime.model import CompiledModel
+    from cnncc.runtime.specialise import SpecialisingModel
 
 
 @click.group(cls=Verbs, context_settings={
@@ -83,8 +84,17 @@ def _shapes(ctx: click.Context, param: click.Parameter, values: Iterable[str]) -
 
 shapes_option: Any = option("--shape", "shapes", multiple=True, callback=_shapes, metavar="NAME=N,N...",
                             help="Fix the shape of an input whose sizes the model leaves open.")
+
+
+def _outputs(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return tuple(value.split(",")) if value else None
+
+
+outputs_option: Any = option("--outputs", callback=_outputs, metavar="NAME[,NAME...]",
+                             help="Compute these tensors of the model instead of its outputs.")
 # The keywords of `compile`.
-running_options = (threads_option, shapes_option, target_option, precision_option, cache_option)
+running_options = (threads_option, shapes_option, outputs_option, target_option, precision_option,
+                   cache_option)
 image_options = (                                                   # the fields of `Pixels`
     option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
            help="Order of an image input's axes."),
@@ -93,9 +103,11 @@ image_options = (                                                   # the fields
     numbers_option("--std", default="1", help="Divided by: one number or one a channel."))
 
 
-def _open(path: str, **how: Any) -> CompiledModel:
+def _open(path: str, **how: Any) -> CompiledModel | SpecialisingModel:
     """A compiled model from its own file or from an ONNX file."""
     if _is_artifact(path):
+        if how["outputs"]:
+            _not_compiled(click.get_current_context(), click.Option(["--outputs"]), path)
         from cnncc.runtime.model import load
         return load(path, threads=how["threads"])
     from cnncc.compiler import compile
@@ -117,16 +129,23 @@ def demo(threads: int | None) -> None:
 @cli.verb(onnx_argument,
           option("-o", "--output", metavar="FILE", help="Write the compiled model (.cnncc) here."),
           option("--threads", type=int, help="Processes that compile (default: the CPUs we may use)."),
-          shapes_option, target_option, precision_option, cache_option)
+          shapes_option, outputs_option, target_option, precision_option, cache_option)
 def compile(model: str, output: str | None, threads: int | None, **how: Any) -> None:
     """Compile MODEL, show what became of it, and write it to a file."""
     import time
 
     from cnncc.compiler import compile as build
     from cnncc.runtime.env import thread_count
+    from cnncc.runtime.specialise import SpecialisingModel
     begin = time.perf_counter()
     with progress() as report:
         made = build(model, jobs=thread_count(threads), progress=report, **how)
+    if isinstance(made, SpecialisingModel):
+        if output:
+            made.save(output)
+        tell({"name": made.name, "inputs": made.inputs, "outputs": made.outputs, "deciding": made.deciding,
+              "open": made.reason.rows}, made.summary())
+        return
     seconds, kernels = time.perf_counter() - begin, len({s.symbol for s in made.plan.steps})
     text = f"{made.summary()}\n{kernels} different kernels, ready in {seconds:.2f} s"
     nbytes = None
@@ -145,8 +164,8 @@ def compile(model: str, output: str | None, threads: int | None, **how: Any) -> 
           option("--labels", metavar="FILE", help="Names of the classes, one a line."),
           *image_options, *running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
-        threads: int | None, shapes: dict[str, tuple[int, ...]], target: str, precision: str, cache: bool,
-        **pixels: Any) -> None:
+        threads: int | None, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, target: str,
+        precision: str, cache: bool, **pixels: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
 
     Several images are a batch. Of an output [N, classes] the best classes are shown, of others statistics.
@@ -155,7 +174,8 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     if output and not output.endswith(".npz"):
         raise click.UsageError("--output must end in .npz")
     names = read_labels(labels) if labels else []
-    made = _open(model, threads=threads, shapes=shapes, target=target, precision=precision, cache=cache)
+    made = _open(model, threads=threads, shapes=shapes, outputs=outputs, target=target, precision=precision,
+                 cache=cache)
     found = made.run(None, read_feeds(made.inputs, inputs, Pixels(**pixels)))
     results = dict(zip((v.name for v in made.outputs), found, strict=True))
     if output:
@@ -172,8 +192,8 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     tell(shown, "\n".join(lines))
 
 
-@cli.verb(model_argument)
-def info(model: str) -> None:
+@cli.verb(model_argument, shapes_option, outputs_option)
+def info(model: str, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None) -> None:
     """What is in MODEL (.onnx or .cnncc), and which of its nodes can't be compiled yet."""
     if _is_artifact(model):
         from cnncc.runtime.model import load
@@ -182,7 +202,7 @@ def info(model: str) -> None:
         tell({"name": made.name, **made.record()}, f"{by}\n{made.summary()}")
         return
     from cnncc.compiler import inspect
-    found = inspect(model)
+    found = inspect(model, shapes, outputs)
     by = f"opset {found.opset}, IR version {found.ir_version}, by {found.producer or 'an unknown producer'}"
     lines = [f"{found.name or 'no name'}: {by if found.ir_version else 'a definition'}",
              *(f"  input   {name}: {type}" for name, type in found.inputs),
@@ -191,8 +211,9 @@ def info(model: str) -> None:
              f"  {sum(found.nodes.values())} nodes: "
              + ", ".join(f"{n} {op}" for op, n in found.nodes.items()),
              f"{len(found.unsupported)} can't be compiled yet:" if found.unsupported else
+             "it is compiled for the inputs of each call, as their sizes or values decide:" if found.open else
              "everything in it can be compiled",
-             *(f"  {op} {name!r}: {reason}" for op, name, reason in found.unsupported)]
+             *(f"  {op} {name!r}: {reason}" for op, name, reason in (*found.unsupported, *found.open))]
     tell(found, "\n".join(lines))
 
 
@@ -213,9 +234,10 @@ def convert(model: str, output: str) -> None:
           option("--node", metavar="NAME", help="Only what computes this node of the model."),
           option("--why", metavar="NODE", help="How the kernel that computes this node was chosen."),
           option("--check", is_flag=True, help="Compare the model's value before and after every pass."),
-          shapes_option, target_option, precision_option)
+          shapes_option, outputs_option, target_option, precision_option)
 def show(model: str, after: str | None, emit: str, node: str | None, why: str | None, check: bool,
-         shapes: dict[str, tuple[int, ...]], target: str, precision: str) -> None:
+         shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, target: str,
+         precision: str) -> None:
     """Look into the compilation of MODEL. CNNCC_DUMP=DIR also writes the graph after every pass to files."""
     from cnncc import explain
     from cnncc.compiler import read
@@ -225,7 +247,7 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
         return
     if after and emit in ("llvm", "asm"):
         raise click.UsageError(f"--emit {emit} is about the graph after all passes")
-    graph, machine = read(model, shapes=shapes), target_for(target, precision)
+    graph, machine = read(model, shapes=shapes, outputs=outputs), target_for(target, precision)
     if check:
         from cnncc.verify import check_passes
         rows = list(check_passes(graph, machine))
@@ -260,7 +282,8 @@ def profile(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None
     from cnncc.bench.peak import peak
     from cnncc.feeds import random_feeds, read_feeds
     made = _open(model, **how)
-    feeds = read_feeds(made.inputs, inputs) if inputs else random_feeds(made.inputs, batch)
+    feeds = read_feeds(made.inputs, inputs) if inputs else random_feeds(
+        made.inputs, batch, deciding=made.deciding)
     best = peak(made.threads)
     times = made.profile(*(feeds[v.name] for v in made.inputs))
     best = max(best, peak(made.threads))
@@ -285,9 +308,10 @@ def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
           option("--against", default="numpy,onnxruntime,openvino", metavar="ENGINES",
                  help="Engines to compare with."),
           numbers_option("--threads", default="1", help="Numbers of threads."),
-          batch_option(default=1),
+          batch_option(default=1), shapes_option,
           option("--seconds", type=click.FloatRange(0.01, 3600), default=3.0, help="To measure each engine."))
-def bench(model: str, against: str, threads: tuple[int, ...], batch: int, seconds: float) -> None:
+def bench(model: str, against: str, threads: tuple[int, ...], batch: int,
+          shapes: dict[str, tuple[int, ...]], seconds: float) -> None:
     """Compare the speed of MODEL with other engines: a process each, alternating rounds, results checked."""
     from cnncc.bench.engines import ENGINES
     from cnncc.bench.run import bench as measure
@@ -298,7 +322,7 @@ def bench(model: str, against: str, threads: tuple[int, ...], batch: int, second
         raise click.UsageError(f"unknown engine {', '.join(unknown)}: choose from {', '.join(ENGINES)}")
     counts = [thread_count(t) for t in threads]
     with progress() as report:
-        found = measure(model, engines, counts, batch, seconds, report)
+        found = measure(model, engines, counts, batch, seconds, report, shapes)
     wrong = any(r.engine == "cnncc" and r.note == "WRONG" for r in found.results)
     tell(found, table(found), good=not wrong)
 

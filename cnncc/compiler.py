@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
     import onnx
 
     from cnncc.frontend.files import Opening
-    from cnncc.frontend.onnx import ModelInfo, Shapes
+    from cnncc.frontend.onnx import ModelInfo
+    from cnncc.frontend.onnx_import import Shapes
     from cnncc.frontend.user import Ops
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
+    from cnncc.ir.signature import Array
     from cnncc.passes.memory import Packing
-    from cnncc.reference_model import Reference
+    from cnncc.reference_model import OpenReference, Reference
     from cnncc.runtime.model import CompiledModel
+    from cnncc.runtime.specialise import SpecialisingModel
 
 log = logging.getLogger("cnncc")
 
@@ -44,26 +48,48 @@ def pipeline() -> tuple[Pass, ...]:
 
 
 def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,
+         outputs: Sequence[str] | None = None, values: Mapping[str, Array] | None = None,
          ops: Ops | None = None) -> Graph:
     """The graph of a model; `opening` is told of files beside it before they are read.
 
-    `shapes` fixes the open sizes of an ONNX model's inputs, `ops` are the user's. Raises ModelError,
-    InputError for such shapes.
+    `shapes` fixes the open sizes of an ONNX model's inputs, `values` makes inputs constants; `outputs` are
+    names of tensors of the model, which become its outputs; `ops` are the user's. Raises ModelError, of its
+    kind OpenError where shapes or values are missing, InputError for those that don't fit and unknown names.
     """
     from cnncc.frontend import definition
+    from cnncc.frontend.onnx import read as read_onnx
+    from cnncc.frontend.onnx_import import Given
     from cnncc.ir.graph import Graph
+    wanted = names_of(outputs)
     if isinstance(source, Graph) or definition.is_definition(source):
         if shapes:
             raise InputError("shapes are for ONNX models: here the inputs have theirs")
-        return source if isinstance(source, Graph) else definition.read(source, opening, ops)
-    from cnncc.frontend.onnx import read as read_onnx
-    return read_onnx(source, opening=opening, shapes=shapes, ops=ops)
+        if isinstance(source, Graph):
+            return source if wanted is None else source.cut(wanted)
+        return definition.read(source, opening, wanted, ops)
+    return read_onnx(source, opening=opening, given=Given(shapes or {}, values or {}, wanted, ops or {}))
 
 
-def inspect(path: str) -> ModelInfo:
-    """What is in a model file, also where it can't be compiled yet. Raises ModelError for a broken one."""
+def names_of(outputs: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names that a caller gives, each once. Raises InputError for none, or where one is no text."""
+    if outputs is None:
+        return None
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    if not names or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
+        raise InputError(f"outputs: expected names of tensors, each once, got {names!r:.200}")
+    return tuple(names)
+
+
+def inspect(path: str, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> ModelInfo:
+    """What is in a model file, also where it can't be compiled yet, with what `read` may be given.
+
+    Raises ModelError for a broken one, InputError as `read`.
+    """
     from cnncc.frontend import definition, onnx
-    return definition.inspect(path) if definition.is_definition(path) else onnx.inspect(path)
+    from cnncc.frontend.onnx_import import Given
+    if definition.is_definition(path):
+        return definition.inspect(path)
+    return onnx.inspect(path, Given(shapes or {}, outputs=names_of(outputs)))
 
 
 def convert(source: Source, path: str | os.PathLike[str], *, ops: Ops | None = None) -> None:
@@ -143,16 +169,36 @@ def plan(graph: Graph) -> Code:
     return Code(result, kernels, packings)
 
 
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `compile` that decide the code, and the number of compile processes."""
+
+    target: Target
+    shapes: Shapes
+    outputs: tuple[str, ...] | None
+    cache: bool
+    jobs: int | None
+    ops: Ops
+
+
 def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
-            target: str = "native", precision: str = "fast", cache: bool = True, jobs: int | None = None,
-            progress: Callable[[str, float], None] | None = None, ops: Ops | None = None) -> CompiledModel:
+            outputs: Sequence[str] | None = None, target: str = "native", precision: str = "fast",
+            cache: bool = True, jobs: int | None = None,
+            progress: Callable[[str, float], None] | None = None,
+            ops: Ops | None = None) -> CompiledModel | SpecialisingModel:
     """Compile a model for this machine.
 
     `source` is a path (`.onnx`, ONNX as text in `.onnxtxt`, a definition in `.yaml`), the bytes of an ONNX
     file, an onnx.ModelProto or a Graph; weights beside it are read from the path's folder only.
+    A model that leaves more sizes open than one batch, or whose shapes follow from values of small inputs,
+    gives a SpecialisingModel: it is compiled when it is called, for what that call brings. (Don't change an
+    onnx.ModelProto, or the file, meanwhile.)
+
     `threads` only sets how many the model uses when it runs. `shapes` fixes inputs of which the model leaves
-    sizes open, by name: {"x": (1, 3, 224, 224)}. `target` is native or x86-64-v2, -v3 or -v4. `precision` is
-    fast or strict, without Winograd's convolution that rounds worse. `cache=False` compiles anew.
+    sizes open, by name: {"x": (1, 3, 224, 224)}. `outputs` names tensors of the model, in an ONNX file any
+    value, in a definition any id, that are computed instead of its own outputs.
+    `target` is native or x86-64-v2, -v3 or -v4. `precision` is fast or strict, without Winograd's
+    convolution that rounds worse. `cache=False` compiles anew.
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction from 0 to
     1).
     `ops` are the user's (`cnncc.op`) by the name that the model gives them: {"my.domain.Name": op}.
@@ -160,37 +206,61 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument, CnnccError where this CPU lacks the target's instructions.
     """
-    from cnncc.runtime import cache as store
+    from cnncc.ir.signature import OpenError
     from cnncc.runtime import env
-    from cnncc.runtime.model import from_artifact
+    from cnncc.runtime.specialise import SpecialisingModel
     env.check_platform()
     env.thread_count(threads)
     if jobs is not None and (type(jobs) is not int or jobs < 1):
         raise InputError(f"jobs={jobs!r}: expected a whole number of processes from 1 on")
     check_shapes(shapes)
+    options = Options(target_for(target, precision), dict(shapes or {}), names_of(outputs), cache, jobs,
+                      dict(ops or {}))
     report = progress or (lambda what, fraction: None)
-    chosen = target_for(target, precision)
-    cached = cache and not os.environ.get("CNNCC_DUMP")
-    key = _cache_key(source, chosen, shapes or {}, ops or {}) if cached else None
-    if key is None:
-        model = _build(source, chosen, threads, jobs, report, shapes, None, ops)
-    else:
-        found = store.load(key)
-        if found is not None and _unchanged(source, found.meta.get("external", {})):
-            log.info("cache hit %s", key)
-            return from_artifact(found, threads)
-        external: dict[str, str] = {}
-
-        def opening(name: str, path: Path) -> None:     # before the file is read
-            if name not in external:
-                external[name] = ""
-                with suppress(ModelError):              # the reader says what is wrong
-                    external[name] = store.file_hash(path)
-        model = _build(source, chosen, threads, jobs, report, shapes, opening, ops)
-        model.meta["external"] = external
-        if _unchanged(source, external):    # else it is open which content was read
-            store.store(key, model.save)
+    model: CompiledModel | SpecialisingModel
+    try:
+        model = _compile(source, options, threads, report)
+    except OpenError as error:
+        if isinstance(source, str | os.PathLike):
+            source = os.path.abspath(source)
+        model = SpecialisingModel(functools.partial(_variant, source, options), error, threads)
     report("done", 1.0)
+    return model
+
+
+def _variant(source: Source, options: Options, shapes: Shapes, values: Mapping[str, Array]) -> CompiledModel:
+    """The model compiled for what a call brings. Raises as `compile`."""
+    begin, pinned = time.perf_counter(), replace(options, shapes={**options.shapes, **shapes})
+    model = _compile(source, pinned, None, lambda what, fraction: None, values)
+    decided = [*(f"{name} {[*shape]}" for name, shape in shapes.items()),
+               *(f"{name} = {x.tolist()}" for name, x in values.items())]
+    log.info("%s: ready for %s in %.2f s", model.name, ", ".join(decided), time.perf_counter() - begin)
+    return model
+
+
+def _compile(source: Source, options: Options, threads: int | None, report: Callable[[str, float], None],
+             values: Mapping[str, Array] | None = None) -> CompiledModel:
+    from cnncc.runtime import cache as store
+    from cnncc.runtime.model import from_artifact
+    cached = options.cache and not os.environ.get("CNNCC_DUMP")
+    key = _cache_key(source, options, values or {}) if cached else None
+    if key is None:
+        return _build(source, options, threads, report, values)
+    found = store.load(key)
+    if found is not None and _unchanged(source, found.meta.get("external", {})):
+        log.info("cache hit %s", key)
+        return from_artifact(found, threads)
+    external: dict[str, str] = {}
+
+    def opening(name: str, path: Path) -> None:     # before the file is read
+        if name not in external:
+            external[name] = ""
+            with suppress(ModelError):              # the reader says what is wrong
+                external[name] = store.file_hash(path)
+    model = _build(source, options, threads, report, values, opening)
+    model.meta["external"] = external
+    if _unchanged(source, external):    # else it is open which content was read
+        store.store(key, model.save)
     return model
 
 
@@ -203,17 +273,18 @@ def check_shapes(shapes: Any) -> None:
                          f"{shapes!r:.100}")
 
 
-def _build(source: Source, target: Target, threads: int | None, jobs: int | None,
-           report: Callable[[str, float], None], shapes: Shapes | None = None,
-           opening: Opening | None = None, ops: Ops | None = None) -> CompiledModel:
+def _build(source: Source, options: Options, threads: int | None, report: Callable[[str, float], None],
+           values: Mapping[str, Array] | None = None, opening: Opening | None = None) -> CompiledModel:
     from cnncc.codegen.worker import Compiler, Machine
     from cnncc.passes.memory import pack
     from cnncc.runtime import buffers, env
     from cnncc.runtime.model import CompiledModel
+    target = options.target
     machine = Machine(target.triple, target.cpu, target.features)
-    with Compiler(machine, jobs or env.available_cpus(), expected=_expected(source)) as compiler:
+    jobs = options.jobs or env.available_cpus()
+    with Compiler(machine, jobs, expected=_expected(source)) as compiler:
         report("reading", 0.0)
-        original = read(source, opening, shapes, ops)
+        original = read(source, opening, options.shapes, options.outputs, values, options.ops)
         graph = optimize(original, target)
         code = plan(graph)
         report("compiling", 0.2)
@@ -242,22 +313,24 @@ def _expected(source: Source) -> float:
     return 2.0 if size > 1 << 20 else 0.0
 
 
-def _cache_key(source: Source, target: Target, shapes: Shapes, ops: Ops) -> str | None:
+def _cache_key(source: Source, options: Options, values: Mapping[str, Array]) -> str | None:
     """The key of a model's bytes and all else that decides the code; None without a cache or such bytes.
 
     What a Python function does is in no key.
     """
     from cnncc.runtime import cache
     if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes) \
-            or not all(op.key for op in ops.values()):
+            or not all(op.key for op in options.ops.values()):
         return None
     try:
         content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
     except ModelError:      # the reader says what is wrong
         return None
-    given = sorted((name, tuple(map(int, shape))) for name, shape in shapes.items())
-    return cache.key(__version__, content, repr(sorted(target.record().items())), repr(given),
-                     repr(sorted((name, op.key) for name, op in ops.items())), code_hash())
+    given = sorted((name, tuple(map(int, shape))) for name, shape in options.shapes.items())
+    decided = sorted((name, x.dtype.str, x.shape, x.tobytes()) for name, x in values.items())
+    return cache.key(__version__, content, repr(sorted(options.target.record().items())), repr(given),
+                     repr(options.outputs), repr(decided),
+                     repr(sorted((name, op.key) for name, op in options.ops.items())), code_hash())
 
 
 def _unchanged(source: Source, external: Mapping[str, str]) -> bool:
@@ -284,12 +357,20 @@ def code_hash() -> str:
 
 
 def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None,
-              ops: Ops | None = None) -> Reference:
+              outputs: Sequence[str] | None = None, ops: Ops | None = None) -> Reference | OpenReference:
     """The NumPy reference of a model, called as the compiled model is; slow.
 
     With `dtype="float64"` it computes the same from the same inputs in double precision, and its outputs are
     float64: what to measure errors against. Raises as `compile` does.
     """
-    from cnncc.reference_model import Reference
+    from cnncc.ir.signature import OpenError
+    from cnncc.reference_model import OpenReference, Reference
+
     check_shapes(shapes)
-    return Reference(read(source, shapes=shapes, ops=ops), dtype)
+
+    def build(pinned: Shapes, values: Mapping[str, Array]) -> Reference:
+        return Reference(read(source, None, {**(shapes or {}), **pinned}, outputs, values, ops), dtype)
+    try:
+        return build({}, {})
+    except OpenError as error:
+        return OpenReference(build, error)

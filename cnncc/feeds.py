@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,10 @@ def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = P
             raise InputError(f"{file}: expected .npy, .npz or an image ({', '.join(FORMATS)})")
     for name, group in images.items():
         v = place(name, ", ".join(group))
-        given[v.name] = np.concatenate([_image(file, v, pixels) for file in group])
+        arrays = [_image(file, v, pixels) for file in group]
+        if len({a.shape for a in arrays}) > 1:
+            raise InputError(f"{', '.join(group)}: images of several sizes are no batch: fix it with --shape")
+        given[v.name] = np.concatenate(arrays)
     try:
         Signature(tuple(inputs), ()).bind((), given)
     except InputError as error:
@@ -71,9 +74,20 @@ def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = P
     return given
 
 
-def random_feeds(inputs: Sequence[Value], batch: int = 1, seed: int = 0) -> dict[str, Array]:
-    """Seeded normal numbers, or small integers, for every input; `batch` stands for a symbolic size."""
+def random_feeds(inputs: Sequence[Value], batch: int = 1, seed: int = 0,
+                 deciding: Collection[str] = ()) -> dict[str, Array]:
+    """Seeded normal numbers, or small integers, for every input; `batch` stands for a symbolic first extent.
+
+    Raises InputError where others are open, and for inputs whose values are `deciding`: no numbers would do.
+    """
     rng = np.random.default_rng(seed)
+    for v in inputs:
+        if any(isinstance(e, str) for e in v.shape[1:]):
+            raise InputError(f"input {v.name!r} has open sizes, [{', '.join(map(str, v.shape))}]: give them "
+                             f"with --shape {v.name}=N,N..., or the input's file")
+        if v.name in deciding:
+            raise InputError(f"the values of input {v.name!r} decide what is compiled: give a file for each "
+                             "input")
 
     def numbers(v: Value) -> Array:
         shape, dtype = [batch if isinstance(e, str) else e for e in v.shape], dtype_called(v.dtype)
@@ -155,11 +169,12 @@ def _image(file: str, place: Value, pixels: Pixels) -> Array:
         from PIL import Image
     except ImportError:
         raise InputError(f'{file}: reading images needs Pillow: pip install "cnncc[images]"') from None
-    if len(place.shape) != 4 or not all(isinstance(e, int) for e in place.shape[1:]):
-        raise InputError(f"{file}: the input {place.name!r} of shape {list(place.shape)} takes no images")
-    channels, height, width = map(int, place.shape[1:])
+    _, *sizes = place.shape if len(place.shape) == 4 else (0,)
     if pixels.layout == "nhwc":
-        height, width, channels = channels, height, width
+        sizes = [*sizes[2:], *sizes[:2]]
+    if not sizes or not isinstance(sizes[0], int):
+        raise InputError(f"{file}: the input {place.name!r} of shape {list(place.shape)} takes no images")
+    channels, height, width = sizes
     if channels not in MODES:
         raise InputError(f"{file}: the input {place.name!r} has {channels} channels as {pixels.layout}, "
                          f"an image has {', '.join(map(str, MODES))}: is --layout right?")
@@ -168,6 +183,10 @@ def _image(file: str, place: Value, pixels: Pixels) -> Array:
             expected = f"1 number or {channels}" if channels > 1 else "1 number"
             raise InputError(f"--{what}: expected {expected}, got {n}")
     with _readable(file), Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
+        if isinstance(width, str):      # open, as the image is
+            width = image.width
+        if isinstance(height, str):
+            height = image.height
         resized = image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
     scale, mean, std = map(np.array, (pixels.scale, pixels.mean, pixels.std))
     values = (np.asarray(resized).reshape(height, width, channels) * scale - mean) / std

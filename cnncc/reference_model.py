@@ -12,12 +12,15 @@ from numpy.typing import DTypeLike
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
-from cnncc.ir.signature import Array, Signature, settled
+from cnncc.ir.signature import Array, OpenError, Signature, settled
 from cnncc.ir.types import dtype_called
+from cnncc.runtime.specialise import Build, Variants
 
 
 class Reference:
     """A model that NumPy computes in `dtype`, float32 or float64, from what the compiled model takes."""
+
+    deciding: tuple[str, ...] = ()
 
     def __init__(self, graph: Graph, dtype: DTypeLike = np.float32) -> None:
         if dtype not in ("float32", "float64", np.float32, np.float64):
@@ -37,11 +40,39 @@ class Reference:
         results = settled(self.graph.signals, list(values.values()))
         return results[0] if len(results) == 1 else tuple(results)
 
+    def at(self, feeds: Mapping[str, Array]) -> Reference:
+        """This reference: it is for all inputs that fit."""
+        return self
+
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """The outputs of these names (None: all) for inputs by name, as ONNX Runtime gives them."""
         chosen = self.signature.select(outputs or None)
         results = self(**self.signature.by_name(feeds))
         return [results[i] if isinstance(results, tuple) else results for i in chosen]
+
+
+class OpenReference:
+    """The reference of a model whose open sizes, or inputs that decide shapes, are read off each call."""
+
+    def __init__(self, build: Build[Reference], reason: OpenError) -> None:
+        self.signature = reason.signature
+        self.inputs, self.outputs = self.signature.inputs, self.signature.outputs
+        self.deciding = tuple(sorted(reason.values))
+        self._variants = Variants(build, reason)
+
+    def __call__(self, /, *args: Any, **feeds: Any) -> Array | tuple[Array, ...]:
+        """The output for inputs by position or name; a tuple where there are several."""
+        arrays, _ = self.signature.bind(args, feeds)
+        return self.at(dict(zip((v.name for v in self.inputs), arrays, strict=True)))(*arrays)
+
+    def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+        """The outputs of these names (None: all) for inputs by name."""
+        self.signature.bind((), self.signature.by_name(feeds))
+        return self.at(feeds).run(outputs, feeds)
+
+    def at(self, feeds: Mapping[str, Array]) -> Reference:
+        """The reference for what these inputs decide."""
+        return self._variants.find({v.name: np.asarray(feeds[v.name]) for v in self.inputs})
 
 
 def error_of(value: Array, truth: Array) -> float:

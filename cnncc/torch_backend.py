@@ -212,6 +212,8 @@ class _Program:
             model = compile(_export(module, takes), threads=torch.get_num_threads())
         except CnnccError as error:
             raise _Eager(_reason(error)) from None
+        if model.deciding:
+            raise _Eager("values of its inputs decide shapes")
         order = [int(v.name[1:]) for v in model.inputs]     # those in use, named x0, x1 ...
 
         def run(*tensors: Any) -> list[Any]:

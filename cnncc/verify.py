@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from cnncc.bench.engines import ENGINES, Feeds
-from cnncc.compiler import compile, optimize, read, stages
+from cnncc.compiler import compile, optimize, reference, stages
 from cnncc.feeds import random_feeds, read_feeds
+from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Signature
@@ -85,22 +86,26 @@ def _half(y: np.ndarray[Any, Any]) -> float:
 
 def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, float], None],
            target: str = "native", precision: str = "fast", threads: int | None = None,
-           cache: bool = True, shapes: Mapping[str, Sequence[int]] | None = None) -> Report:
+           cache: bool = True, shapes: Mapping[str, Sequence[int]] | None = None,
+           outputs: Sequence[str] | None = None) -> Report:
     """Compare a model's outputs for inputs from files, or random ones, and on a mismatch its kernels.
 
     Raises as `compile` and `read_feeds` do.
     """
-    graph = read(path, shapes=shapes)
-    inputs = Signature.of(graph).inputs
-    feeds = read_feeds(inputs, files) if files else random_feeds(inputs, batch)
+    ours = reference(path, shapes=shapes, outputs=outputs)
+    feeds = read_feeds(ours.inputs, files) if files else random_feeds(ours.inputs, batch,
+                                                                      deciding=ours.deciding)
+    graph = ours.at(feeds).graph
     model = compile(path, threads=threads, target=target, precision=precision, cache=cache,
-                    shapes=shapes)
+                    shapes=shapes, outputs=outputs)
     report("reference", 0.2)
     truth, single = (evaluate(graph, feeds, dtype) for dtype in (np.float64, np.float32))
     errors = {"numpy float32": max(error_of(single[name], truth[name]) for name in truth)}
     report("ONNX Runtime", 0.6)
     notes = []
     try:
+        if outputs is not None:
+            raise InputError("it has no such outputs")
         other = ENGINES["onnxruntime"](path, model.threads, feeds)(feeds)
         errors["onnxruntime"] = max(map(error_of, other, truth.values()))
     except ImportError:

@@ -139,7 +139,7 @@ def test_what_is_refused() -> None:
     source.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
     with pytest.raises(UnsupportedError, match="batch"):
         read(source)
-    with pytest.raises(UnsupportedError, match="output 'y1' is used"):
+    with pytest.raises(ModelError, match="has 1 inputs and 2 outputs"):
         read(Case("Relu", [X], {}, 2, domain="").model())
     with pytest.raises(UnsupportedError, match="activation"):
         read(Case("FusedConv", [X, W], {"activation": "Sine"}, 1, (1,)).model())

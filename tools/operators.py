@@ -24,8 +24,9 @@ import numpy as np
 from onnx import ModelProto, TensorProto, defs, helper, numpy_helper
 
 from cnncc.frontend.layers import EXPECTED, KINDS, REQUIRED
-from cnncc.frontend.onnx import OLDEST, read
+from cnncc.frontend.onnx import read
 from cnncc.frontend.onnx_file import DTYPES
+from cnncc.frontend.onnx_import import OLDEST
 from cnncc.frontend.onnx_node import Row
 from cnncc.frontend.onnx_ops import ROWS
 from cnncc.frontend.onnx_shapes import FOLDED
@@ -42,8 +43,13 @@ The ops of opsets {oldest} to {newest} that can be compiled. *Versions* are the 
 from the one that is in force in opset {oldest} on. *Types* are those of the result, or of the input where
 that says nothing; in parentheses are those that ONNX allows and cnncc refuses. f16 and bf16 are
 computed in f32. *Refused* are the reasons for which a node may be refused, with `…` for what differs from
-node to node; beyond these it is refused for an attribute that the importer doesn't know. `cnncc info MODEL`
-lists all nodes of a model that are refused.
+node to node; beyond these it is refused for an attribute that the importer doesn't know. What must be a
+constant may also follow from inputs of at most 64 integers, or 16 floats: the model is then compiled when it
+is called; so it is where a batch that is open is the reason. `cnncc info MODEL` lists all nodes of a model
+that are refused.
+
+Ops without a row here that ONNX itself defines by others are compiled where those can be. Functions of a
+model, and the branch of an If whose condition is a constant, are put in their place.
 
 | op | versions | types | refused |
 |---|---|---|---|
@@ -67,6 +73,7 @@ REQUIRED_ATTRIBUTES: dict[str, Any] = {
     "height_scale": 2.0, "kernel_shape": [1, 1], "num_groups": 2, "output_size": [4, 4], "pads": [0] * 4,
     "scales": [1.0] * 4, "size": 3, "to": 1, "width_scale": 2.0}
 CONSTANT = "must be a constant"
+FOLLOWS = "follows from values of inputs"
 INTS, ONE = np.ones(1, np.int64), np.ones((), np.float32)
 BYTE = np.ones((), np.uint8)
 SAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -189,7 +196,8 @@ def reasons(op: str, node: tuple[list[Any], dict[str, Any]] | None) -> list[str]
         try:
             read(model(op, opset, operands, attributes, [i], schemas(op)[opset].min_output))
         except UnsupportedError as error:
-            texts |= {re.sub(r", '.*?',| of type.*", "", why) for _, _, why in error.rows if CONSTANT in why}
+            rows = [why.replace(FOLLOWS, CONSTANT) for _, _, why in error.rows]
+            texts |= {re.sub(rf", '.*?',|(?<={CONSTANT}).*", "", why) for why in rows if CONSTANT in why}
         except ModelError:
             pass
     return sorted(texts - {"…"})

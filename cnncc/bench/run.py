@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from cnncc.compiler import optimize, plan, read
+from cnncc.compiler import optimize, plan, reference
 from cnncc.feeds import random_feeds, write_results
 from cnncc.ir.errors import InputError
 from cnncc.ir.reference import evaluate
-from cnncc.ir.signature import Signature
 from cnncc.ir.target import target_for
 from cnncc.runtime import profiler
 
@@ -63,18 +62,22 @@ class Bench:
 
 
 def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int, seconds: float,
-          report: Callable[[str, float], None]) -> Bench:
+          report: Callable[[str, float], None], shapes: Mapping[str, Sequence[int]] | None = None) -> Bench:
     """Measure cnncc and the engines `against` on a model with seeded random inputs, `seconds` each.
+
+    `shapes` are those of inputs whose sizes the model leaves open.
 
     Raises ModelError as `compile` does, InputError where the model's batch is fixed to another.
     """
     report("reference", 0.0)
-    graph = read(path)
-    ours = plan(optimize(graph, target_for(precision="strict"))).plan      # FLOPs are those of plain sums
-    fixed = {v.shape[0] for v in ours.inputs if v.shape} if ours.symbol is None else {batch}
+    read = reference(path, shapes=shapes)
+    fixed = {v.shape[0] for v in read.inputs if v.shape}
+    fixed = {batch} if any(isinstance(e, str) for e in fixed) else fixed
     if batch != 1 and fixed != {batch}:
         raise InputError(f"--batch {batch}: the model's batch is fixed to {', '.join(map(str, fixed))}")
-    feeds = random_feeds(Signature.of(graph).inputs, batch)
+    feeds = random_feeds(read.inputs, batch, deciding=read.deciding)
+    graph = read.at(feeds).graph
+    ours = plan(optimize(graph, target_for(precision="strict"))).plan      # FLOPs are those of plain sums
     expected = evaluate(graph, feeds, np.float32)
     found = Bench(path, batch, sum(s.flops for s in ours.steps) * (batch if ours.symbol else 1))
     for i, t in enumerate(threads):

@@ -7,7 +7,7 @@ import operator
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,7 +19,7 @@ from cnncc.frontend.onnx import ModelInfo
 from cnncc.frontend.user import Ops
 from cnncc.frontend.weights import read_weights
 from cnncc.frontend.yaml_file import Entry, at, parse
-from cnncc.ir.errors import ModelError
+from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Graph
 
 SUFFIXES = (".yaml", ".yml")
@@ -50,19 +50,19 @@ def inspect(path: str | os.PathLike[str]) -> ModelInfo:
         sum(count for count, _ in sizes), sum(nbytes for _, nbytes in sizes), ())
 
 
-def read(path: str | os.PathLike[str], opening: Opening | None = None, ops: Ops | None = None) -> Graph:
+def read(path: str | os.PathLike[str], opening: Opening | None = None,
+         outputs: Sequence[str] | None = None, ops: Ops | None = None) -> Graph:
     """The graph of a definition file; `opening` is told of its file of weights before that is read.
 
-    `ops` are the user's by the name that the file gives them.
-
-    Raises ModelError, which names the line.
+    `outputs` are ids that take the place of its outputs, `ops` are the user's by the name that the file gives
+    them. Raises ModelError, which names the line, InputError for an id that it hasn't got.
     """
     label = os.fsdecode(path)
     with opened(label, label) as (file, size):
         expect(size <= MAX_BYTES, f"{label}: {size:,} bytes are too many for a definition (1 MiB)")
         data = file.readall()
     try:
-        return _Definition(parse(data.decode()), Path(label), opening, ops or {}).graph()
+        return _Definition(parse(data.decode()), Path(label), opening, ops or {}).graph(outputs)
     except UnicodeDecodeError as error:
         raise ModelError(f"{label}, line {data[:error.start].count(10) + 1}: this is no UTF-8 text") from None
     except ModelError as error:
@@ -104,20 +104,25 @@ class _Definition:
                 expect(name not in self.kinds, f"there is an op called {name!r} already")
             self.kinds[name] = self._block(name, block)
 
-    def graph(self) -> Graph:
+    def graph(self, outputs: Sequence[str] | None) -> Graph:
         values: dict[str, str] = {}
         for name, entry in _typed(self.keys["input"], dict, "input").items():
             shape = [e.value for e in _typed(entry, list, f"input {name!r}")]
             with at(entry.line):
                 values[name] = self.builder.input(name, shape)
         last = self._list(self.keys["layers"], _Scope("", values, {}))
+        if outputs is not None:
+            if unknown := [name for name in outputs if name not in values]:
+                raise InputError(f"{self.builder.graph(last).name} has no value {unknown[0]!r}"
+                                 f"{hint(unknown[0], values)}")
+            return self.builder.graph(**{name: values[name] for name in outputs})
         if "output" not in self.keys:
             return self.builder.graph(last)
-        outputs = _names(self.keys["output"], "output")
+        own = _names(self.keys["output"], "output")
         with at(self.keys["output"].line):
-            for name in outputs:
+            for name in own:
                 known(name, values, f"output: nothing is called {name!r}")
-            return self.builder.graph(**{name: values[name] for name in outputs})
+            return self.builder.graph(**{name: values[name] for name in own})
 
     def _block(self, name: str, entry: Entry) -> Kind:
         """A block as a kind of layer: its parameters are the keys."""

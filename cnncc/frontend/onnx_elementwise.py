@@ -141,8 +141,12 @@ def _cast(c: Call) -> str:
     return x if c.dtype(x) == to else c.emit("cast", [x], to=to)
 
 
-def _cast_like(c: Call) -> str:
-    x, like = c.value(0), c.dtype(c.value(1))
+def _cast_like(c: Call) -> str | Array:
+    like, constant = c.dtype(c.value(1)), c.operand(0)
+    if not isinstance(constant, str) and like in FLOATS:
+        with np.errstate(over="ignore"):
+            return constant.astype(NUMPY[like])
+    x = c.value(0)
     return x if c.dtype(x) == like else c.emit("cast", [x], to=like)
 
 

@@ -21,7 +21,7 @@ from cnncc.ir.signature import Array
 from cnncc.ir.types import HALVES, product
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
+    from onnx import GraphProto, ModelProto, TensorProto
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto"
 MAX_ELEMENTS = 1 << 31
@@ -60,6 +60,11 @@ class OnnxFile:
     size: int = 0
     slices: dict[tuple[Path, int, int], Array] = field(default_factory=dict)
     taken: Counter[Path] = field(default_factory=Counter)
+
+    @property
+    def opset(self) -> int:
+        """The version of the default domain's ops, 0 where the file imports only others."""
+        return max((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
     def describe(self, tensor: TensorProto) -> tuple[np.dtype[Any] | None, tuple[int, ...], str]:
         """(NumPy's type, None for one no constant may have; shape; how messages call it), checked."""
@@ -127,17 +132,47 @@ class OnnxFile:
         return self.slices[path, offset, size]
 
 
+def _graphs(proto: ModelProto) -> Iterator[GraphProto]:
+    """The model's graph and all those in attributes of nodes. (Protobuf nests no more than 100 messages.)"""
+    from onnx import GraphProto
+    stack: list[Any] = [proto.graph, *proto.functions]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, GraphProto):
+            yield part
+        for a in (a for n in part.node for a in n.attribute):
+            stack += (a.g, *a.graphs) if a.HasField("g") else a.graphs
+
+
+def defined_names(proto: ModelProto) -> Iterator[str]:
+    """The names that values have in a model, in its functions and in all graphs."""
+    for g in _graphs(proto):
+        yield from (v.name for v in (*g.input, *g.initializer))
+        yield from (name for n in g.node for name in n.output)
+    for f in proto.functions:
+        yield from (*f.input, *(name for n in f.node for name in n.output))
+
+
 def _texts(proto: ModelProto) -> Iterator[str]:
     """All names in a model that are ever used. (Protobuf gives bytes for what is no valid text.)"""
-    g = proto.graph
-    attributes = [a for n in g.node for a in n.attribute]
-    yield from (g.name, *(o.domain for o in proto.opset_import))
+    graphs = list(_graphs(proto))
+    nodes = [n for part in (*graphs, *proto.functions) for n in part.node]
+    attributes = [a for n in nodes for a in n.attribute]
+    yield from (o.domain for part in (proto, *proto.functions) for o in part.opset_import)
+    for f in proto.functions:
+        yield from (f.name, f.domain, f.overload, *f.input, *f.output, *f.attribute,
+                    *(a.name for a in f.attribute_proto))
+        attributes += f.attribute_proto
     yield from (text for a in attributes for text in (a.name, a.ref_attr_name))
-    for v in (*g.input, *g.output):
-        yield from (v.name, *(d.dim_param for d in v.type.tensor_type.shape.dim))
-    for n in g.node:
-        yield from (n.name, n.op_type, n.domain, *n.input, *n.output)
-    for t in (*g.initializer, *(s.values for s in g.sparse_initializer), *(a.t for a in attributes)):
+    for n in nodes:
+        yield from (n.name, n.op_type, n.domain, n.overload, *n.input, *n.output)
+    tensors = [a.t for a in attributes]
+    for g in graphs:
+        yield g.name
+        for v in (*g.input, *g.output):
+            yield from (v.name, *(d.dim_param for d in v.type.tensor_type.shape.dim))
+        tensors += (*g.initializer, *(s.values for s in g.sparse_initializer))
+    for t in tensors:
         yield from (t.name, *(text for e in t.external_data for text in (e.key, e.value)))
 
 
@@ -171,8 +206,9 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None,
         except Exception as error:
             reason = foreign.advice(label, bytes(source)).removeprefix(": ") or error
             raise ModelError(f"{label}: can't be read as ONNX: {reason}") from None
-    g = proto.graph
-    parts = sum(map(len, (g.node, g.initializer, g.sparse_initializer, g.input, g.output, g.value_info)))
+    parts = sum(map(len, (part for g in _graphs(proto) for part in (
+        g.node, g.initializer, g.sparse_initializer, g.input, g.output, g.value_info))))
+    parts += sum(len(f.node) for f in proto.functions)
     expect(parts <= MAX_PARTS, f"{label}: its graph has too many parts")
     if lacks := "graph" * (not proto.HasField("graph")) or "opset" * (not proto.opset_import):
         why = "" if isinstance(source, ModelProto) else foreign.advice(label, bytes(source))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,11 +24,20 @@ if TYPE_CHECKING:
 KINDS = {1: ("f", "a float"), 2: ("i", "an int"), 3: ("s", "a string"), 4: ("t", "a tensor"),
          6: ("floats", "floats"), 7: ("ints", "ints"), 8: ("strings", "strings")}
 """AttributeProto.type: the field that holds the value, and how messages call the kind."""
+MAX_DECIDING = 64           # inputs that one value may follow from
 SPARE = 256 << 20           # bytes that derived constants may take beyond twice the model's own weights
 
 
 class Refused(Exception):
     """A node is valid but can't be compiled; the text is the reason."""
+
+
+class Open(Refused):
+    """A node can be compiled once the model's sizes are known or, where given, the values of `inputs`."""
+
+    def __init__(self, why: str, inputs: frozenset[str] = frozenset()) -> None:
+        super().__init__(why)
+        self.inputs = inputs
 
 
 def support(ok: object, why: str) -> None:
@@ -51,6 +60,7 @@ class Scope:
     steps: int = 0                                  # of recurrent nodes, which are unrolled
     signals: list[tuple[str, Signal]] = field(default_factory=list)
     open: set[str] = field(default_factory=set)     # constants that depend on the size of the open batch
+    roots: dict[str, frozenset[str]] = field(default_factory=dict)  # inputs whose values make it a constant
 
     def array(self, name: str) -> Array:
         value = self.constants[name]
@@ -70,6 +80,7 @@ class Scope:
         """Our name of a value; a constant becomes a node with its first use."""
         if name not in self.values:
             array = self.array(name)
+            support(array.size, f"reads {name[:200]!r}, which is empty")
             support(name not in self.open, f"reads {name[:200]!r}, which depends on the open batch")
             support(array.dtype in NUMPY.values(), f"reads {name[:200]!r} of type {array.dtype}, which isn't "
                                                    "computed with: convert the model to float32")
@@ -78,6 +89,25 @@ class Scope:
 
     def has(self, name: str) -> bool:
         return name in self.values or name in self.constants
+
+    def alias(self, name: str, known: str) -> None:
+        """Give a value a second name."""
+        if known in self.open:
+            self.open.add(name)
+        tables: tuple[dict[str, Any], ...] = self.values, self.constants, self.roots
+        for table in tables:
+            if known in table:
+                table[name] = table[known]
+
+    def decided(self, names: Iterable[str]) -> frozenset[str]:
+        """The inputs whose values make all of these constants; none where they can't, or needn't."""
+        found: set[str] = set()
+        for name in names:
+            if name and name not in self.constants:
+                if name not in self.roots or len(found) > MAX_DECIDING:
+                    return frozenset()
+                found |= self.roots[name]
+        return frozenset(found)
 
     def fails(self, value: str, text: str) -> None:
         """A call of the model fails with a text where a value of it, one number, isn't zero."""
@@ -94,8 +124,8 @@ class Scope:
 class Call:
     """One node of the file while it is imported."""
 
-    def __init__(self, scope: Scope, node: NodeProto, name: str) -> None:
-        self.scope, self.node, self.name, self.opset = scope, node, name, scope.opset
+    def __init__(self, scope: Scope, node: NodeProto, name: str, opset: int) -> None:
+        self.scope, self.node, self.name, self.opset = scope, node, name, opset
         self.label = f"{scope.file.label}: {node.op_type[:60]} {name!r}"
         self.out: str = next((o for o in node.output if o), "")
         self.read: set[str] = set()
@@ -161,9 +191,12 @@ class Call:
 
     def needed(self, i: int, what: str, *dtypes: str, open: bool = False) -> Array:
         """The operand, which must be a constant (float32 if nothing else is said); where `open` it may depend
-        on the size of the batch. Raises Refused where it isn't.
+        on the size of the batch. Raises Refused where it isn't, Open where inputs of the model decide it.
         """
         value, dtypes = self.operand(i), dtypes or ("float32",)
+        if isinstance(value, str) and NUMPY[self.dtype(value)].name in dtypes \
+                and (inputs := self.scope.decided([self.node.input[i]])):
+            raise Open(f"its {what} follows from values of inputs: {', '.join(sorted(inputs))}", inputs)
         if isinstance(value, str) or value.dtype.name not in dtypes:
             raise Refused(f"its {what}, {self.node.input[i][:200]!r}, must be a constant of type {dtypes[0]}"
                           + ("" if isinstance(value, str) else f", not {value.dtype}"))

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -30,7 +31,7 @@ class UnsupportedError(ModelError):
         lines = [f"\n  {op} {name!r}: {reason}" for op, name, reason in self.rows]
         super().__init__(message + ":" * bool(lines) + "".join(lines))
 
-    def __reduce__(self) -> tuple[type["UnsupportedError"], tuple[str, tuple[tuple[str, str, str], ...]]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.rows)
 
 

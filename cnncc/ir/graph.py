@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cnncc.ir.errors import InternalError, ModelError
+from cnncc.ir.errors import InputError, InternalError, ModelError, hint
 from cnncc.ir.expr import Index
 from cnncc.ir.formula import Formula, outside
 from cnncc.ir.kernel import Kernel
@@ -119,6 +119,16 @@ class Graph:
                 stack.extend(self.nodes[name].needs)
         nodes = {k: n for k, n in self.nodes.items() if k in needed or n.op == "input"}
         return replace(self, nodes=nodes, constants={k: v for k, v in self.constants.items() if k in needed})
+
+    def cut(self, outputs: Sequence[str]) -> Graph:
+        """The graph of what computes these values. Raises InputError for one that it hasn't got."""
+        for name in outputs:
+            if name not in self.nodes:
+                raise InputError(f"{self.name} has no value {name!r}{hint(name, self.nodes)}")
+        flags = [(o, s) for o, s in zip(self.outputs[len(self.shown):], self.signals, strict=True)
+                 if s.output is None]
+        wanted = (*((name, name) for name in outputs), *(o for o, _ in flags))
+        return replace(self, outputs=wanted, signals=tuple(s for _, s in flags)).live()
 
     def verify(self) -> None:
         """Raises InternalError where an invariant is broken."""

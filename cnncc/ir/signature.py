@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncc.ir.errors import InputError, hint
+from cnncc.ir.errors import InputError, UnsupportedError, hint
 from cnncc.ir.plan import Signal, Value
 from cnncc.ir.types import NUMPY, Extent, TensorType, dtype_called
 
@@ -48,6 +48,11 @@ class Signature:
     def of(graph: Graph) -> Signature:
         return Signature(tuple(value(i, graph[i].type) for i in graph.inputs),
                          tuple(value(name, graph[v].type) for name, v in graph.shown))
+
+    @property
+    def open(self) -> bool:
+        """Whether a call chooses a size."""
+        return any(isinstance(e, str) for v in self.inputs for e in v.shape)
 
     @cached_property
     def _expected(self) -> tuple[tuple[np.dtype[Any], tuple[int, ...], bool, tuple[Extent, ...]], ...]:
@@ -124,6 +129,22 @@ class Signature:
                     raise InputError(f"input {v.name!r}: expected {e} = {first[0]} as in input {first[1]!r}, "
                                      f"got shape {_shape(x.shape)}")
         return arrays, next((n for n, _ in sizes.values()), 1)
+
+
+class OpenError(UnsupportedError):
+    """A model can be compiled as soon as a call is known: its rows are all for that reason.
+
+    `sizes`: the sizes that the model leaves open are needed; `values` names the inputs whose values are.
+    `name` is the model's, `signature` what it takes and gives, open sizes by name.
+    """
+
+    def __init__(self, message: str, rows: Iterable[tuple[str, str, str]], sizes: bool,
+                 values: frozenset[str], name: str, signature: Signature) -> None:
+        super().__init__(message, rows)
+        self.sizes, self.values, self.name, self.signature = sizes, values, name, signature
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.rows, self.sizes, self.values, self.name, self.signature)
 
 
 def _advice(wanted: Sequence[Extent], got: tuple[int, ...]) -> str:

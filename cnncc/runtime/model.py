@@ -30,8 +30,12 @@ class CompiledModel:
     saved file: `target` is a Target's record, `folded` maps nodes computed when compiling to the reason.
     `inputs` and `outputs` are Values (name, dtype, shape; a word in a shape is a size that a call chooses).
 
+    No values of inputs decide what it does: `deciding` is empty.
+
     Raises InputError for a wrong number of `threads`, ArtifactError if objects or weights don't fit the plan.
     """
+
+    deciding: tuple[str, ...] = ()
 
     def __init__(self, plan: Plan, objects: Sequence[bytes], weights: NDArray[np.uint8],
                  meta: Mapping[str, Any], threads: int | None = None) -> None:
