@@ -331,7 +331,7 @@ def test_names_are_only_names(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert repr(name) in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [[1 << 40], [0], [-2], [1 << 20, 1 << 20], [1] * 99, [1, 3, 1 << 62]])
+@pytest.mark.parametrize("shape", [[1 << 40], [-2], [1 << 20, 1 << 20], [1] * 99, [1, 3, 1 << 62]])
 def test_inputs_of_absurd_shapes(shape: list[int]) -> None:
     assert "input 'x'" in error(single("Relu", shape))
 
@@ -366,7 +366,7 @@ def conv(*operands: np.ndarray, **attributes: Any) -> onnx.ModelProto:
         (conv(group=-1), "group"), (conv(group=3), "group"), (conv(group=1 << 40), "group"),
         (conv(kernel_shape=[2, 2]), "kernel_shape"), (conv(floats(2, 2, 9, 9)), "larger"),
         (conv(floats(2, 2, 3)), "weight"), (conv(floats(2, 3, 3, 3)), "channels"),
-        (conv(floats(0, 2, 3, 3)), "empty"), (conv(floats(2, 2, 3, 3).astype(np.float64)), "f64"),
+        (conv(floats(2, 2, 3, 3).astype(np.float64)), "f64"),
         (conv(floats(2, 2, 3, 3), floats(3)), "bias"), (conv(pads=[1 << 30] * 4), "too large"),
         (single("BatchNormalization", [1, 2, 4], *[floats(3)] * 4), "parameters"),
         (single("BatchNormalization", [1, 2, 4], *[floats(2)] * 4, epsilon=1), "an int, not a float"),

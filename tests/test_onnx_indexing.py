@@ -13,7 +13,7 @@ from onnx_models import floats
 
 import cnncc
 from cnncc.frontend.onnx import read
-from cnncc.ir.errors import InputError, ModelError
+from cnncc.ir.errors import InputError, ModelError, UnsupportedError
 from cnncc.ir.text import parse_graph
 
 Array = np.ndarray
@@ -200,3 +200,55 @@ def test_what_was_computed_is_read_and_written_where_data_say() -> None:
 def test_what_does_not_fit_is_refused(case: Case, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         read(row(case.op, *case.operands, opset=case.opset, **case.attributes))
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4), (2, 3, 2)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_is_not_zero(shape: tuple[int, ...], turned: bool) -> None:
+    """Into its bound, with a count."""
+    nodes = [helper.make_node("NonZero", ["x"], ["i"], name="node")]
+    nodes += [helper.make_node("Transpose", ["i"], ["y"])] if turned else []
+    graph = helper.make_graph(nodes, "test", [helper.make_tensor_value_info("x", 1, shape)],
+                              [helper.make_tensor_value_info("y" if turned else "i", 7, None)])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model, reference = cnncc.compile(proto, cache=False, jobs=1), cnncc.reference(proto)
+    for x in (DRAW.integers(-1, 2, shape), np.zeros(shape), np.ones(shape)):
+        expected = np.stack(np.nonzero(x))
+        for made in (model, reference):
+            np.testing.assert_array_equal(made(x.astype(np.float32)), expected.T if turned else expected)
+
+
+def test_what_data_size_is_no_operand() -> None:
+    nodes = [helper.make_node("NonZero", ["x"], ["i"], name="node"), helper.make_node("Neg", ["i"], ["y"])]
+    graph = helper.make_graph(nodes, "test", [helper.make_tensor_value_info("x", 1, [3])],
+                              [helper.make_tensor_value_info("y", 7, None)])
+    with pytest.raises(UnsupportedError, match="reads 'i', of which data say how large it is"):
+        read(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
+
+
+@pytest.mark.parametrize("wanted", [None, [1, 2, 7, 8]])
+def test_unpooling(wanted: list[int] | None) -> None:
+    x = DRAW.permutation(2 * 6 * 7).reshape(1, 2, 6, 7).astype(np.float32)
+    names = ["m", "i", *(["s"] if wanted else [])]
+    nodes = [helper.make_node("MaxPool", ["x"], ["m", "i"], kernel_shape=[2, 2], strides=[2, 2]),
+             helper.make_node("MaxUnpool", names, ["y"], name="node", kernel_shape=[2, 2], strides=[2, 2])]
+    constants = [onnx.numpy_helper.from_array(np.array(wanted), "s")] if wanted else []
+    graph = helper.make_graph(nodes, "test", [helper.make_tensor_value_info("x", 1, x[:, :, :, :6].shape)],
+                              [helper.make_tensor_value_info("y", 1, None)], constants)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    x = x[:, :, :, :6].copy()
+    blocks = x.reshape(1, 2, 3, 2, 3, 2)
+    expected = np.where(blocks == blocks.max((3, 5), keepdims=True), blocks, 0).reshape(x.shape)
+    if wanted:
+        expected = np.pad(expected, [(0, 0), (0, 0), (0, 1), (0, 2)])
+    for made in (cnncc.compile(proto, cache=False, jobs=1), cnncc.reference(proto)):
+        np.testing.assert_array_equal(made(x), expected)
+
+
+def test_rows_of_a_constant_table() -> None:
+    table = floats(10, 3)
+    proto = row("Gather", table, where(-10, 10, 4, 2))
+    table_graph = proto.graph
+    del table_graph.input[0]
+    table_graph.initializer.append(onnx.numpy_helper.from_array(table, "i0"))
+    check(proto, [where(-10, 10, 4, 2)], 0)

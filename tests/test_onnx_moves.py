@@ -13,6 +13,7 @@ from kernels import compiled, results
 from onnx import TensorProto, helper
 from onnx_models import NEWEST, floats, ints, model, single
 
+import cnncc
 from cnncc.frontend.onnx import read
 from cnncc.frontend.onnx_out import to_onnx
 from cnncc.ir.errors import ModelError, UnsupportedError
@@ -365,7 +366,6 @@ def test_an_open_batch_stays_where_it_is(source: onnx.ModelProto, words: str) ->
         single("Squeeze", [2, 1], ints(0)),
         single("Unsqueeze", [2, 1], ints(7)),
         single("Slice", [4], ints(1), ints(3), ints(0), ints(0)),
-        single("Slice", [4], ints(3), ints(1)),
         single("Split", [4], ints(1, 2)),
         single("Gather", [4], ints(4)),
         single("Gather", [4], ints(-5)),
@@ -420,3 +420,18 @@ def test_constants_without_bound_are_refused(nodes: list[onnx.NodeProto]) -> Non
     }
     with pytest.raises(ModelError):
         read(model(nodes, {"x": [2]}, ["y"], constants))
+
+
+def test_parts_without_elements() -> None:
+    """Slices and splits may leave nothing; what has no elements is known."""
+    nodes = [helper.make_node("Slice", ["x", "b", "e"], ["a"]),
+             helper.make_node("Split", ["x", "s"], ["c", "d"], axis=1),
+             helper.make_node("Concat", ["d", "c"], ["f"], axis=1),
+             helper.make_node("ReduceMax", ["d"], ["g"], axes=[1])]
+    source = model(nodes, {"x": [2, 3]}, ["a", "d", "f", "g"], {"b": ints(1), "e": ints(0), "s": ints(3, 0)}, 17)
+    x = floats(2, 3)
+    for made in (cnncc.compile(source, cache=False, jobs=1), cnncc.reference(source)):
+        a, d, f, g = made(x)
+        assert (a.shape, d.shape, a.dtype) == ((0, 3), (2, 0), np.float32)
+        np.testing.assert_array_equal(f, x)
+        np.testing.assert_array_equal(g, np.full((2, 1), -np.inf))

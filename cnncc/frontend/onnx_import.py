@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from cnncc.frontend import user
 from cnncc.frontend.files import expect
 from cnncc.frontend.onnx_file import DTYPES, MAX_PARTS, OnnxFile, defined_names, dtype_name
@@ -25,7 +27,7 @@ from cnncc.frontend.onnx_shapes import FOLDED, KNOWN, fold
 from cnncc.frontend.user import Ops
 from cnncc.ir.errors import InputError, ModelError, UnsupportedError, hint
 from cnncc.ir.graph import Builder, Graph
-from cnncc.ir.plan import Value
+from cnncc.ir.plan import Signal, Value
 from cnncc.ir.signature import Array, OpenError, Signature
 from cnncc.ir.types import FLOATS, HALVES, NUMPY, Extent, TensorType, product
 
@@ -216,6 +218,10 @@ class Importer:
             scope.constants[name] = scope.widened(array)
             return
         type = TensorType(dtype, self._shape(value))
+        if 0 in type.shape:             # all that follows from it is known
+            scope.builder.input(name, type)
+            scope.constants[name] = scope.widened(np.zeros(type.static(), NUMPY[dtype]))
+            return
         scope.check(type, f"{self.file.label}: input {name[:200]!r}")
         if product([e for e in type.shape if isinstance(e, int)]) <= small:
             scope.roots[name] = frozenset([name])
@@ -314,7 +320,11 @@ class Importer:
                     "not supported: cnncc.op and ops= define them")
             if op in CONTROL and not row:
                 return self._control(c)
-            known = not row and op in FOLDED and all(i in self.scope.constants for i in node.input if i)
+            empty = op in ROWS and any(map(self.scope.empty, node.input))
+            if empty and op.startswith("Reduce") and (inputs := self.scope.decided(node.input)):
+                raise Open(f"it is computed from values of inputs: {', '.join(sorted(inputs))}", inputs)
+            known = not row and (op in FOLDED or empty) \
+                and all(i in self.scope.constants for i in node.input if i)
             convert = fold if known else row or ROWS.get(op)
             return self._convert(c, convert, frame.needed) if convert else self._defined(c)
         except Refused as reason:
@@ -394,9 +404,12 @@ class Importer:
                 raise InputError(f"{self.file.label} has no value {name!r}{hint(name, self.defined)}")
             try:
                 if self.scope.has(name):
-                    outputs[name] = x = self.scope.value(name)
+                    outputs[name] = x = self.scope.value(name, may_be_empty=True)
                     if (to := types.get(name)) in HALVES:
                         outputs[name] = self.scope.builder.op("cast", [x], f"{x}.{to}", to=to)
+                    if counted := self.scope.counted.get(name):
+                        signal = Signal(f"size of {name[:200]!r}", len(outputs) - 1, counted[0])
+                        self.scope.signals.append((counted[1], signal))
             except Refused as reason:
                 self.refuse("output", name, reason)
         return list(outputs.items())

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnncc.frontend.onnx_moves import cut, fixed, table_gather
+from cnncc.frontend.onnx_moves import cut, fixed, ints, table_gather
 from cnncc.frontend.onnx_node import Call, Row, support
+from cnncc.frontend.onnx_reduce import running
 from cnncc.ir.signature import Array
-from cnncc.ir.types import INTEGERS, Extent
+from cnncc.ir.types import INTEGERS, Extent, product
 
 FOLDS = {b"none": "=", b"add": "+=", b"mul": "*=", b"max": "max=", b"min": "min="}
 TAPS: dict[bytes, tuple[int, Sequence[Sequence[float]]]] = {
@@ -184,11 +185,55 @@ def top_k(c: Call) -> tuple[str, ...]:
     return tuple(results)
 
 
+def non_zero(c: Call) -> str:
+    """The indices of what isn't zero, one behind the other; the rest of the columns doesn't count."""
+    x, shape = c.value(0), c.shape(c.value(0))
+    sizes = fixed(c, shape, range(len(shape)))
+    n, rank = product(sizes), len(sizes)
+    c.spend(8 * n * rank)
+    flat = c.emit("cast", [c.emit("reshape", [x], "flat", shape=(n,))], "true", to="bool")
+    ones = c.emit("cast", [flat], "ones", to="i64")
+    earlier = running(c, "running_sum", ones, 0, False, True, "earlier")
+    beyond = c.const(np.array([n]), "beyond")
+    place = c.emit("where", [flat, earlier, beyond], "place")
+    index = c.const(np.stack(np.unravel_index(np.arange(n), sizes)) if rank else np.zeros((0, 1)), "index")
+    place = c.emit("expand", [place], "places", shape=(rank, n))
+    base = c.emit("fill", [], "base", shape=(rank, n + 1), value=0, dtype="i64")
+    placed = c.emit("scatter_elements", [index, place], "placed", base=base, axis=1, fold="=",
+                    shape=(rank, n + 1))
+    c.scope.counted[c.out] = 1, c.emit("reduce_sum", [ones], "count", axes=(0,), keepdims=False)
+    return cut(c, placed, {1: range(n)})
+
+
+def max_unpool(c: Call) -> str:
+    """Every element where its index says, which counts in the whole result; zeros elsewhere."""
+    x, spatial = c.value(0), c.spatial(c.value(0))
+    n, shape = len(spatial), fixed(c, c.shape(x), range(len(spatial) + 2))
+    c.expect(c.shape(c.operand(1)) == tuple(shape), "its indices differ in shape from its input")
+    kernel, strides = c.sizes("kernel_shape", n, 1, None), c.sizes("strides", n, 1, (1,) * n)
+    pads = c.sizes("pads", 2 * n, 0, (0,) * 2 * n)
+    size = [(e - 1) * s + k - low - high for e, s, k, low, high in
+            zip(spatial, strides, kernel, pads[:n], pads[n:], strict=True)]
+    c.expect(min(size) > 0, f"its result would have the size {size}")
+    whole = product([*shape[:2], *size])
+    flat = [c.emit("reshape", [v], step, shape=(product(shape),))
+            for v, step in ((x, "flat"), (places(c, 1, [whole]), "flat.index"))]
+    base = c.emit("fill", [], "base", shape=(whole,), value=0, dtype=c.dtype(x))
+    y = c.emit("scatter_elements", flat, "placed", base=base, axis=0, fold="=", shape=(whole,))
+    wanted = ints(c, 2, "output shape") if c.has(2) else [*shape[:2], *size]
+    more = [w - e for w, e in zip(wanted, (*shape[:2], *size), strict=False)]
+    c.expect(len(wanted) == n + 2 and more[:2] == [0, 0] and min(more) >= 0, f"it can't have shape {wanted}")
+    y = c.emit("reshape", [y], "unpooled" if any(more) else "", shape=(*shape[:2], *size))
+    return c.emit("pad", [y], begin=(0,) * (n + 2), end=tuple(more), value=0) if any(more) else y
+
+
 ROWS = {
     "Gather": Row(gather, 2, 2),
     "GatherElements": Row(gather_elements, 2, 2),
     "GatherND": Row(gather_nd, 2, 2),
     "GridSample": Row(grid_sample, 2, 2),
+    "MaxUnpool": Row(max_unpool, 2, 3),
+    "NonZero": Row(non_zero, 1, 1),
     "Scatter": Row(scatter_elements, 3, 3),
     "ScatterElements": Row(scatter_elements, 3, 3),
     "ScatterND": Row(scatter_nd, 3, 3),

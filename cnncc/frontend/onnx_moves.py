@@ -51,7 +51,7 @@ def cut(c: Call, x: str, ranges: Mapping[int, range], step: str = "") -> str:
     """The elements of x whose index along each axis is in its range."""
     shape = c.shape(x)
     parts = {a: r for a, r in ranges.items() if r != range(int(shape[a]))}
-    c.expect(all(parts.values()), "its result would be empty")
+    support(all(parts.values()), "its result would be empty")
     if not parts:
         return x
     begin, steps = [0] * len(shape), [1] * len(shape)
@@ -83,6 +83,8 @@ def transpose(c: Call) -> str:
     perm = tuple(c.attribute("perm", "ints", range(len(shape))[::-1]))
     c.expect(sorted(perm) == list(range(len(shape))), f"perm {list(perm[:20])} doesn't fit {list(shape)}")
     leading(c, [shape[p] for p in perm])
+    if known := c.scope.counted.get(c.node.input[0]):
+        c.scope.counted[c.out] = perm.index(known[0]), known[1]
     return x if perm == tuple(range(len(perm))) else c.emit("transpose", [x], perm=perm)
 
 
@@ -106,7 +108,7 @@ def unsqueeze(c: Call) -> str:
 
 
 def concat(c: Call) -> str:
-    values = [c.value(i) for i in range(len(c.node.input))]
+    values = [c.value(i) for i, name in enumerate(c.node.input) if not c.scope.empty(name)]
     axis = c.axis(c.attribute("axis", "i", 1), len(c.shape(values[0])))
     for v in values:
         c.expect(len(c.shape(v)) == len(c.shape(values[0])), "its inputs differ in rank")
@@ -114,7 +116,7 @@ def concat(c: Call) -> str:
     return values[0] if len(values) == 1 else c.emit("concat", values, axis=axis)
 
 
-def slices(c: Call) -> str:
+def slices(c: Call) -> str | Array:
     x = c.value(0)
     shape = c.shape(x)
     if c.opset < 10:
@@ -132,10 +134,19 @@ def slices(c: Call) -> str:
         if isinstance(extent, str) and (start, step) == (0, 1) and end >= (1 << 31) - 1:
             continue
         ranges[axis] = range(fixed(c, shape, [axis])[0])[slice(start, end, step)]
-    return cut(c, x, ranges)
+    return _part(c, x, ranges)
 
 
-def split(c: Call) -> Values:
+def _part(c: Call, x: str, ranges: Mapping[int, range]) -> str | Array:
+    """What `cut` gives, or an array without elements."""
+    if all(ranges.values()):
+        return cut(c, x, ranges)
+    shape = tuple(len(ranges[a]) if a in ranges else e for a, e in enumerate(c.shape(x)))
+    support(all(isinstance(e, int) for e in shape), "its result would be empty")
+    return np.zeros([int(e) for e in shape], NUMPY[c.dtype(x)])
+
+
+def split(c: Call) -> tuple[str | Array, ...]:
     x, outputs = c.value(0), c.node.output
     shape = c.shape(x)
     axis = c.axis(c.attribute("axis", "i", 0), len(shape))
@@ -145,10 +156,10 @@ def split(c: Call) -> Values:
     c.expect(parts == len(outputs), f"num_outputs is {parts}, but it has {len(outputs)} outputs")
     size = -(-extent // parts)
     sizes = list(given) or [size] * (parts - 1) + [extent - size * (parts - 1)]
-    c.expect(len(sizes) == len(outputs) and sum(sizes) == extent and min(sizes) > 0,
+    c.expect(len(sizes) == len(outputs) and sum(sizes) == extent and min(sizes) >= 0,
              f"can't split {extent} into {sizes[:20]} for {len(outputs)} outputs")
     ends = np.cumsum(sizes).tolist()
-    return tuple(cut(c.named(out or c.out), x, {axis: range(end - size, end)})
+    return tuple(_part(c.named(out or c.out), x, {axis: range(end - size, end)})
                  for out, size, end in zip(outputs, sizes, ends, strict=True))
 
 
@@ -205,7 +216,8 @@ def pad(c: Call) -> str:
              f"its pads {given[:20]} don't fit its input")
     pads = {a: pair for a, *pair in zip(axes, given, given[len(axes):], strict=False) if any(pair)}
     sizes = dict(zip(pads, fixed(c, shape, list(pads)), strict=True))
-    c.expect(all(e + sum(pads[a]) > 0 for a, e in sizes.items()), "its result would be empty")
+    c.expect(all(e + sum(pads[a]) >= 0 for a, e in sizes.items()), "it cuts off more than there is")
+    support(all(e + sum(pads[a]) for a, e in sizes.items()), "its result would be empty")
     if not pads:
         return x
     if mode == b"constant":

@@ -59,6 +59,7 @@ class Scope:
     folded: int = 0
     steps: int = 0                                  # of recurrent nodes, which are unrolled
     signals: list[tuple[str, Signal]] = field(default_factory=list)
+    counted: dict[str, tuple[int, str]] = field(default_factory=dict)   # axis, and how much of it there is
     open: set[str] = field(default_factory=set)     # constants that depend on the size of the open batch
     roots: dict[str, frozenset[str]] = field(default_factory=dict)  # inputs whose values make it a constant
 
@@ -76,11 +77,16 @@ class Scope:
         """Halves as single floats: that is what they are computed in."""
         return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
-    def value(self, name: str) -> str:
+    def empty(self, name: str) -> bool:
+        """Whether a value is a constant without elements."""
+        value = self.constants.get(name)
+        return value is not None and 0 in (value.shape if isinstance(value, np.ndarray) else value.dims)
+
+    def value(self, name: str, may_be_empty: bool = False) -> str:
         """Our name of a value; a constant becomes a node with its first use."""
         if name not in self.values:
             array = self.array(name)
-            support(array.size, f"reads {name[:200]!r}, which is empty")
+            support(array.size or may_be_empty, f"reads {name[:200]!r}, which is empty")
             support(name not in self.open, f"reads {name[:200]!r}, which depends on the open batch")
             support(array.dtype in NUMPY.values(), f"reads {name[:200]!r} of type {array.dtype}, which isn't "
                                                    "computed with: convert the model to float32")
@@ -182,6 +188,8 @@ class Call:
         """The operand: its array where it is a constant, else our name of it."""
         self.expect(self.has(i), f"input {i} is missing")
         name = self.node.input[i]
+        support(name not in self.scope.counted or self.node.op_type == "Transpose",
+                f"reads {name[:200]!r}, of which data say how large it is: make it an output")
         return self.scope.array(name) if name in self.scope.constants else self.scope.value(name)
 
     def value(self, i: int) -> str:
@@ -258,7 +266,7 @@ class Call:
         return result
 
 
-Results: TypeAlias = str | Array | tuple[str, ...] | tuple[Array, ...]
+Results: TypeAlias = str | Array | tuple[str | Array, ...]
 
 
 @dataclass(frozen=True)

@@ -78,20 +78,25 @@ def _global_lp_pool(c: Call) -> str:
 RADIX = 4
 
 
+def running(c: Call, op: str, x: str, axis: int, back: bool, exclusive: bool, step: str = "") -> str:
+    """Folds up to each place: windows of 4, then of 4 windows, ... (Hillis and Steele, 1986)."""
+    size, skipped, reach = int(c.shape(x)[axis]), int(exclusive), 1
+    while reach < size or skipped:
+        last, count = reach * RADIX >= size, min(RADIX, -(-size // reach))
+        begin = skipped if back else -skipped - (count - 1) * reach
+        x = c.emit(op, [x], step if last else f"window{reach}", axis=axis, stride=reach, begin=begin,
+                   count=count)
+        skipped, reach = 0, reach * RADIX
+    return x
+
+
 def _running(op: str) -> Row:
-    """CumSum and CumProd: windows of 4, then of 4 windows, ... up to each place (Hillis and Steele, 1986)."""
+    """CumSum and CumProd."""
     def convert(c: Call) -> str:
         x, given = c.value(0), c.needed(1, "axis", "int64", "int32").reshape(-1)
         c.expect(given.size == 1, f"its axis has {given.size} elements")
         axis, = along(c, x, [int(given[0])])
-        size, back, skipped, reach = int(c.shape(x)[axis]), c.flag("reverse"), int(c.flag("exclusive")), 1
-        while reach < size or skipped:
-            last, count = reach * RADIX >= size, min(RADIX, -(-size // reach))
-            begin = skipped if back else -skipped - (count - 1) * reach
-            x = c.emit(op, [x], "" if last else f"window{reach}", axis=axis, stride=reach, begin=begin,
-                       count=count)
-            skipped, reach = 0, reach * RADIX
-        return x
+        return running(c, op, x, axis, c.flag("reverse"), c.flag("exclusive"))
     return Row(convert, 2, 2)
 
 

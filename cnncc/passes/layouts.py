@@ -159,8 +159,10 @@ def _copy_outputs(graph: Graph) -> Graph:
     outputs: list[tuple[str, str]] = []
     written: set[str] = set()
     for user, value in graph.outputs:
-        n = nodes[value]
-        source = n
+        n = source = nodes[value]
+        if 0 in n.type.shape:           # nothing to write
+            outputs.append((user, value))
+            continue
         while source.op == "reshape":
             source = nodes[source.inputs[0]]
         spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1

@@ -73,7 +73,9 @@ def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
     return tuple(t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False)
                  if graph[i].op == "const" and sum(e != 1 for e in t.type.shape) > 1
                  and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1
-                 and not any(t.name in s.lookups for s in n.kernel.stages))
+                 and not any(t.name in s.lookups for s in n.kernel.stages)
+                 and not any(i.lookup for s in n.kernel.stages for x in s.loads if x.tensor == t.name
+                             for i in x.index))
 
 
 def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
@@ -261,7 +263,7 @@ class _Space:
         """The loops of what data scatter: the dimensions that may meet at one place stay in their order."""
         meet = [d for d in self.out if all(i.single != d for i in self.stage.out.index)]
         apart = [d for d in self.out if d not in meet and d != self.simd]
-        outside = [Loop("for", d) for d in (*apart, *meet)]
+        outside = [x for d in (*apart, *meet) for x in self._levels(d, 1)]
         if self.simd is None:
             return outside, []
         lanes = Loop("for", self.simd, self.lanes)
