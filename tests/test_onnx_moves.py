@@ -428,7 +428,8 @@ def test_parts_without_elements() -> None:
              helper.make_node("Split", ["x", "s"], ["c", "d"], axis=1),
              helper.make_node("Concat", ["d", "c"], ["f"], axis=1),
              helper.make_node("ReduceMax", ["d"], ["g"], axes=[1])]
-    source = model(nodes, {"x": [2, 3]}, ["a", "d", "f", "g"], {"b": ints(1), "e": ints(0), "s": ints(3, 0)}, 17)
+    constants = {"b": ints(1), "e": ints(0), "s": ints(3, 0)}
+    source = model(nodes, {"x": [2, 3]}, ["a", "d", "f", "g"], constants)
     x = floats(2, 3)
     for made in (cnncc.compile(source, cache=False, jobs=1), cnncc.reference(source)):
         a, d, f, g = made(x)
