@@ -133,7 +133,10 @@ def slices(c: Call) -> str | Array:
         extent = shape[axis]
         if isinstance(extent, str) and (start, step) == (0, 1) and end >= (1 << 31) - 1:
             continue
-        ranges[axis] = range(fixed(c, shape, [axis])[0])[slice(start, end, step)]
+        size, = fixed(c, shape, [axis])
+        if step < 0:                # as ONNX has it: a start before the first element is cut to that
+            start = max(start + size if start < 0 else start, 0)
+        ranges[axis] = range(size)[slice(start, end, step)]
     return _part(c, x, ranges)
 
 
@@ -225,8 +228,9 @@ def pad(c: Call) -> str:
         return c.emit("pad", [x], begin=begin, end=end, value=value)
     places: dict[int, Array] = {}
     for a, (low, high) in pads.items():
-        e = sizes[a]
-        at = np.arange(-low, e + high)
+        first, e = max(-low, 0), sizes[a] + min(low, 0) + min(high, 0)     # what is cut off goes first
+        c.expect(e > 0, "it cuts off all there is")
+        at = np.arange(-max(low, 0), e + max(high, 0))
         if mode == b"edge":
             places[a] = at.clip(0, e - 1)
         elif mode == b"wrap":
@@ -235,6 +239,7 @@ def pad(c: Call) -> str:
             c.expect(mode == b"reflect", f"mode is {mode[:60]!r}")
             period = max(1, 2 * e - 2)
             places[a] = e - 1 - np.abs(at % period - (e - 1)) if e > 1 else at * 0
+        places[a] += first
     return pick(c, x, places)
 
 

@@ -189,7 +189,7 @@ def _windows(read: Load, last: Formula, consumer: Formula) -> dict[str, Index] |
     sizes = consumer.sizes
     kept = set(consumer.out_dims)
     for index, out in zip(read.index, last.out.index, strict=True):
-        if not index.terms and not out.terms:
+        if index == out and not out.dims:
             continue
         if out.single is None:
             return None

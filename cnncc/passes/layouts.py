@@ -128,11 +128,12 @@ def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
     channels = {(x.index[CHANNEL], x is f.out, f) for s in kernel.stages for f in s.formulas
                 for x in (f.out, *f.loads) if x.tensor == t.name}
     for index, written, f in channels:
+        if index.lookup is not None:
+            return False
         if not written and (index.single or not index.dims):
             continue
         outer = [c for _, c in index.terms if c != 1]
-        if index.const % lanes or len(outer) != len(index.terms) - 1 or any(c % lanes for c in outer) \
-                or index.lookup is not None:
+        if index.const % lanes or len(outer) != len(index.terms) - 1 or any(c % lanes for c in outer):
             return False
         if written and not _along(kernel, f, index):
             return False

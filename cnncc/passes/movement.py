@@ -271,7 +271,7 @@ def _through(m: Node, n: Node) -> Node | None:
     names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == m.name}
     loads = [x for x in first.loads if x.tensor in names]
     if rest or len(n.kernel.stages) > 1 or names & first.lookups \
-            or not all(_sound(f, m, x, first) for x in loads):
+            or not all(_sound(m, x, n) for x in loads):
         return None
     before = list(zip(n.kernel.operands, n.inputs, strict=False))
     tensors = [(t, i) for t, i in before if i != m.name]
@@ -300,9 +300,11 @@ def _through(m: Node, n: Node) -> Node | None:
                    origin=tuple(dict.fromkeys((*m.origin, *n.origin))))
 
 
-def _sound(f: Formula, m: Node, x: Load, reader: Formula) -> bool:
-    """Whether the load x of what the formula f moves may become one of f's operand."""
-    assert isinstance(f.expr, Load) and m.kernel is not None
+def _sound(m: Node, x: Load, n: Node) -> bool:
+    """Whether the load x in n of what m moves may become one of m's operand."""
+    assert m.kernel is not None and n.kernel is not None
+    f, reader = m.kernel.stages[0].first, n.kernel.stages[0].first
+    assert isinstance(f.expr, Load)
     source, shape = f.expr, m.kernel.tensors[f.expr.tensor].type.shape
     if any(i.lookup is not None for i in (*source.index, *x.index)) and reader.fold != "=":
         return False
@@ -313,10 +315,12 @@ def _sound(f: Formula, m: Node, x: Load, reader: Formula) -> bool:
         return False
     for out, index, extent in zip(f.out.index, x.index, m.type.shape, strict=True):
         own = [i for i in source.index if out.single in i.dims]
-        if index.lookup is not None and any(i.lookup is not None or i.coefficient(str(out.single)) != 1
-                                            for i in own):
-            return False
         same = out.single and (out, extent) in zip(source.index, shape, strict=True)
+        if index.lookup is not None:
+            data = n.kernel.tensors[index.lookup.tensor].type.dtype == "i64"    # cut to the axis that it reads
+            if (data and own and (not same or len(own) > 1)) or any(
+                    i.lookup is not None or i.coefficient(str(out.single)) != 1 for i in own):
+                return False
         if outside(index, extent, reader.sizes) and not same:
             return False
     return True
