@@ -200,7 +200,8 @@ def _one_hot(c: Call) -> str:
     support(axis or not isinstance(shape[1], str), "its new axis comes before the batch, whose size is open")
     x = c.emit("reshape", [x], "index", shape=shape)
     own = NUMPY[c.dtype(x)]
-    numbers = np.arange(depth).astype(own).reshape(-1, *(1,) * (rank - axis))
+    c.spend(4 * depth * own.itemsize)
+    numbers = np.arange(depth, dtype=own).reshape(-1, *(1,) * (rank - axis))
     hits = [c.emit("eq", [x, c.const(n, "number")], "hit") for n in (numbers, (numbers - depth).astype(own))]
     off, on = (c.const(v.reshape(()), "value") for v in values)
     return c.emit("where", [c.emit("or", hits, "hot"), on, off])

@@ -223,13 +223,18 @@ def pad(c: Call) -> str:
     support(all(e + sum(pads[a]) for a, e in sizes.items()), "its result would be empty")
     if not pads:
         return x
+    left = {a: e + sum(min(p, 0) for p in pads[a]) for a, e in sizes.items()}   # what is cut off goes first
     if mode == b"constant":
+        if min(left.values()) <= 0:
+            whole = tuple(int(e) + sum(pads[a]) if a in pads else e for a, e in enumerate(shape))
+            return c.emit("fill", [], shape=whole, value=value, dtype=c.dtype(x))
         begin, end = (tuple(pads[a][side] if a in pads else 0 for a in range(rank)) for side in (0, 1))
         return c.emit("pad", [x], begin=begin, end=end, value=value)
     places: dict[int, Array] = {}
     for a, (low, high) in pads.items():
-        first, e = max(-low, 0), sizes[a] + min(low, 0) + min(high, 0)     # what is cut off goes first
+        first, e = max(-low, 0), left[a]
         c.expect(e > 0, "it cuts off all there is")
+        support(e <= MAX_TABLE, "it is too large")
         at = np.arange(-max(low, 0), e + max(high, 0))
         if mode == b"edge":
             places[a] = at.clip(0, e - 1)

@@ -16,7 +16,7 @@ from cnncc.frontend.onnx_conv import convolution
 from cnncc.frontend.onnx_elementwise import of
 from cnncc.frontend.onnx_file import DTYPES
 from cnncc.frontend.onnx_matrix import product
-from cnncc.frontend.onnx_moves import pick
+from cnncc.frontend.onnx_moves import MAX_TABLE, pick
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_reduce import along, reduced
 from cnncc.ir.graph import Builder
@@ -110,6 +110,7 @@ def _beside(c: Call, i: int, shape: Sequence[Extent]) -> str:
     elif block:
         blocks = (*shape[:axis], -(-extent // max(1, block)), *shape[axis + 1:])
         c.expect(block > 0 and own == blocks, f"{fits} with block_size={block}")
+        support(extent <= MAX_TABLE, f"its axis of {extent:,} elements is too long for blocks")
         return pick(c.named(f"{c.out}.blocks{i}"), c.value(i), {axis: np.arange(extent) // block})
     c.expect(own == (extent,), f"{fits} along axis {axis}")
     return _parameter(c, i, (extent, *(1,) * (len(shape) - 1 - axis)))
