@@ -255,15 +255,20 @@ class Builder:
         self.nodes: dict[str, Node] = {}
         self.inputs: list[str] = []
         self.constants: dict[str, np.ndarray] = dict(constants or {})
+        self._numbers: dict[str, int] = {}      # up to which a name is taken
 
     def fresh(self, name: str) -> str:
         """`name`, numbered where it is taken."""
-        if name not in self.nodes:
+        if not self.taken(name):
             return name
-        i = 1
-        while f"{name}.{i}" in self.nodes:
+        i = self._numbers.get(name, 1)
+        while self.taken(f"{name}.{i}"):
             i += 1
+        self._numbers[name] = i
         return f"{name}.{i}"
+
+    def taken(self, name: str) -> bool:
+        return name in self.nodes
 
     def add(self, node: Node) -> str:
         """Add a node as it is. Raises ModelError where its name is taken."""

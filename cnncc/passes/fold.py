@@ -27,12 +27,9 @@ class Rebuild(Builder):
     def name_of(self, value: str) -> str:
         return self.renamed.get(value, value)
 
-    def fresh(self, name: str) -> str:
-        """`name`, numbered where it is taken or a constant's that isn't copied yet."""
-        names, i = self.nodes.keys() | self.old.constants.keys(), 0
-        while (new := f"{name}.{i}" if i else name) in names:
-            i += 1
-        return new
+    def taken(self, name: str) -> bool:
+        """Whether a name is a node's, or a constant's that may not be copied yet."""
+        return name in self.nodes or name in self.old.constants
 
     def copy(self, n: Node) -> str:
         """The node as it was; it gives way to what took its name before."""

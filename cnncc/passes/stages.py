@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain, count
 
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
@@ -168,7 +169,7 @@ def _merge(p: Node, n: Node, shared: Schedule) -> Node:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    return next(c for c in (name, *(f"{name}{i}" for i in range(2, 1000))) if c not in taken)
+    return next(c for c in chain([name], (f"{name}{i}" for i in count(2))) if c not in taken)
 
 
 def _renamed(s: Stage, names: Mapping[str, str]) -> Stage:
