@@ -316,9 +316,10 @@ def _sound(m: Node, x: Load, n: Node) -> bool:
     for out, index, extent in zip(f.out.index, x.index, m.type.shape, strict=True):
         own = [i for i in source.index if out.single in i.dims]
         same = out.single and (out, extent) in zip(source.index, shape, strict=True)
-        if index.lookup is not None:
-            data = n.kernel.tensors[index.lookup.tensor].type.dtype == "i64"    # cut to the axis that it reads
-            if (data and own and (not same or len(own) > 1)) or any(
+        if index.lookup is not None:        # data are cut to the axis that they index
+            data = n.kernel.tensors[index.lookup.tensor].type.dtype == "i64"
+            shifted = not same or len(own) > 1
+            if (data and own and shifted) or any(
                     i.lookup is not None or i.coefficient(str(out.single)) != 1 for i in own):
                 return False
         if outside(index, extent, reader.sizes) and not same:

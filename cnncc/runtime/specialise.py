@@ -53,7 +53,9 @@ class Variants(Generic[M]):
             if build:
                 self._make(key, future, shapes, values)
             try:
-                return future.result()
+                model = future.result()
+                self.sizes = self.sizes or pinned
+                return model
             except OpenError as error:
                 if not self._more(error):
                     raise
