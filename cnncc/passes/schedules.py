@@ -54,14 +54,13 @@ class Candidate:
 
 def choose_schedules(graph: Graph, target: Target) -> Graph:
     """The cheapest candidate of each kernel; weights take the order in which it reads them."""
-    known: dict[Kernel, Kernel] = {}
+    known: dict[tuple[Kernel, tuple[str, ...]], Kernel] = {}
     nodes: dict[str, Node] = {}
     for n in graph:
         if n.kernel is not None:
-            weights = weights_of(n, graph)
-            key = n.kernel
+            key = n.kernel, weights_of(n, graph)
             if key not in known:
-                known[key] = schedule(key, weights, target)
+                known[key] = schedule(*key, target)
             n = replace(n, kernel=known[key])
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
