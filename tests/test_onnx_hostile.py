@@ -386,12 +386,20 @@ def conv(*operands: np.ndarray, **attributes: Any) -> onnx.ModelProto:
         (single("Gemm", [2, 3], floats(3, 5), opset=9), "missing"),
         (single("MatMul", [2, 3], floats(4, 5)), "multiply"),
         (single("MatMul", [2, 3], floats(3, 0)), "operand"),
+        (single("ArgMax", [1 << 30]), "too much memory"), (single("Hardmax", [1 << 30]), "too much memory"),
+        (single("OneHot", [2], ints(1 << 30), floats(2)), "too much memory"),
     ])
 def test_hostile_nodes(source: onnx.ModelProto, words: str) -> None:
     message = error(source)
     assert words in message and "'node'" in message and source.graph.node[0].op_type in message
     with pytest.raises(ModelError):
         inspect(source)
+
+
+def test_tables_along_long_axes() -> None:
+    assert "too large" in error(single("Pad", [1 << 30], ints(0, 1), mode="edge"))
+    scales = np.array([1, 1, 1e-9], np.float32)
+    assert "too many" in error(single("Resize", [1, 1, 1 << 30], floats(0), scales, opset=18, antialias=1))
 
 
 def test_attributes_given_twice_or_by_reference() -> None:

@@ -129,6 +129,7 @@ def test_two_ops_of_one_name_are_two() -> None:
     ("y[n] = x[t[n]]", {}, "not an affine index: t[n]"), ("y[n] = x[n, 1.5]", {}, "not an affine index"),
     ("y[n] = x[n | r]", {}, "what follows |"), ("y[n] = x[n, {p, q}]", {}, "braces hold one index"),
     ("y[n] = x[Row]", {}, "no dimension"), ("y[n] = x[n + 99999999999]", {}, "too large"),
+    (f"y = x * {'9' * 400}", {}, "too large"),
     ("y[n] = x[:, n]", {}, "not an affine index"), ("y[n] = x[n] + y[n]", {}, "made of itself"),
     ("y[n] = 1", {}, "reads 0 tensors"), ("y[n] = a[n]+b[n]+c[n]+d[n]+e[n]", {}, "reads 5 tensors"),
     ("y = x[n]", {}, "needs indices as well"), ("y += x", {}, "elementwise"),

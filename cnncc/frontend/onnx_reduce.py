@@ -105,6 +105,7 @@ def _extreme(least: bool) -> Row:
     def convert(c: Call) -> str:
         x = c.value(0)
         axis, = along(c, x, [c.attribute("axis", "i", 0)])
+        c.spend(4 * int(c.shape(x)[axis]))
         keepdims, last = c.flag("keepdims", True), c.flag("select_last_index")
         if least:
             x = c.emit("neg" if c.dtype(x) in FLOATS else "invert", [x], "reversed")
@@ -120,6 +121,8 @@ def _along_one(op: str) -> Row:
         axis = c.axis(c.attribute("axis", "i", -1 if c.opset >= 13 else 1), len(shape))
         over = [axis] if c.opset >= 13 else [a for a in range(axis, len(shape)) if shape[a] != 1] or [axis]
         support(all(isinstance(shape[a], int) for a in over), "it normalises over the batch")
+        if op == "hardmax":
+            c.spend(8 * max(int(shape[a]) for a in over))
         if len(over) == 1:
             return c.emit(op, [x], axis=over[0])
         size = product([e for e in shape[axis:] if isinstance(e, int)])

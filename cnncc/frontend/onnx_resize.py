@@ -170,6 +170,7 @@ def _taps(at: Array, axis: Axis, mode: Mode) -> tuple[Array, Array]:
     """For each element of the result the places that count, and their weights (float64)."""
     shrink = min(1.0, axis.scale) if mode.antialias else 1.0
     reach = (2 if mode.kind == b"cubic" else 1) / shrink
+    support(at.size * (2 * reach + 1) <= MAX_TABLE, f"{reach:,.0f} places on each side are too many")
     low = np.floor(at).astype(np.int64)
     taps = np.arange(math.floor(-reach) + 1, math.ceil(reach) + 1)
     places = low[:, None] + taps

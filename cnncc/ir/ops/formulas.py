@@ -65,6 +65,8 @@ def _checked(out: ast.expr, fold: str, tree: ast.expr, attributes: Collection[st
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             _check_call(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, int):
+            _expect(node.value < 1 << 64, "a number is too large")
         elif isinstance(node, ast.Subscript):
             _check_element(node, attributes)
             if not isinstance(node.value, ast.Name):
