@@ -19,6 +19,7 @@ from cnncc.ir.tasks import task_count
 from cnncc.ir.types import BYTES, Extent
 
 ALIGN = 64                  # bytes: a cache line
+SPAN = 64                   # nodes in a row: which buffers live there is kept together
 
 
 @dataclass(frozen=True)
@@ -137,16 +138,18 @@ def _places(graph: Graph) -> dict[str, Place]:
         for i in n.needs:
             ends[root(i)] = max(ends.get(root(i), 0), order[n.name])
     buffers = [n for n in graph if n.kernel is not None and not n.base and n.name not in result]
-    placed: list[tuple[int, int, int, int]] = []            # begin, end of life; begin, end of memory
+    placed: dict[int, list[tuple[int, int, int, int]]] = {}     # begin, end of life; begin, end of memory
     for n in sorted(buffers, key=lambda n: -_bytes(n)):
         begin, end, size = order[n.name], ends.get(n.name, order[n.name]), _bytes(n)
         at = 0
-        alive = [p[2:] for p in placed if p[0] <= end and begin <= p[1]]
+        spans = [placed.setdefault(i, []) for i in range(begin // SPAN, end // SPAN + 1)]
+        alive = {p[2:] for span in spans for p in span if p[0] <= end and begin <= p[1]}
         for low, high in sorted(alive):
             if at + size <= low:
                 break
             at = max(at, high)
-        placed.append((begin, end, at, at + size))
+        for span in spans:
+            span.append((begin, end, at, at + size))
         result[n.name] = Place("work", at)
     for n in graph:
         if root(n.name) != n.name and root(n.name) in result:
