@@ -255,14 +255,16 @@ class Builder:
         self.nodes: dict[str, Node] = {}
         self.inputs: list[str] = []
         self.constants: dict[str, np.ndarray] = dict(constants or {})
+        self._numbers: dict[str, int] = {}      # below them the numbers of a name are taken
 
     def fresh(self, name: str) -> str:
         """`name`, numbered where it is taken."""
         if name not in self.nodes:
             return name
-        i = 1
+        i = self._numbers.get(name, 1)
         while f"{name}.{i}" in self.nodes:
             i += 1
+        self._numbers[name] = i
         return f"{name}.{i}"
 
     def add(self, node: Node) -> str:
