@@ -322,6 +322,8 @@ class _Space:
         row = sum(self.tensors[x.tensor].nbytes / extent for x in self.broadcast if d in self._dims(x))
         room = self.target.l2 * 3 // 4 - self._tile_bytes(nb)
         rows = int(room / row) if row and self.batch is None else extent
+        if self._blocked(d):
+            return 0
         return -(-extent // -(-extent // rows)) if 3 < rows < extent else 0
 
     def inside(self, tile: str | None, rw: int, acc: int) -> list[Loop]:
