@@ -19,7 +19,6 @@ from cnncc.ir.tasks import task_count
 from cnncc.ir.types import BYTES, Extent
 
 ALIGN = 64                  # bytes: a cache line
-SPAN = 64                   # nodes in a row: which buffers live there is kept together
 
 
 @dataclass(frozen=True)
@@ -124,36 +123,32 @@ def _work_bytes(graph: Graph, places: dict[str, Place]) -> int:
 
 def _places(graph: Graph) -> dict[str, Place]:
     """An address for every value: first fit by liveness, the largest first; views and clauses share one."""
-    source = {n.name: n.base or n.inputs[0] for n in graph if n.base or n.op == "reshape"}
-    def root(value: str) -> str:
-        while value in source:
-            value = source[value]
-        return value
+    root: dict[str, str] = {}
+    for n in graph:
+        root[n.name] = root[n.base or n.inputs[0]] if n.base or n.op == "reshape" else n.name
     result: dict[str, Place] = {v: Place("input", i) for i, v in enumerate(graph.inputs)}
     for number, (_, v) in enumerate(graph.outputs):
-        result.setdefault(root(v), Place("output", number))
+        result.setdefault(root[v], Place("output", number))
     order = {name: i for i, name in enumerate(graph.nodes)}
     ends: dict[str, int] = {}
     for n in graph:
         for i in n.needs:
-            ends[root(i)] = max(ends.get(root(i), 0), order[n.name])
+            ends[root[i]] = max(ends.get(root[i], 0), order[n.name])
     buffers = [n for n in graph if n.kernel is not None and not n.base and n.name not in result]
-    placed: dict[int, list[tuple[int, int, int, int]]] = {}     # begin, end of life; begin, end of memory
+    placed: list[tuple[int, int, int, int]] = []            # begin, end of life; begin, end of memory
     for n in sorted(buffers, key=lambda n: -_bytes(n)):
         begin, end, size = order[n.name], ends.get(n.name, order[n.name]), _bytes(n)
         at = 0
-        spans = [placed.setdefault(i, []) for i in range(begin // SPAN, end // SPAN + 1)]
-        alive = {p[2:] for span in spans for p in span if p[0] <= end and begin <= p[1]}
+        alive = [p[2:] for p in placed if p[0] <= end and begin <= p[1]]
         for low, high in sorted(alive):
             if at + size <= low:
                 break
             at = max(at, high)
-        for span in spans:
-            span.append((begin, end, at, at + size))
+        placed.append((begin, end, at, at + size))
         result[n.name] = Place("work", at)
     for n in graph:
-        if root(n.name) != n.name and root(n.name) in result:
-            result[n.name] = result[root(n.name)]
+        if root[n.name] != n.name and root[n.name] in result:
+            result[n.name] = result[root[n.name]]
     return result
 
 
