@@ -84,7 +84,7 @@ def _distributed(nodes: Mapping[str, Node], users: Mapping[str, set[str]], p: No
         result.append(replace(joined, name=name, base=clause.base or n.base))
         if not clause.base:
             return result
-        if len(users[clause.base]) > 1 or len(result) == CLAUSES:
+        if len(users[clause.base]) > 1 or clause.base in clause.inputs or len(result) == CLAUSES:
             return []
         name, clause = clause.base, nodes[clause.base]
 

@@ -151,7 +151,7 @@ def _along(kernel: Kernel, f: Formula, channel: Index) -> bool:
 
 
 def _copy_outputs(graph: Graph) -> Graph:
-    """An output of images computed by a kernel is written blocked and then copied to plain memory.
+    """An output of images that a kernel sums up is written blocked and then copied to plain memory.
 
     So is what no kernel can write at once: inputs, constants, values that are outputs already, views of them.
     """
@@ -166,7 +166,8 @@ def _copy_outputs(graph: Graph) -> Graph:
         while source.op == "reshape":
             source = nodes[source.inputs[0]]
         spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1
-        if (n.kernel is not None and spatial > 1) or source.kernel is None or source.name in written:
+        if (n.kernel is not None and spatial > 1 and not _light(n.kernel)) or source.kernel is None \
+                or source.name in written:
             name, i = f"{value}.plain", 0
             while name in nodes:
                 name, i = f"{value}.plain.{i}", i + 1
@@ -181,3 +182,8 @@ def _copy_outputs(graph: Graph) -> Graph:
             written.add(source.name)
         outputs.append((user, value))
     return replace(graph, nodes=nodes, outputs=tuple(outputs))
+
+
+def _light(kernel: Kernel) -> bool:
+    """Whether a kernel does so little that it may as well turn its vectors to plain memory."""
+    return all(f.fold == "=" for s in kernel.stages for f in s.formulas)
