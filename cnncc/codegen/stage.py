@@ -488,7 +488,7 @@ class StageLowering:
             mask = self.e.mask(v.type, range(active))   # lanes beyond an extent are zero
             self.e.store(self.e.select(mask, v, self.e.constant(0, v.type)), p, at, a.bytes)
         else:
-            self.e.masked_store(v, p, at, range(active), a.bytes)
+            self.e.store_first(v, p, at, active, a.bytes)
 
     def scatter(self, v: Value, pos: Positions, ptrs: Pointers, at: int) -> None:
         """Each lane of a vector where data say, onto what is there."""

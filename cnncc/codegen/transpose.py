@@ -41,8 +41,4 @@ def store(e: Emitter, a: Access, p: Value, rows: Sequence[Value], pos: Positions
     assert isinstance(active, int)
     for lane, v in zip(range(active), columns(e, rows), strict=False):
         place = {**pos, across: pos[across].shift(lane, 1), along: pos[along].shift(0, n)}
-        at, done = a.offset(place, along), 0
-        for size in (1 << bit for bit in reversed(range(n.bit_length())) if n >> bit & 1):
-            part = e.shuffle(v, range(done, done + size)) if size > 1 else e.extract(v, done)
-            e.store(part if size < v.type.lanes else v, p, at + done * a.bytes, a.bytes)
-            done += size
+        e.store_first(v, p, a.offset(place, along), n, a.bytes)
