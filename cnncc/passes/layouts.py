@@ -125,7 +125,7 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
 
 
 def _summed(graph: Graph) -> set[str]:
-    """The values for which blocks pay: those of sums of products or over windows, and what shares channels."""
+    """The values for which blocks pay: of sums of products or over windows, and what shares channels."""
     found: set[str] = set()
     near: dict[str, set[str]] = {name: set() for name in graph.nodes}
     for n in graph:
