@@ -8,6 +8,7 @@ from onnx import helper
 from onnx_models import floats, model
 from test_onnx_elementwise import Case, check, numbers
 
+import cnncc
 from cnncc.frontend.onnx import read
 from cnncc.ir.errors import ModelError
 
@@ -53,3 +54,18 @@ def test_one_hot(dtype: str, axis: int) -> None:
     for on_off in ([0, 1], [2, 5]):
         operands = [index, np.array(5, np.int64), np.array(on_off, np.float32)]
         check(Case("OneHot", operands, {"axis": axis}, (1, 2), 11), batch=axis != 0)
+
+
+def test_channels_last_between_matrix_products() -> None:
+    """Rows of an image where channels are elsewhere: they are no blocks, and strips of them are whole."""
+    nodes = [helper.make_node("Transpose", ["x"], ["a"], perm=[0, 2, 3, 1]),
+             helper.make_node("MatMul", ["a", "w"], ["b"]), helper.make_node("Relu", ["b"], ["c"]),
+             helper.make_node("MatMul", ["c", "v"], ["d"]),
+             helper.make_node("Transpose", ["d"], ["e"], perm=[0, 3, 1, 2]),
+             helper.make_node("Add", ["e", "x"], ["y"])]
+    source = model(nodes, {"x": [1, 24, 56, 24]}, ["y"], {"w": floats(24, 96), "v": floats(96, 24, seed=1)})
+    x = floats(1, 24, 56, 24)
+    hidden = np.maximum(np.einsum("nchw,ck->nhwk", x.astype(np.float64), floats(24, 96)), 0)
+    expected = np.einsum("nhwc,ck->nkhw", hidden, floats(96, 24, seed=1)) + x
+    for made in (cnncc.compile(source, cache=False, jobs=1), cnncc.reference(source)):
+        np.testing.assert_allclose(made(x), expected, 1e-4, 1e-4)

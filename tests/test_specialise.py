@@ -308,3 +308,19 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert main(args) == code, args
         shown = capsys.readouterr()
         assert words in shown.out + shown.err, args
+
+
+def test_what_only_some_batches_fit() -> None:
+    """Broadcasting with a constant of three images; splitting the batch in two."""
+    source = model([node("Add", ["x", "k"], ["y"])], {"x": ["N", 2]}, ["y"], {"k": floats(3, 2)})
+    np.testing.assert_array_equal(cnncc.compile(source)(floats(3, 2)), floats(3, 2) * 2)
+    with pytest.raises(cnncc.ModelError, match="broadcast"):
+        cnncc.compile(source)(floats(4, 2))
+    source = model([node("Split", ["x"], ["y", "z"], num_outputs=2)], {"x": ["N", 2]}, ["y", "z"], opset=18)
+    y, z = cnncc.compile(source)(floats(4, 2))
+    np.testing.assert_array_equal(np.concatenate([y, z]), floats(4, 2))
+
+
+def test_open_sizes_of_one_name_that_says_nothing() -> None:
+    source = model([node("Relu", ["x"], ["y"])], {"x": ["None", "None"]}, ["y"])
+    assert cnncc.compile(source)(floats(2, 3)).shape == (2, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cnncc.frontend.files import Opening
@@ -13,6 +14,8 @@ from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Graph
 from cnncc.ir.signature import OpenError
 from cnncc.ir.types import TensorType, product
+
+BATCHES = 1, 12             # where a model with an open batch is wrong, these may be right: 12 has divisors
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,32 +80,37 @@ def inspect(source: Source, given: Given = NOTHING) -> ModelInfo:
 
 
 def _graph(file: OnnxFile, given: Given) -> Graph:
-    """The graph; where nodes are refused and the batch is open, that may be why: one of 1 is tried."""
+    """The graph; where something is wrong and the batch is open, that may be why: others are tried."""
     importer = Importer(file, given)
     try:
         try:
             return importer.graph()
-        except UnsupportedError as error:
-            batch = importer.single()
-            if batch is None or (isinstance(error, OpenError) and not error.sizes):
+        except ModelError as error:
+            batches = [s for n in BATCHES if (s := importer.with_batch(n)) is not None]
+            if not batches or (isinstance(error, OpenError) and not error.sizes):
                 raise
-            values = _deciding(file, replace(given, shapes=batch), error)
+            values = _deciding(file, [replace(given, shapes=s) for s in batches], error)
             message = (f"{file.label} (opset {file.opset}) needs sizes to be known first: give them with "
                        "shapes= or --shape")
-            raise OpenError(message, error.rows, True, values, importer.scope.builder.name,
+            rows = error.rows if isinstance(error, UnsupportedError) else [("model", file.proto.graph.name,
+                                                                            str(error))]
+            raise OpenError(message, rows, True, values, importer.scope.builder.name,
                             importer.signature()) from None
     except MemoryError:
         raise ModelError(f"{file.label}: there is not enough memory for the model") from None
 
 
-def _deciding(file: OnnxFile, given: Given, first: UnsupportedError) -> frozenset[str]:
-    """The inputs whose values decide, too, in a model with a batch of 1. Raises what is wrong with that."""
-    try:
-        Importer(file, given).graph()
-    except OpenError as error:
-        return error.values
-    except UnsupportedError:
-        raise
-    except ModelError:
-        raise first from None
-    return frozenset()
+def _deciding(file: OnnxFile, tries: Sequence[Given], first: ModelError) -> frozenset[str]:
+    """The inputs whose values decide, too, in a model with one of some batches. Raises what is wrong."""
+    for given in tries:
+        try:
+            Importer(file, given).graph()
+        except OpenError as error:
+            return error.values
+        except UnsupportedError as error:
+            first = first if given is not tries[0] else error
+        except ModelError:
+            pass
+        else:
+            return frozenset()
+    raise first from None

@@ -76,6 +76,11 @@ def _fixed(d: TensorShapeProto.Dimension) -> bool:
     return bool(d.HasField("dim_value") and d.dim_value != -1)
 
 
+def _symbol(d: TensorShapeProto.Dimension) -> str:
+    """The name of an open size; exporters write the same for several that are not alike."""
+    return "" if d.dim_param in ("None", "?") else d.dim_param
+
+
 class _Frame:
     """Nodes that are being read: the graph's, or those of a body; `needed` are the values that are read."""
 
@@ -156,10 +161,10 @@ class Importer:
         hidden = [(_hidden(f"signal {i}", shown), value) for i, (value, _) in enumerate(signals)]
         return self.scope.builder.graph([*outputs, *hidden], [s for _, s in signals]).live()
 
-    def single(self) -> Shapes | None:
-        """Shapes with a batch of 1 for all inputs, if it is the first axis of them that is open."""
+    def with_batch(self, n: int) -> Shapes | None:
+        """Shapes with a batch of n for all inputs, if it is the first axis of them that is open."""
         initial = {t.name for t in self.proto.initializer}
-        shapes: dict[str, Sequence[int]] = {v.name: [1 if not _fixed(d) and axis == 0 else int(d.dim_value)
+        shapes: dict[str, Sequence[int]] = {v.name: [n if not _fixed(d) and axis == 0 else int(d.dim_value)
                            for axis, d in enumerate(v.type.tensor_type.shape.dim)]
                   for v in self.proto.input if v.name not in initial and v.name not in self.given.shapes}
         known = all(min(s, default=1) > 0 for s in shapes.values())
@@ -172,7 +177,7 @@ class Importer:
         for v in (v for v in self.proto.input if v.name not in initial):
             dims = v.type.tensor_type.shape.dim
             shape: list[Extent] = [*self._given(v)] or [
-                int(d.dim_value) if _fixed(d) else d.dim_param or f"{v.name}.{axis}"
+                int(d.dim_value) if _fixed(d) else _symbol(d) or f"{v.name}.{axis}"
                 for axis, d in enumerate(dims)]
             inputs.append(Value(v.name, _numpy(dtype_name(v.type.tensor_type.elem_type)), tuple(shape)))
         types = {v.name: declared(v) for v in (*self.proto.value_info, *self.proto.output)}
@@ -237,7 +242,7 @@ class Importer:
                 continue
             if axis:
                 raise Open(f"axis {axis} has no fixed size ({d.dim_param[:60] or '?'})")
-            self.symbols.setdefault(d.dim_param, value.name)
+            self.symbols.setdefault(_symbol(d), value.name)
             name, *others = [s for s in self.symbols if s] or [""]
             if others:
                 raise Open(f"its batch is {d.dim_param[:60]!r}, that of input {self.symbols[name][:200]!r} "

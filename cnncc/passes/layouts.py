@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cnncc.ir.expr import Index, Load
-from cnncc.ir.formula import Formula
+from cnncc.ir.formula import Formula, multiply_add
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import Kernel, Stage, Tensor
@@ -163,6 +163,8 @@ def _shares_channels(kernel: Kernel, t: Tensor) -> bool:
 
 def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
     """Whether all indices of a tensor's channels split into whole blocks and places within one."""
+    if any(_channels_last(s.first, s.out, t.name) for s in kernel.stages):
+        return False
     channels = {(x.index[CHANNEL], x is f.out, f) for s in kernel.stages for f in s.formulas
                 for x in (f.out, *f.loads) if x.tensor == t.name}
     for index, written, f in channels:
@@ -178,6 +180,23 @@ def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
         if written and end % lanes and end < int(t.type.shape[CHANNEL]):    # a part's last block is whole
             return False
     return True
+
+
+def _channels_last(f: Formula, out: Load, name: str) -> bool:
+    """Whether a tensor is read by a contraction as, or is one's result with, rows where channels are.
+
+    What is summed lies behind them, and they are rows of one factor alone.
+    """
+    factors = multiply_add(f) or ()
+    for x, other in zip(factors, factors[::-1], strict=True):
+        if isinstance(x, Load) and isinstance(other, Load) and len(x.index) > CHANNEL + 1:
+            rows = set(x.index[CHANNEL].dims)
+            if rows and rows.isdisjoint((*f.reduced, *other.dims)) \
+                    and any(i.single in f.reduced for i in x.index[CHANNEL + 1:]) \
+                    and (x.tensor == name or (out.tensor == name and len(out.index) > CHANNEL
+                         and rows & set(out.index[CHANNEL].dims))):
+                return True
+    return False
 
 
 def _along(kernel: Kernel, f: Formula, channel: Index) -> bool:

@@ -322,9 +322,10 @@ class _Space:
         extent = _number(self.extents[d])
         row = sum(self.tensors[x.tensor].nbytes / extent for x in self.broadcast if d in self._dims(x))
         room = self.target.l2 * 3 // 4 - self._tile_bytes(nb)
-        unit = self.lanes if self._blocked(d) else 1
-        rows = int(room / row) // unit * unit if row and self.batch is None else extent
-        return _count(_count(extent, _count(extent, rows)), unit) * unit if 3 < rows < extent else 0
+        rows = int(room / row) if row and self.batch is None else extent
+        if self._blocked(d):
+            return 0
+        return -(-extent // -(-extent // rows)) if 3 < rows < extent else 0
 
     def inside(self, tile: str | None, rw: int, acc: int) -> list[Loop]:
         """The loops of a tile with so many accumulators."""
