@@ -12,7 +12,7 @@ from cnncc.frontend.onnx_file import DTYPES, MAX_ELEMENTS, dtype_name
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.scalars import FUNCTIONS
 from cnncc.ir.signature import Array
-from cnncc.ir.types import FLOATS, HALVES, INTEGERS, NUMPY
+from cnncc.ir.types import FLOATS, HALVES, INTEGERS, NUMPY, name_of
 
 OLD = ("consumed_inputs", "broadcast", "axis")
 TRUTH = ("bool",)
@@ -142,7 +142,8 @@ def _cast(c: Call) -> str:
 
 
 def _cast_like(c: Call) -> str | Array:
-    like, constant = c.dtype(c.value(1)), c.operand(0)
+    other, constant = c.operand(1), c.operand(0)
+    like = c.dtype(other) if isinstance(other, str) else name_of(other.dtype)
     if not isinstance(constant, str) and like in FLOATS:
         with np.errstate(over="ignore"):
             return constant.astype(NUMPY[like])

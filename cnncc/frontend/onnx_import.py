@@ -326,7 +326,8 @@ class Importer:
             if op in CONTROL and not row:
                 return self._control(c)
             empty = op in ROWS and any(map(self.scope.empty, node.input))
-            if empty and op.startswith("Reduce") and (inputs := self.scope.decided(node.input)):
+            if empty and (inputs := self.scope.decided(node.input)) and all(
+                    self.scope.builder.type(i).dtype in ("i64", "i32") for i in inputs):
                 raise Open(f"it is computed from values of inputs: {', '.join(sorted(inputs))}", inputs)
             known = not row and (op in FOLDED or empty) \
                 and all(i in self.scope.constants for i in node.input if i)

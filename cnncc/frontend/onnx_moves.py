@@ -272,7 +272,10 @@ def space_to_depth(c: Call) -> str:
              f"its blocksize {block} doesn't fit {list(c.shape(x))}")
     y = c.emit("reshape", [x], "split",
                shape=(n, channels, *(e for s in size for e in (int(s) // block, block))))
-    perm = (0, *range(3, 3 + 2 * rank, 2), 1, *range(2, 2 + 2 * rank, 2))
+    mode = c.attribute("mode", "s", b"DCR")
+    c.expect(mode in (b"DCR", b"CRD"), f"mode is {mode[:60]!r}")
+    blocks, places = tuple(range(3, 3 + 2 * rank, 2)), range(2, 2 + 2 * rank, 2)
+    perm = (0, *((*blocks, 1) if mode == b"DCR" else (1, *blocks)), *places)
     y = c.emit("transpose", [y], "moved", perm=perm)
     return reshaped(c, y, (n, int(channels) * block ** rank, *(int(s) // block for s in size)))
 

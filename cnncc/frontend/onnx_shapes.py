@@ -43,7 +43,8 @@ def fold(c: Call) -> tuple[Array, ...]:
     support(not tainted or _plain(c, [arrays[n] for n in c.node.input if n not in tainted]),
             "it computes with the size of the batch, which is open: export the model with a fixed batch")
     model = _model(c, arrays)
-    known = sum(a.nbytes for a in arrays.values()) if op in DATA else _result_bytes(c, model)
+    known = sum(a.nbytes for a in arrays.values()) if op in DATA else \
+        _range_bytes(c) if op == "Range" else _result_bytes(c, model)
     c.spend(known * (8 if op in DATA else 1))
     try:
         with np.errstate(all="ignore"):
@@ -99,6 +100,16 @@ def _result_bytes(c: Call, model: ModelProto) -> int:
         c.expect(not absurd(dims, 0), f"its result would have the shape {dims}")
         total += 8 * product(dims)
     return total
+
+
+def _range_bytes(c: Call) -> int:
+    """The size of a Range's result."""
+    start, limit, delta = (float(c.needed(i, "limits", c.scope.array(name).dtype.name).reshape(-1)[0])
+                           for i, name in enumerate(c.node.input))
+    c.expect(delta != 0 and np.isfinite([start, limit, delta]).all(), "its limits make no range")
+    count = max(0.0, (limit - start) / delta)
+    c.expect(count <= MAX_ELEMENTS, f"its result would have {count:.3g} elements")
+    return 8 * int(count + 1)
 
 
 def shape_of(c: Call) -> Array:
