@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cnncc.frontend.files import Opening
     from cnncc.frontend.onnx import ModelInfo
     from cnncc.frontend.onnx_import import Shapes
-    from cnncc.frontend.user import Ops
+    from cnncc.frontend.user import Ops, UserOp
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
     from cnncc.ir.plan import Plan
@@ -60,14 +60,14 @@ def read(source: Source, opening: Opening | None = None, shapes: Shapes | None =
     from cnncc.frontend.onnx import read as read_onnx
     from cnncc.frontend.onnx_import import Given
     from cnncc.ir.graph import Graph
-    wanted = names_of(outputs)
+    wanted, ops = names_of(outputs), check_ops(ops)
     if isinstance(source, Graph) or definition.is_definition(source):
         if shapes:
             raise InputError("shapes are for ONNX models: here the inputs have theirs")
         if isinstance(source, Graph):
             return source if wanted is None else source.cut(wanted)
         return definition.read(source, opening, wanted, ops)
-    return read_onnx(source, opening=opening, given=Given(shapes or {}, values or {}, wanted, ops or {}))
+    return read_onnx(source, opening=opening, given=Given(shapes or {}, values or {}, wanted, ops))
 
 
 def names_of(outputs: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -215,7 +215,7 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
         raise InputError(f"jobs={jobs!r}: expected a whole number of processes from 1 on")
     check_shapes(shapes)
     options = Options(target_for(target, precision), dict(shapes or {}), names_of(outputs), cache, jobs,
-                      dict(ops or {}))
+                      check_ops(ops))
     report = progress or (lambda what, fraction: None)
     model: CompiledModel | SpecialisingModel
     try:
@@ -271,6 +271,15 @@ def check_shapes(shapes: Any) -> None:
     if shapes is not None and not fit:
         raise InputError('shapes: expected whole numbers by input, such as {"x": (1, 3, 224, 224)}, got '
                          f"{shapes!r:.100}")
+
+
+def check_ops(ops: Any) -> dict[str, UserOp]:
+    """A user's ops by name. Raises InputError for what can't be these."""
+    from cnncc.frontend.user import UserOp
+    given = {} if ops is None else ops
+    if not isinstance(given, Mapping) or not all(isinstance(o, UserOp) for o in given.values()):
+        raise InputError(f'ops: expected what cnncc.op gives, by name: {{"name": op}}, got {ops!r:.100}')
+    return dict(given)
 
 
 def _build(source: Source, options: Options, threads: int | None, report: Callable[[str, float], None],

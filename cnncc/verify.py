@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cnncc.bench.engines import ENGINES, Feeds
+from cnncc.bench.engines import Feeds, onnxruntime
 from cnncc.compiler import compile, optimize, reference, stages
 from cnncc.feeds import random_feeds, read_feeds
 from cnncc.ir.errors import InputError
@@ -106,7 +106,7 @@ def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, f
     try:
         if outputs is not None:
             raise InputError("it has no such outputs")
-        other = ENGINES["onnxruntime"](path, model.threads, feeds)(feeds)
+        other = onnxruntime(path, model.threads, feeds, optimize=False)(feeds)
         errors["onnxruntime"] = max(map(error_of, other, truth.values()))
     except ImportError:
         notes.append("onnxruntime is not installed")

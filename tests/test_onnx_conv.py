@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from kernels import compiled, results
 from onnx import helper
 from onnx_models import floats, model
 from test_onnx_elementwise import Case, check, numbers
 
+import cnncc
 from cnncc.frontend.onnx import read
 from cnncc.ir.errors import ModelError
 from cnncc.ir.target import target_for
@@ -84,6 +86,21 @@ def test_batch_normalization(dtype: str, constant: tuple[int, ...]) -> None:
     x, (scale, bias, mean, variance) = numbers((2, 19, 4, 5), dtype), numbers((4, 19), dtype, 1)
     operands = [x, scale, bias, mean, np.abs(variance)]
     check(Case("BatchNormalization", operands, {"epsilon": 1e-3}, constant, 15), atol=TIGHT[dtype])
+
+
+@pytest.mark.parametrize("opset", [7, 9, 13])
+def test_several_outputs_of_a_batch_normalization_are_training(opset: int) -> None:
+    x, vectors = floats(2, 5, 4, 3), dict(zip("sbmv", np.abs(floats(4, 5, seed=1)), strict=True))
+    def made(*shown: str) -> onnx.ModelProto:
+        node = helper.make_node("BatchNormalization", ["x", *"sbmv"], ["y", *"pqrt"])
+        return model([node], {"x": x.shape}, shown, vectors, opset)
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(made("y").SerializeToString(), providers=["CPUExecutionProvider"])
+    y, = session.run(None, {"x": x})
+    for run in (cnncc.compile(made("y"), cache=False), cnncc.reference(made("y"))):
+        np.testing.assert_allclose(run(x), y, atol=1e-5)
+    with pytest.raises(cnncc.UnsupportedError, match="only its first output"):
+        cnncc.compile(made("y", "p"))
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "uint64", "float64"])

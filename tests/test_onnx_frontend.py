@@ -329,7 +329,7 @@ def test_every_unsupported_node_is_listed() -> None:
     ("source", "words"),
     [
         (single("Clip", [2], opset=17, min=0.0), "min"),
-        (single("BatchNormalization", [1, 2, 2], *[np.ones(2, np.float32)] * 4, training_mode=1), "training"),
+        (single("BatchNormalization", ["N", 2, 2], *[np.ones(2, np.float32)] * 4, training_mode=1), "batch"),
         (single("Dropout", [2], None, np.array(True)), "training"),
         (single("Reshape", ["N", 4], ints(1, 4)), "fixes the batch"),
         (single("Reshape", ["N", 4], ints(4, -1)), "batch"),

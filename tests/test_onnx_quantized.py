@@ -6,6 +6,7 @@ Every result that is an integer must be the same integer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,20 @@ def test_global_pool_and_concat(last: int) -> None:
     check("com.microsoft.QLinearConcat", [of(0.3), zeros[0], *parts], axis=1)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_average_pool_and_softmax(dtype: str) -> None:
+    x, zeros = integers((2, 5, 7, 6), dtype), [of(n, dtype=dtype) for n in (40, 7)]
+    operands = [x, of(0.1137), zeros[0], of(0.0831), zeros[1]]
+    for attrs in ({}, {"pads": [1, 1, 1, 1]}, {"pads": [1, 0, 1, 1], "count_include_pad": 1}):
+        check("com.microsoft.QLinearAveragePool", operands, (1, 2, 3, 4), steps=1, kernel_shape=[3, 2],
+              strides=[2, 1], **attrs)
+    operands[3:] = [of(1 / 256), of(-128 if dtype == "int8" else 0, dtype=dtype)]
+    for opset, axis in ((13, -1), (11, 2)):
+        source = node("com.microsoft.QLinearSoftmax", operands, (1, 2, 3, 4), axis=axis)
+        source.graph.node[0].attribute.append(helper.make_attribute("opset", opset))
+        same(source, {"x0": x}, steps=1)
+
+
 @pytest.mark.parametrize("attrs", [{}, {"transB": 1}, {"transA": 1, "alpha": 1.5}], ids=str)
 def test_qgemm(attrs: dict[str, Any]) -> None:
     x, w = integers((9, 5) if attrs.get("transA") else (5, 9)), weights((9, 12))
@@ -328,3 +343,20 @@ def test_quantized_ops_that_are_wrong(source: onnx.ModelProto, words: str) -> No
 def test_quantized_ops_that_are_refused(source: onnx.ModelProto, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         read(source)
+
+
+def test_verify_compares_with_the_model_as_written(tmp_path: Path) -> None:
+    """ONNX Runtime's optimizer makes of this sum an op that rounds its halves in another way."""
+    pytest.importorskip("onnxruntime")
+    from cnncc.verify import verify
+    narrow, wide = ["half", "odd"], ["one", "odd"]
+    nodes = [helper.make_node(op, ins, [out]) for op, ins, out in (
+        ("QuantizeLinear", ["x", *narrow], "a"), ("DequantizeLinear", ["a", *narrow], "b"),
+        ("Add", ["b", "b2"], "s"), ("DequantizeLinear", ["w", *narrow], "b2"),
+        ("QuantizeLinear", ["s", *wide], "q"), ("DequantizeLinear", ["q", *wide], "y"))]
+    nodes[2:4] = nodes[3:1:-1]
+    constants = {"half": of(0.5), "one": of(1.0), "odd": of(101, dtype=np.uint8), "w": integers((1, 4, 8, 8))}
+    path = tmp_path / "sum.onnx"
+    onnx.save(model(nodes, {"x": [1, 4, 8, 8]}, ["y"], constants), path)
+    report = verify(str(path), [], 1, lambda what, fraction: None)
+    assert report.ok and report.engines["onnxruntime"] == 0

@@ -230,6 +230,15 @@ def test_nodes_of_onnx_files() -> None:
     assert np.array_equal(cnncc.compile(own, ops={"Twice": cnncc.op("y = x * 2")})(x[0]), x[0] * 2)
 
 
+def test_ops_that_are_none() -> None:
+    b = cnncc.Builder()
+    graph = b.graph(y=b.relu(b.input("x", ["N", 3])))
+    for ops in ({"swish": 3}, [cnncc.op("y = x + 1")], "swish"):
+        for run in (cnncc.compile, cnncc.reference):
+            with pytest.raises(InputError, match="expected what"):
+                run(graph, ops=ops)
+
+
 def test_nodes_that_do_not_fit() -> None:
     with pytest.raises(UnsupportedError, match=r"my\.domain\.Leaky 'mine'.*cnncc\.op"):
         cnncc.compile(custom())

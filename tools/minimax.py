@@ -53,9 +53,15 @@ def erfc(t: Any) -> Any:
     return mp.erfc(x) * mp.exp(x * x)
 
 
+def exp(r: Any) -> Any:
+    return (mp.exp(r) - 1 - r) / r ** 2 if abs(r) > 1e-12 else mp.mpf(1) / 2 + r / 6
+
+
 def main() -> None:
     one = mp.mpf(1)
-    fits = {"ATAN": remez(atan, 0 * one, mp.tan(mp.pi / 8) ** 2, 11, lambda z: z + 0.001)}
+    half = mp.log(2) / 2 * 1.0001
+    fits = {"f32 exp": remez(exp, -half, half, 5, lambda r: r * r / mp.exp(r) + 1e-9),
+            "ATAN": remez(atan, 0 * one, mp.tan(mp.pi / 8) ** 2, 11, lambda z: z + 0.001)}
     for name, near, far, reach in (("f32", 7, 6, 4), ("f64", 12, 13, 6)):
         fits[f"{name} erf"] = remez(erf, 0 * one, one, near, lambda z: one)
         fits[f"{name} erfc"] = remez(erfc, one / (1 + one * reach / 2), one * 2 / 3, far,

@@ -33,12 +33,15 @@ def _onnx(path: str) -> str | bytes:
     return path if path.lower().endswith(".onnx") else as_onnx(path)
 
 
-def _onnxruntime(path: str, threads: int, feeds: Feeds) -> Call:
+def onnxruntime(path: str, threads: int, feeds: Feeds, optimize: bool = True) -> Call:
+    """Without `optimize` it runs the model as written: it also rounds where the model quantizes."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(_onnx(path), options, providers=["CPUExecutionProvider"])
     return lambda given: [np.asarray(y) for y in session.run(None, dict(given))]
 
@@ -62,7 +65,7 @@ def _openvino(path: str, threads: int, feeds: Feeds) -> Call:
 ENGINES: dict[str, Callable[[str, int, Feeds], Call]] = {
     "cnncc": lambda path, threads, feeds: functools.partial(compile(path, threads=threads).run, None),
     "numpy": lambda path, threads, feeds: functools.partial(reference(path).run, None),
-    "onnxruntime": _onnxruntime, "openvino": _openvino}
+    "onnxruntime": onnxruntime, "openvino": _openvino}
 """Each prepares a model for a number of threads and the shapes of these feeds."""
 
 

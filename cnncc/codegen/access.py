@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cnncc.codegen.emitter import Int, Value
+from cnncc.codegen.emitter import I64, Emitter, Int, Value
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index, Load
 from cnncc.ir.kernel import Tensor
@@ -121,3 +121,13 @@ class Access:
     def shares_axis(self, dim: str, others: set[str]) -> bool:
         """Whether `dim` and one of `others` move along the same axis, so that taps overlap."""
         return any(i.coefficient(dim) and others & set(i.dims) for i in self.load.index)
+
+
+def named(e: Emitter, entry: Value, extent: int) -> Value:
+    """An index that a table holds; data count from the end where negative, and are cut to the extent."""
+    if entry.type.dtype == "i32":
+        return e.cast("sext", entry, I64)
+    from_end = e.arith("add", entry, e.constant(extent, I64))
+    index = e.least(e.greatest(e.select(e.compare("slt", entry, 0), from_end, entry), 0), extent - 1)
+    assert isinstance(index, Value)
+    return index

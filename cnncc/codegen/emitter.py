@@ -15,6 +15,7 @@ from typing import TypeAlias
 LLVM = {"f16": "half", "bf16": "i16", "f32": "float", "f64": "double", "bool": "i1", "ptr": "ptr"} | {
     f"{sign}{bits}": f"i{bits}" for sign in "iu" for bits in (8, 16, 32, 64)}
 BITS = {name: int(name[1:]) for name in LLVM if name[1:].isdigit()}
+MASKED = 512                # bits of the vectors whose masks cost nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,12 +245,21 @@ class Emitter:
         self.declare(f"{type} {f}(ptr, i32, {m.type}, {type})")
         return self.emit(f"call {type} {f}({p.typed}, i32 {align}, {m.typed}, {type} zeroinitializer)", type)
 
-    def masked_store(self, value: Value, pointer: Value, nbytes: Int, active: Collection[int],
-                     align: int) -> None:
-        p, m = self.offset(pointer, nbytes), self.mask(value.type, active)
-        f = f"@llvm.masked.store.{value.type.mangled}.p0"
-        self.declare(f"void {f}({value.type}, ptr, i32, {m.type})")
-        self.line(f"call void {f}({value.typed}, {p.typed}, i32 {align}, {m.typed})")
+    def store_first(self, value: Value, pointer: Value, nbytes: Int, count: int, align: int) -> None:
+        """The first lanes of a vector: in pieces, because masked stores are slow without AVX-512."""
+        if value.type.lanes * value.type.bits == MASKED and count < value.type.lanes:
+            p, m = self.offset(pointer, nbytes), self.mask(value.type, range(count))
+            f = f"@llvm.masked.store.{value.type.mangled}.p0"
+            self.declare(f"void {f}({value.type}, ptr, i32, {m.type})")
+            self.line(f"call void {f}({value.typed}, {p.typed}, i32 {align}, {m.typed})")
+            return
+        done = 0
+        for size in (1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1):
+            lanes = range(done, done + size)
+            part = value if size == value.type.lanes else self.shuffle(value, lanes) if size > 1 \
+                else self.extract(value, done)
+            self.store(part, pointer, self.add(nbytes, done * align), align)
+            done += size
 
     def opaque(self, pointer: Value) -> Value:
         """The same pointer, about which LLVM knows nothing: so it can't merge loads into long live ranges."""

@@ -1,8 +1,8 @@
 """exp, log, sine and the like on vectors, without calls: range reduction, then a polynomial.
 
 The methods are those of Cephes (exp, atan, erf's two ranges), fdlibm (log, log1p, expm1), and Cody and
-Waite (reduction by a constant in parts). Polynomials are series, or minimax fits where they have digits:
-Cephes's for exp in f32, the others found by `tools/minimax.py`. Functions that networks rarely compute are
+Waite (reduction by a constant in parts). Polynomials are series, or minimax fits where they have digits,
+found by `tools/minimax.py`. Functions that networks rarely compute are
 written for f64 alone and compute f32 in it.
 Denormal numbers count as zero, as everywhere in compiled code.
 """
@@ -26,7 +26,6 @@ class Format:
     fraction: int           # bits
     bias: int
     ln2: tuple[float, float]
-    clamp: tuple[float, float]      # exp beyond is zero or infinite, 2**n is not
     limit: tuple[float, float]      # exp beyond isn't a normal number
     exp: tuple[float, ...]          # (exp(r) - 1 - r) / r**2
     log: tuple[float, ...]          # 2 atanh(s) / s**3 - 2 / s**2, in s**2
@@ -46,9 +45,8 @@ class Format:
 
 FORMATS = {
     "f32": Format(
-        23, 127, (0.693359375, -2.12194440e-4), (-88.5, 89.0), (-87.33655, 88.72284),
-        (5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3,
-         1.9875691500e-4),
+        23, 127, (0.693359375, -2.12194440e-4), (-87.33654, 88.72283),
+        (4.999999344e-01, 1.666652062e-01, 4.166838926e-02, 8.368717895e-03, 1.381454765e-03),
         tuple(2 / (2 * k + 1) for k in range(1, 6)),
         (1.128379166e+00, -3.761262714e-01, 1.128360019e-01, -2.685444484e-02, 5.189535664e-03,
          -8.020843115e-04, 7.889122768e-05),
@@ -56,7 +54,7 @@ FORMATS = {
          -2.308017922e-01),
         4.0),
     "f64": Format(
-        52, 1023, (6.93147180369123816490e-1, 1.90821492927058770002e-10), (-709.0, 710.0),
+        52, 1023, (6.93147180369123816490e-1, 1.90821492927058770002e-10),
         (-708.3964185322641, 709.782712893384),
         tuple(1 / math.factorial(k) for k in range(2, 14)),
         tuple(2 / (2 * k + 1) for k in range(1, 12)),
@@ -104,52 +102,60 @@ def _round(x: Lanes, scale: float) -> tuple[Lanes, Lanes]:
     return z - magic, z
 
 
-def _power(n: Lanes, dtype: str) -> Lanes:
-    """2**n of integers n within the range of exponents."""
-    f = FORMATS[dtype]
-    return ((n + f.bias) << f.fraction).bitcast(dtype)
-
-
-def _reduced(x: Lanes, low: float) -> tuple[Lanes, Lanes, Lanes]:
-    """(r, exp(r) - 1, the integer n): x, at least `low`, is r + n ln 2."""
+def _reduced(x: Lanes) -> tuple[Lanes, Lanes]:
+    """(exp(r) - 1, z): x is r + n ln 2, the integer n in the low bits of z, where that fits."""
     f = _format(x)
-    x = (x > f.clamp[1]).where(x.constant(f.clamp[1]), x)
-    x = (x < low).where(x.constant(low), x)
     n, z = _round(x, math.log2(math.e))
     r = n.fma(-f.ln2[0], x)
     r = n.fma(-f.ln2[1], r)
-    p = r.poly(f.exp)
-    return r, (r * r).fma(p, r), z.bitcast(BITS_OF[x.type.dtype]) - f.magic_bits
+    return (r * r).fma(r.poly(f.exp), r), z
+
+
+def _exponent(z: Lanes) -> Lanes:
+    """The integer in the low bits of z in the place of an exponent."""
+    return z.bitcast(BITS_OF[z.type.dtype]) << _format(z).fraction
+
+
+def _power(z: Lanes, below: int = 0) -> Lanes:
+    """2**(n - below) of the integer n in the low bits of z, within the range of exponents."""
+    f = _format(z)
+    return (_exponent(z) + ((f.bias - below) << f.fraction)).bitcast(z.type.dtype)
 
 
 def exp(x: Lanes) -> Lanes:
-    """0 and infinity out of range; by 2**n in two steps, because n reaches one beyond the exponents."""
-    f = _format(x)
-    _, p, n = _reduced(x, f.clamp[0])
-    p = p + 1
-    half = n >> 1
-    for part in (half, n - half):
-        p = p * _power(part, x.type.dtype)
-    p = (x < f.limit[0]).where(x.constant(0), p)
-    p = (x > f.limit[1]).where(x.constant(INF), p)
-    return x.isnan().where(x, p)
+    """0 and infinity out of range; near its end 2**n is too large: exponents are added."""
+    low, high = _format(x).limit
+    p, z = _reduced(x)
+    bits = (p + 1).bitcast(BITS_OF[x.type.dtype])
+    y = (bits + _exponent(z)).bitcast(x.type.dtype)
+    y = (x < low).where(x.constant(0), y)
+    return (x <= high).where(y, x + INF)
 
 
 def expm1(x: Lanes) -> Lanes:
     """2**n (exp(r) - 1) + 2**n - 1, halved because 2**n may be too large; -1 from -50 on."""
-    _, p, n = _reduced(x, -50.0)
-    half = _power(n - 1, x.type.dtype)
+    p, z = _reduced((x < -50).where(x.constant(-50), x))
+    half = _power(z, 1)
     y = half.fma(p, half - 0.5)
-    y = (x > _format(x).limit[1]).where(x.constant(INF), y + y)
-    return x.isnan().where(x, y)
+    return (x <= _format(x).limit[1]).where(y + y, x + INF)
 
 
 def sigmoid(x: Lanes) -> Lanes:
-    return 1 / (exp(-x) + 1)
+    """1 / (1 + exp(-x)), x cut to where 2**n is normal: beyond, the result is 0 or 1."""
+    low, high = (-limit for limit in _format(x).limit)
+    x = (x > low).where(x.constant(low), x)
+    x = (x < high + 0.5).where(x.constant(high + 0.5), x)
+    p, z = _reduced(-x)
+    e = _power(z)
+    return 1 / e.fma(p, e + 1)
 
 
 def tanh(x: Lanes) -> Lanes:
-    t = expm1(abs(x) * -2)
+    """-t / (t + 2), where t = exp(-2 |x|) - 1, -1 from -50 on."""
+    a = abs(x) * -2
+    p, z = _reduced((a < -50).where(a.constant(-50), a))
+    e = _power(z)
+    t = e.fma(p, e - 1)
     return (-t / (t + 2)).signed_as(x)
 
 

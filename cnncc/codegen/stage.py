@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cnncc.codegen.access import Access, Pos, Positions, Term
-from cnncc.codegen.emitter import I64, Emitter, Int, Type, Value
+from cnncc.codegen import transpose
+from cnncc.codegen.access import Access, Pos, Positions, Term, named
+from cnncc.codegen.emitter import Emitter, Int, Type, Value
 from cnncc.codegen.scalar import across, apply, narrow, stored, widen
 from cnncc.codegen.validity import Constraint, Validity, decide, signature
 from cnncc.ir.errors import InternalError
@@ -34,7 +35,6 @@ class Run:
     size: int
     count: Int
     rep: int = 0
-
 
 
 class StageLowering:
@@ -78,6 +78,8 @@ class StageLowering:
         self.memo: dict[tuple[str, int, str, int, int, tuple[int, ...]], Value] = {}
         self.pad = self.lanes if self.simd and self.accesses[-1].padded(self.simd.dim, self.lanes) else 0
         unrolled = {x.dim for x in self.loops[self.tile_at:] if x.kind == "unroll"} - reduced
+        self.along = transpose.neighbours(self.accesses[-1], self.simd.dim, unrolled) \
+            if self.simd and self.simd.dim not in reduced else None
         self.overlapping = {
             d: [i for i, a in enumerate(self.accesses[:-1])
                 if a.shares_axis(d, unrolled) and not (self.simd and self.simd.dim in a.dims)]
@@ -249,8 +251,7 @@ class StageLowering:
             values = {k: v for k, v in values.items() if self.inside(places[k])}
         for f in self.stage.formulas[1:]:
             values, places = self.epilogue(f, values, places, ptrs, wide)
-        for k, v in values.items():
-            self.store(v, places[k], ptrs)
+        self.stores(values, places, ptrs)
 
     def epilogue(self, f: Formula, values: Mapping[Key, Value], places: Mapping[Key, Positions],
                  ptrs: Pointers, wide: Type) -> tuple[dict[Key, Value], dict[Key, Positions]]:
@@ -441,20 +442,25 @@ class StageLowering:
             memo = (self.e.block, n, ptrs[n].text, at, 0, ())
             index = self.memo.get(memo)
             if index is None:
-                index = self.memo[memo] = self.named(self.e.load(ptrs[n], at, Type(table.tensor.type.dtype),
-                                                                 table.bytes), extent)
+                entry = self.e.load(ptrs[n], at, Type(table.tensor.type.dtype), table.bytes)
+                index = self.memo[memo] = named(self.e, entry, extent)
             p = self.e.offset(p, self.e.mul(index, nbytes))
         return p
 
-    def named(self, entry: Value, extent: int) -> Value:
-        """An index that a table holds; data count from the end where negative, and are cut to the extent."""
-        e = self.e
-        if entry.type.dtype == "i32":
-            return e.cast("sext", entry, I64)
-        from_end = e.arith("add", entry, e.constant(extent, I64))
-        index = e.least(e.greatest(e.select(e.compare("slt", entry, 0), from_end, entry), 0), extent - 1)
-        assert isinstance(index, Value)
-        return index
+    def stores(self, values: Mapping[Key, Value], places: Mapping[Key, Positions], ptrs: Pointers) -> None:
+        """The tile's values; vectors that lie across the memory are turned in squares."""
+        if self.simd is None or self.along is None:
+            for k, v in values.items():
+                self.store(v, places[k], ptrs)
+            return
+        a, at = self.accesses[self.store_at], self.tile_dims.index(self.along)
+        squares: dict[Key, list[Key]] = {}
+        for k in values:
+            number = (k[at] - next(iter(values))[at]) // self.lanes
+            squares.setdefault((*k[:at], number, *k[at + 1:]), []).append(k)
+        for keys in squares.values():
+            rows = [narrow(self.e, values[k], a.tensor.type.dtype) for k in keys]
+            transpose.store(self.e, a, ptrs[self.store_at], rows, places[keys[0]], self.simd.dim, self.along)
 
     def store(self, v: Value, pos: Positions, ptrs: Pointers) -> None:
         a, p = self.accesses[self.store_at], ptrs[self.store_at]
@@ -482,7 +488,7 @@ class StageLowering:
             mask = self.e.mask(v.type, range(active))   # lanes beyond an extent are zero
             self.e.store(self.e.select(mask, v, self.e.constant(0, v.type)), p, at, a.bytes)
         else:
-            self.e.masked_store(v, p, at, range(active), a.bytes)
+            self.e.store_first(v, p, at, active, a.bytes)
 
     def scatter(self, v: Value, pos: Positions, ptrs: Pointers, at: int) -> None:
         """Each lane of a vector where data say, onto what is there."""

@@ -1,4 +1,4 @@
-"""Importer rows of convolutions, and the windows that pools have too."""
+"""Importer rows of convolutions and averages over windows; the windows that other pools have too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cnncc.frontend.onnx_elementwise import of
 from cnncc.frontend.onnx_moves import MAX_TABLE
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.signature import Array
+from cnncc.ir.types import NUMPY
 
 
 class Axis(NamedTuple):
@@ -135,4 +136,26 @@ def _conv_transpose(c: Call) -> str:
     return c.emit("add", [y, bias]) if bias else y
 
 
-ROWS = {"Conv": Row(conv, 2, 3), "ConvTranspose": Row(_conv_transpose, 2, 3)}
+def average(c: Call, x: str, step: str = "") -> str:
+    """A sum over windows of x, times one factor where all count as many elements, else times a table."""
+    axes, attrs = window(c, x)
+    include = c.flag("count_include_pad")
+    if {*attrs["kernel"], *attrs["strides"]} == {1} and not any(attrs["begin"] + attrs["end"]):
+        return x
+    taps = [a.taps(include) for a in axes]
+    y = c.emit("sum_pool", [x], "sum", **attrs)
+    if all((t == t[0]).all() for t in taps):
+        return c.emit("scale", [y], step, factor=1.0 / float(np.prod([float(t[0]) for t in taps])))
+    support(np.prod([float(t.size) for t in taps]) <= MAX_TABLE,
+            "its output is too large for padding that is not counted")
+    table = np.ones((1, 1), np.float64)
+    for t in taps:
+        table = table[..., None] / t
+    return c.emit("mul", [y, c.const(table.astype(NUMPY[c.dtype(x)]), "divisors")], step)
+
+
+ROWS = {
+    "AveragePool": Row(lambda c: average(c, of(c, c.value(0))), 1, 1),
+    "Conv": Row(conv, 2, 3),
+    "ConvTranspose": Row(_conv_transpose, 2, 3),
+}

@@ -22,7 +22,6 @@ from cnncc.frontend import (
 from cnncc.frontend.layers import scale_and_shift
 from cnncc.frontend.onnx_conv import Axis, window
 from cnncc.frontend.onnx_elementwise import of
-from cnncc.frontend.onnx_moves import MAX_TABLE
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_shapes import extents
 from cnncc.ir.signature import Array
@@ -78,33 +77,20 @@ def _lp_pool(c: Call) -> str:
     return onnx_reduce.root(c, y, p)
 
 
-def _average_pool(c: Call) -> str:
-    """A sum, times one factor where all windows count as many elements, else times a table."""
-    x = of(c, c.value(0))
-    axes, attrs = window(c, x)
-    include = c.flag("count_include_pad")
-    if {*attrs["kernel"], *attrs["strides"]} == {1} and not any(attrs["begin"] + attrs["end"]):
-        return x
-    taps = [a.taps(include) for a in axes]
-    y = c.emit("sum_pool", [x], "sum", **attrs)
-    if all((t == t[0]).all() for t in taps):
-        return c.emit("scale", [y], factor=1.0 / float(np.prod([float(t[0]) for t in taps])))
-    support(np.prod([float(t.size) for t in taps]) <= MAX_TABLE,
-            "its output is too large for padding that is not counted")
-    table = np.ones((1, 1), np.float64)
-    for t in taps:
-        table = table[..., None] / t
-    return c.emit("mul", [y, c.const(table.astype(NUMPY[c.dtype(x)]), "divisors")])
-
-
 def _batch_norm(c: Call) -> str:
-    support(not c.flag("training_mode") and c.flag("spatial", True),
-            "training_mode=1 and spatial=0 are not supported: export the model for inference")
+    """By the batch's own mean and variance in training: before opset 14 several outputs mean that."""
+    training = c.flag("training_mode") or (c.opset < 14 and len(c.node.output) > 1 and not c.flag("is_test"))
+    support(c.flag("spatial", True), "spatial=0 is not supported")
+    support(not any(c.wanted(i) for i in range(1, 5)), "of training only its first output is computed")
     x, parameters, epsilon = of(c, c.value(0)), range(1, 5), c.attribute("epsilon", "f", 1e-5)
     shape, own = c.shape(x), NUMPY[c.dtype(x)]
     shapes = [c.shape(c.operand(i)) for i in parameters]
     c.expect(len(shape) > 1 and all(s == shape[1:2] for s in shapes),
              f"its parameters have the shapes {[list(s) for s in shapes]}, its input {list(shape)}")
+    if training:
+        axes = onnx_reduce.along(c, x, [a for a in range(len(shape)) if a != 1])
+        y = c.emit("standardize", [x], "standard", axes=axes, epsilon=epsilon)
+        return onnx_reduce.affine(c, y, shape=(*shape[1:2], *(1,) * (len(shape) - 2)))
     if not any(isinstance(c.operand(i), str) for i in parameters):
         vectors = [c.needed(i, "parameters", "float32", "float64").astype(own) for i in parameters]
         scale, shift = scale_and_shift(vectors, epsilon, len(shape))
@@ -181,7 +167,6 @@ ROWS = {
     **onnx_recurrent.ROWS,
     **onnx_reduce.ROWS,
     **onnx_resize.ROWS,
-    "AveragePool": Row(_average_pool, 1, 1),
     "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum", "is_test")),
     "Constant": Row(_constant, 0, 0),
     "Flatten": Row(_flatten, 1, 1),

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from cnncc.frontend.onnx_conv import convolution
+from cnncc.frontend.onnx_conv import average, convolution
 from cnncc.frontend.onnx_elementwise import of
 from cnncc.frontend.onnx_file import DTYPES
 from cnncc.frontend.onnx_matrix import product
 from cnncc.frontend.onnx_moves import MAX_TABLE, pick
 from cnncc.frontend.onnx_node import Call, Row, support
-from cnncc.frontend.onnx_reduce import along, reduced
+from cnncc.frontend.onnx_reduce import along, along_one, reduced
 from cnncc.ir.graph import Builder
 from cnncc.ir.reference import evaluate
 from cnncc.ir.signature import Array
@@ -233,13 +233,28 @@ def _qlinear_mul(c: Call) -> str:
     return _pair(c, _scaled(c, y, _ratio(c, _parameter(c, 1), _parameter(c, 4), 6), "steps"))
 
 
-def _unary(op: str, **attributes: float) -> Row:
-    """A function of floats; attributes with their defaults."""
+def _by_reals(function: Callable[[Call, str], str]) -> Row:
+    """What a function makes of the operand as floats, quantized."""
     def convert(c: Call) -> str:
-        given = {name: c.attribute(name, "f", default) for name, default in attributes.items()}
-        y = c.emit(op, [_real(c, 0)], op, **given)
+        y = function(c, _real(c, 0))
         return _narrow(c, c.emit("div", [y, _parameter(c, 3)], "steps"), 4, c.dtype(c.value(0)))
     return Row(convert, 4, 5)
+
+
+def _unary(op: str, **attributes: float) -> Row:
+    """A function of floats; attributes with their defaults."""
+    return _by_reals(lambda c, x: c.emit(op, [x], op, **{name: c.attribute(name, "f", default)
+                                                         for name, default in attributes.items()}))
+
+
+def _average(c: Call, x: str) -> str:
+    support(not c.flag("channels_last"), "channels_last=1 is not supported")
+    return average(c, x, "average")
+
+
+def _softmax(c: Call, x: str) -> str:
+    """Its attribute says from which opset it comes."""
+    return along_one(c, "softmax", x, c.attribute("opset", "i", 13), "real_softmax")
 
 
 def _qlinear_global_pool(c: Call) -> str:
@@ -280,6 +295,8 @@ ROWS: dict[str, Row] = {
     "com.microsoft.QLinearMul": Row(_qlinear_mul, 7, 8),
     "com.microsoft.QLinearSigmoid": _unary("sigmoid"),
     "com.microsoft.QLinearLeakyRelu": _unary("leaky_relu", alpha=0.01),
+    "com.microsoft.QLinearAveragePool": _by_reals(_average),
+    "com.microsoft.QLinearSoftmax": _by_reals(_softmax),
     "com.microsoft.QLinearGlobalAveragePool": Row(_qlinear_global_pool, 4, 5),
     "com.microsoft.QLinearConcat": Row(_qlinear_concat, 5, 1 << 16),
 }

@@ -113,22 +113,23 @@ def _extreme(least: bool) -> Row:
     return Row(convert, 1, 1)
 
 
-def _along_one(op: str) -> Row:
+def along_one(c: Call, op: str, x: str, opset: int, step: str = "") -> str:
     """Softmax and the like: before opset 13 over all dimensions from axis on."""
-    def convert(c: Call) -> str:
-        x = of(c, c.value(0))
-        shape = c.shape(x)
-        axis = c.axis(c.attribute("axis", "i", -1 if c.opset >= 13 else 1), len(shape))
-        over = [axis] if c.opset >= 13 else [a for a in range(axis, len(shape)) if shape[a] != 1] or [axis]
-        support(all(isinstance(shape[a], int) for a in over), "it normalises over the batch")
-        if op == "hardmax":
-            c.spend(8 * max(int(shape[a]) for a in over))
-        if len(over) == 1:
-            return c.emit(op, [x], axis=over[0])
-        size = product([e for e in shape[axis:] if isinstance(e, int)])
-        flat = c.emit("reshape", [x], "flat", shape=(*shape[:axis], size))
-        return c.emit("reshape", [c.emit(op, [flat], op, axis=axis)], shape=shape)
-    return Row(convert, 1, 1)
+    shape = c.shape(x)
+    axis = c.axis(c.attribute("axis", "i", -1 if opset >= 13 else 1), len(shape))
+    over = [axis] if opset >= 13 else [a for a in range(axis, len(shape)) if shape[a] != 1] or [axis]
+    support(all(isinstance(shape[a], int) for a in over), "it normalises over the batch")
+    if op == "hardmax":
+        c.spend(8 * max(int(shape[a]) for a in over))
+    if len(over) == 1:
+        return c.emit(op, [x], step, axis=over[0])
+    size = product([e for e in shape[axis:] if isinstance(e, int)])
+    flat = c.emit("reshape", [x], "flat", shape=(*shape[:axis], size))
+    return c.emit("reshape", [c.emit(op, [flat], op, axis=axis)], step, shape=shape)
+
+
+def _along_one(op: str) -> Row:
+    return Row(lambda c: along_one(c, op, of(c, c.value(0)), c.opset), 1, 1)
 
 
 def _lp_norm(c: Call) -> str:

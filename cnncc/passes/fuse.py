@@ -47,25 +47,33 @@ def _operand(name: str, type: TensorType) -> Tensor:
 def fuse(graph: Graph, target: Target) -> Graph:
     """Bias, pointwise chains, residual additions and pools that don't overlap join the kernel before them."""
     nodes = dict(graph.nodes)
-    users = graph.users()
+    users = {value: set(readers) for value, readers in graph.users().items()}
     position = {name: i for i, name in enumerate(nodes)}
     for name in list(nodes):
-        n = nodes[name]
-        if n.kernel is None:
-            continue
-        producers = [nodes[i] for i in dict.fromkeys(n.inputs) if nodes[i].kernel is not None
-                     and set(users[i]) == {name} and i != n.base]
-        producers.sort(key=lambda p: (-_work(p), -position[p.name]))
-        for p in producers:
-            joined = _distributed(nodes, users, p, n)
-            if joined:
-                del nodes[p.name]
-                nodes.update((x.name, x) for x in joined)
+        while joined := _joined(nodes, users, position, nodes[name]):
+            gone, made = joined
+            del nodes[gone]
+            nodes.update((x.name, x) for x in made)
+            for x in made:
+                for i in x.needs:
+                    users[i] = users[i] - {gone} | {x.name}
+            if len(made) > 1:
                 break
     return replace(graph, nodes=nodes).ordered().live()
 
 
-def _distributed(nodes: Mapping[str, Node], users: Mapping[str, list[str]], p: Node, n: Node) -> list[Node]:
+def _joined(nodes: Mapping[str, Node], users: Mapping[str, set[str]], position: Mapping[str, int],
+            n: Node) -> tuple[str, list[Node]] | None:
+    """A producer that only `n` reads, the one with the most work that fits, and what the two become."""
+    if n.kernel is None:
+        return None
+    own = [nodes[i] for i in dict.fromkeys(n.inputs) if nodes[i].kernel is not None
+           and users[i] == {n.name} and i != n.base]
+    own.sort(key=lambda p: (-_work(p), -position[p.name]))
+    return next(((p.name, made) for p in own if (made := _distributed(nodes, users, p, n))), None)
+
+
+def _distributed(nodes: Mapping[str, Node], users: Mapping[str, set[str]], p: Node, n: Node) -> list[Node]:
     """`n` joined with its producer, with each clause where it has several; empty where it can't be."""
     result: list[Node] = []
     name, clause = n.name, p
@@ -76,7 +84,7 @@ def _distributed(nodes: Mapping[str, Node], users: Mapping[str, list[str]], p: N
         result.append(replace(joined, name=name, base=clause.base or n.base))
         if not clause.base:
             return result
-        if len(users[clause.base]) > 1 or len(result) == CLAUSES:
+        if len(users[clause.base]) > 1 or clause.base in clause.inputs or len(result) == CLAUSES:
             return []
         name, clause = clause.base, nodes[clause.base]
 

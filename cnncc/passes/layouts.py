@@ -108,6 +108,7 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
         for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
             if value in result and not (lanes[value] and _fits(n.kernel, t, lanes[value])):
                 result.discard(value)
+    result &= _summed(graph)
     changed = True
     while changed:
         changed = False
@@ -121,6 +122,43 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
                 result -= pair
                 changed = True
     return result
+
+
+def _summed(graph: Graph) -> set[str]:
+    """The values for which blocks pay: of sums of products or over windows, and what shares channels."""
+    found: set[str] = set()
+    near: dict[str, set[str]] = {name: set() for name in graph.nodes}
+    for n in graph:
+        alike = {n.name}
+        if n.op == "reshape":
+            alike |= {*n.inputs}
+        elif n.kernel is not None:
+            pairs = zip(n.kernel.operands, n.inputs, strict=False)
+            alike |= {n.base or n.name, *(i for t, i in pairs if _shares_channels(n.kernel, t))}
+            if any(map(_sums, n.kernel.stages)):
+                found |= {*n.inputs, n.name}
+        for a in alike:
+            near[a] |= alike - {a}
+    todo = list(found)
+    while todo:
+        more = near[todo.pop()] - found
+        found |= more
+        todo += more
+    return found
+
+
+def _sums(s: Stage) -> bool:
+    """Whether a stage folds products or windows."""
+    loads = s.first.loads
+    return s.first.fold != "=" and (len(loads) > 1 or any(len(i.dims) > 1 for x in loads for i in x.index))
+
+
+def _shares_channels(kernel: Kernel, t: Tensor) -> bool:
+    """Whether the channels of a kernel's operand are those of its result."""
+    last = kernel.stages[-1].out.index
+    return len(kernel.stages) > 1 or any(
+        len(x.index) > CHANNEL and len(last) > CHANNEL and x.index[CHANNEL].dims == last[CHANNEL].dims
+        for s in kernel.stages for x in s.loads if x.tensor == t.name)
 
 
 def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
@@ -171,7 +209,7 @@ def _along(kernel: Kernel, f: Formula, channel: Index) -> bool:
 
 
 def _copy_outputs(graph: Graph) -> Graph:
-    """An output of images computed by a kernel is written blocked and then copied to plain memory.
+    """An output of images that a kernel sums up is written blocked and then copied to plain memory.
 
     So is what no kernel can write at once: inputs, constants, values that are outputs already, views of them.
     """
@@ -186,7 +224,8 @@ def _copy_outputs(graph: Graph) -> Graph:
         while source.op == "reshape":
             source = nodes[source.inputs[0]]
         spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1
-        if (n.kernel is not None and spatial > 1) or source.kernel is None or source.name in written:
+        if (n.kernel is not None and spatial > 1 and not _light(n.kernel)) or source.kernel is None \
+                or source.name in written:
             name, i = f"{value}.plain", 0
             while name in nodes:
                 name, i = f"{value}.plain.{i}", i + 1
@@ -201,3 +240,8 @@ def _copy_outputs(graph: Graph) -> Graph:
             written.add(source.name)
         outputs.append((user, value))
     return replace(graph, nodes=nodes, outputs=tuple(outputs))
+
+
+def _light(kernel: Kernel) -> bool:
+    """Whether a kernel does so little that it may as well turn its vectors to plain memory."""
+    return all(f.fold == "=" for s in kernel.stages for f in s.formulas)

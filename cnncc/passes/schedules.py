@@ -208,14 +208,15 @@ class _Space:
 
     def other_vectors(self) -> Iterator[str]:
         """Dimensions whose vectors are whole in all operands, where those of the result must be gathered."""
-        if not any(self._gathered(x, self.simd) for x in self.loads) or self.stage.first.fold == "=":
+        if not any(self._gathered(x, self.simd) for x in self.loads) or self.stage.first.scattered:
             return
         shape, order = self.kernel.output.type.shape, self.kernel.output.layout.order
         if any(block and _number(shape[a]) % block for a, block in order):
             return                          # lanes beyond an extent would not be zero
         plain = all(not block for _, block in order)
+        least = 2 if self.stage.first.fold == "=" else self.lanes
         for d, e in self.extents.items():
-            if isinstance(e, int) and e >= self.lanes and d not in self.folded \
+            if isinstance(e, int) and e >= least and d not in self.folded \
                     and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
                 yield d
 
@@ -470,7 +471,7 @@ class _Space:
                 streamed = self._streamed(steps, blocks, streams)
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0, streamed)
                 cycle += LOOP / _turns(acc) + STALL * streamed
-                epilogue = acc * (len(self.stage.formulas) * 1.5 + self._apart_at_end()) + 12
+                epilogue = acc * (len(self.stage.formulas) * 1.5 + self._apart_at_end(tile, width)) + 12
                 total += (steps * cycle + epilogue) * wide * high
         return total * others
 
@@ -485,11 +486,16 @@ class _Space:
                 total += blocks * line / (self.target.l3_stream if far else self.target.l2_bytes)
         return total
 
-    def _apart_at_end(self) -> float:
-        """Instructions that take a vector apart: where its lanes are added up, or stored one by one."""
+    def _apart_at_end(self, tile: str | None, width: int) -> float:
+        """Instructions that take a vector apart: lanes added up, squares turned, or stored one by one."""
+        rounds = math.log2(self.lanes)
         if self.simd in self.reduced:
-            return 3 * math.log2(self.lanes)
-        return 2 * self.lanes if self.simd and self._gathered(self.stage.out, self.simd) else 0
+            return 3 * rounds
+        if not self.simd or not self._gathered(self.stage.out, self.simd):
+            return 0
+        if tile and width > 1 and not self._gathered(self.stage.out, tile):
+            return (1.5 * rounds + 1) * _count(width, self.lanes) * self.lanes / width
+        return 2 * self.lanes
 
     def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
                inside: Sequence[Loop]) -> float:

@@ -10,7 +10,7 @@ entry:
   %v10 = icmp slt i64 %begin, %end
   br i1 %v10, label %loop8, label %done9
 loop8:
-  %i11 = phi i64 [%begin, %entry], [%v134, %done108]
+  %i11 = phi i64 [%begin, %entry], [%v143, %done116]
   %v12 = udiv i64 %v1, 8
   %v13 = mul nsw i64 %v12, 8
   %v14 = sub nsw i64 %v1, %v13
@@ -18,7 +18,7 @@ loop8:
   %v18 = icmp slt i64 0, %v15
   br i1 %v18, label %loop16, label %done17
 loop16:
-  %i19 = phi i64 [0, %loop8], [%v104, %done25]
+  %i19 = phi i64 [0, %loop8], [%v112, %done25]
   %v20 = mul nsw i64 %i19, 80
   %v21 = getelementptr i8, ptr %v3, i64 %v20
   %v22 = mul nsw i64 %i19, 16
@@ -98,63 +98,71 @@ done25:
   %v94 = select <8 x i1> %v93, <8 x float> splat (float 0x0000000000000000), <8 x float> %v73
   %v95 = fcmp olt <8 x float> %v78, splat (float 0x0000000000000000)
   %v96 = select <8 x i1> %v95, <8 x float> splat (float 0x0000000000000000), <8 x float> %v78
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v82, ptr %v23, i32 4, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false, i1 false>)
-  %v97 = getelementptr i8, ptr %v23, i64 16
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v84, ptr %v97, i32 4, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false, i1 false>)
-  %v98 = getelementptr i8, ptr %v23, i64 32
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v86, ptr %v98, i32 4, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false, i1 false>)
-  %v99 = getelementptr i8, ptr %v23, i64 48
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v88, ptr %v99, i32 4, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false, i1 false>)
-  %v100 = getelementptr i8, ptr %v23, i64 64
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v90, ptr %v100, i32 4, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false, i1 false>)
-  %v101 = getelementptr i8, ptr %v23, i64 80
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v92, ptr %v101, i32 4, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false, i1 false>)
-  %v102 = getelementptr i8, ptr %v23, i64 96
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v94, ptr %v102, i32 4, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false, i1 false>)
-  %v103 = getelementptr i8, ptr %v23, i64 112
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v96, ptr %v103, i32 4, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false, i1 false>)
-  %v104 = add nsw i64 %i19, 8
-  %v105 = icmp slt i64 %v104, %v15
-  br i1 %v105, label %loop16, label %done17
+  %v97 = shufflevector <8 x float> %v82, <8 x float> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  store <4 x float> %v97, ptr %v23, align 4
+  %v98 = shufflevector <8 x float> %v84, <8 x float> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %v99 = getelementptr i8, ptr %v23, i64 16
+  store <4 x float> %v98, ptr %v99, align 4
+  %v100 = shufflevector <8 x float> %v86, <8 x float> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %v101 = getelementptr i8, ptr %v23, i64 32
+  store <4 x float> %v100, ptr %v101, align 4
+  %v102 = shufflevector <8 x float> %v88, <8 x float> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %v103 = getelementptr i8, ptr %v23, i64 48
+  store <4 x float> %v102, ptr %v103, align 4
+  %v104 = shufflevector <8 x float> %v90, <8 x float> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %v105 = getelementptr i8, ptr %v23, i64 64
+  store <4 x float> %v104, ptr %v105, align 4
+  %v106 = shufflevector <8 x float> %v92, <8 x float> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %v107 = getelementptr i8, ptr %v23, i64 80
+  store <4 x float> %v106, ptr %v107, align 4
+  %v108 = shufflevector <8 x float> %v94, <8 x float> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %v109 = getelementptr i8, ptr %v23, i64 96
+  store <4 x float> %v108, ptr %v109, align 4
+  %v110 = shufflevector <8 x float> %v96, <8 x float> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %v111 = getelementptr i8, ptr %v23, i64 112
+  store <4 x float> %v110, ptr %v111, align 4
+  %v112 = add nsw i64 %i19, 8
+  %v113 = icmp slt i64 %v112, %v15
+  br i1 %v113, label %loop16, label %done17
 done17:
-  %v106 = add nsw i64 %v13, %v14
-  %v109 = icmp slt i64 %v13, %v106
-  br i1 %v109, label %loop107, label %done108
-loop107:
-  %i110 = phi i64 [%v13, %done17], [%v132, %done116]
-  %v111 = mul nsw i64 %i110, 80
-  %v112 = getelementptr i8, ptr %v3, i64 %v111
-  %v113 = mul nsw i64 %i110, 16
-  %v114 = getelementptr i8, ptr %v7, i64 %v113
-  br label %loop115
+  %v114 = add nsw i64 %v13, %v14
+  %v117 = icmp slt i64 %v13, %v114
+  br i1 %v117, label %loop115, label %done116
 loop115:
-  %i117 = phi i64 [0, %loop107], [%v128, %loop115]
-  %c118 = phi <8 x float> [splat (float 0x0000000000000000), %loop107], [%v127, %loop115]
-  %v119 = mul nsw i64 %i117, 4
-  %v120 = getelementptr i8, ptr %v112, i64 %v119
-  %v121 = mul nsw i64 %i117, 32
-  %v122 = getelementptr i8, ptr %v5, i64 %v121
-  %v123 = load float, ptr %v120, align 4
-  %v124 = insertelement <8 x float> poison, float %v123, i64 0
-  %v125 = shufflevector <8 x float> %v124, <8 x float> poison, <8 x i32> zeroinitializer
-  %v126 = load <8 x float>, ptr %v122, align 4
-  %v127 = call <8 x float> @llvm.fmuladd.v8f32(<8 x float> %v125, <8 x float> %v126, <8 x float> %c118)
-  %v128 = add nsw i64 %i117, 1
-  %v129 = icmp slt i64 %v128, 20
-  br i1 %v129, label %loop115, label %done116
+  %i118 = phi i64 [%v13, %done17], [%v141, %done124]
+  %v119 = mul nsw i64 %i118, 80
+  %v120 = getelementptr i8, ptr %v3, i64 %v119
+  %v121 = mul nsw i64 %i118, 16
+  %v122 = getelementptr i8, ptr %v7, i64 %v121
+  br label %loop123
+loop123:
+  %i125 = phi i64 [0, %loop115], [%v136, %loop123]
+  %c126 = phi <8 x float> [splat (float 0x0000000000000000), %loop115], [%v135, %loop123]
+  %v127 = mul nsw i64 %i125, 4
+  %v128 = getelementptr i8, ptr %v120, i64 %v127
+  %v129 = mul nsw i64 %i125, 32
+  %v130 = getelementptr i8, ptr %v5, i64 %v129
+  %v131 = load float, ptr %v128, align 4
+  %v132 = insertelement <8 x float> poison, float %v131, i64 0
+  %v133 = shufflevector <8 x float> %v132, <8 x float> poison, <8 x i32> zeroinitializer
+  %v134 = load <8 x float>, ptr %v130, align 4
+  %v135 = call <8 x float> @llvm.fmuladd.v8f32(<8 x float> %v133, <8 x float> %v134, <8 x float> %c126)
+  %v136 = add nsw i64 %i125, 1
+  %v137 = icmp slt i64 %v136, 20
+  br i1 %v137, label %loop123, label %done124
+done124:
+  %v138 = fcmp olt <8 x float> %v135, splat (float 0x0000000000000000)
+  %v139 = select <8 x i1> %v138, <8 x float> splat (float 0x0000000000000000), <8 x float> %v135
+  %v140 = shufflevector <8 x float> %v139, <8 x float> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  store <4 x float> %v140, ptr %v122, align 4
+  %v141 = add nsw i64 %i118, 1
+  %v142 = icmp slt i64 %v141, %v114
+  br i1 %v142, label %loop115, label %done116
 done116:
-  %v130 = fcmp olt <8 x float> %v127, splat (float 0x0000000000000000)
-  %v131 = select <8 x i1> %v130, <8 x float> splat (float 0x0000000000000000), <8 x float> %v127
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v131, ptr %v114, i32 4, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false, i1 false>)
-  %v132 = add nsw i64 %i110, 1
-  %v133 = icmp slt i64 %v132, %v106
-  br i1 %v133, label %loop107, label %done108
-done108:
-  %v134 = add nsw i64 %i11, 1
-  %v135 = icmp slt i64 %v134, %end
-  br i1 %v135, label %loop8, label %done9
+  %v143 = add nsw i64 %i11, 1
+  %v144 = icmp slt i64 %v143, %end
+  br i1 %v144, label %loop8, label %done9
 done9:
   ret void
 }
 declare <8 x float> @llvm.fmuladd.v8f32(<8 x float>, <8 x float>, <8 x float>)
-declare void @llvm.masked.store.v8f32.p0(<8 x float>, ptr, i32, <8 x i1>)
