@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import resource
 import sys
@@ -90,7 +91,7 @@ NETWORKS: dict[str, tuple[Callable[[int], Source], tuple[int, ...]]] = {
 
 @dataclass
 class Growth:
-    """Seconds by phase for each size, and the exponents by which they grow from half the largest size on."""
+    """CPU seconds by phase for each size, and the exponents of their growth to the largest from half."""
 
     network: str
     sizes: list[int] = field(default_factory=list)
@@ -113,14 +114,19 @@ class Growth:
         return all(e < BOUND for e in self.exponents.values())
 
 
+def spent() -> float:
+    """CPU seconds of this process and of those that it waited for: whatever else the machine does."""
+    return sum(os.times()[:4])
+
+
 def phases(source: Source, jobs: int | None) -> dict[str, float]:
-    """The seconds of reading, of each pass, of planning, of writing LLVM text and of compiling that."""
-    target, times, start = target_for("native"), dict[str, float](), time.perf_counter()
+    """The CPU seconds of reading, of each pass, of planning, of writing LLVM text and of compiling that."""
+    target, times, start = target_for("native"), dict[str, float](), spent()
 
     def lap(phase: str) -> None:
         nonlocal start
-        times[phase] = time.perf_counter() - start
-        start = time.perf_counter()
+        times[phase] = spent() - start
+        start = spent()
     graph = read(source)
     lap("read")
     for name, after in stages(graph, target):

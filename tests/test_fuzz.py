@@ -25,6 +25,7 @@ def robustness() -> Iterator[ModuleType]:
     """The benchmark, whose networks and broken files these are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
+        patch.delitem(sys.modules, "kernels", raising=False)    # there is one among the tests, too
         spec = importlib.util.spec_from_file_location("robustness", FOLDER / "robustness.py")
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
