@@ -416,7 +416,8 @@ class StageLowering:
                     self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
             elif stride == 2 * a.bytes and len(lanes) == wide.lanes:    # of the last pair only the first
                 half = wide.lanes // 2
-                low, high = (self.e.load(ptrs[i], at + n, wide, a.bytes) for n in (0, stride * half - a.bytes))
+                ends = (self.e.load(ptrs[i], at + n, wide, a.bytes) for n in (0, stride * half - a.bytes))
+                low, high = ends
                 known = self.e.shuffle(low, [*range(0, 2 * half, 2), *range(2 * half + 1, 4 * half, 2)], high)
             else:
                 known = Value("zeroinitializer", wide)
