@@ -284,9 +284,7 @@ class StageLowering:
             for run in self.runs(i, loop, pos):
                 acc = self.turn(run, loop, pos, ptrs, acc, inner)
             return acc
-        isolate: list[int] = []
-        if loop.dim in self.reduced and not self.turns(i, pos):
-            isolate = self.overlapping[loop.dim]
+        isolate = self.overlapping[loop.dim] if loop.dim in self.reduced and not self.turns(i, pos) else []
         for j, p in enumerate(self.steps(i, pos)):
             own = ptrs
             if j and isolate:
@@ -417,17 +415,16 @@ class StageLowering:
                 if a.tensor.name in self.ahead:
                     self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
             elif stride == 2 * a.bytes and len(lanes) == wide.lanes:    # of the last pair only the first
-                low, high = (self.e.load(ptrs[i], at + n, wide, a.bytes) for n in (0, stride * wide.lanes // 2
-                                                                                   - a.bytes))
                 half = wide.lanes // 2
+                ends = (self.e.load(ptrs[i], at + n, wide, a.bytes) for n in (0, stride * half - a.bytes))
+                low, high = ends
                 known = self.e.shuffle(low, [*range(0, 2 * half, 2), *range(2 * half + 1, 4 * half, 2)], high)
             else:
                 known = Value("zeroinitializer", wide)
                 for lane in lanes:
                     one = self.e.load(ptrs[i], at + lane * stride, scalar, a.bytes)
                     known = self.e.insert(known, one, lane)
-            known = widen(self.e, known, a.tensor.type.dtype)
-            self.memo[memo] = known
+            known = self.memo[memo] = widen(self.e, known, a.tensor.type.dtype)
         return known
 
     def found(self, i: int, pos: Positions, ptrs: Pointers, lane: int = 0) -> Value:
