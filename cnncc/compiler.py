@@ -275,11 +275,12 @@ def check_shapes(shapes: Any) -> None:
 
 def check_ops(ops: Any) -> dict[str, UserOp]:
     """A user's ops by name. Raises InputError for what can't be these."""
+    if not ops and (ops is None or isinstance(ops, Mapping)):
+        return {}                           # without the frontend, which a cached model doesn't need
     from cnncc.frontend.user import UserOp
-    given = {} if ops is None else ops
-    if not isinstance(given, Mapping) or not all(isinstance(o, UserOp) for o in given.values()):
+    if not isinstance(ops, Mapping) or not all(isinstance(o, UserOp) for o in ops.values()):
         raise InputError(f'ops: expected what cnncc.op gives, by name: {{"name": op}}, got {ops!r:.100}')
-    return dict(given)
+    return dict(ops)
 
 
 def _build(source: Source, options: Options, threads: int | None, report: Callable[[str, float], None],

@@ -208,6 +208,8 @@ class _Program:
         module, takes, gives = _piece(self.graph, nodes)
         if not gives or not all(isinstance(n.meta["value"], torch.Tensor) for n in (*takes, *gives)):
             raise _Eager("it takes or gives other things than tensors")
+        if any(n.meta["value"].dtype == torch.bfloat16 for n in (*takes, *gives)):
+            raise _Eager("PyTorch rounds to bfloat16 after every op")
         try:
             model = compile(_export(module, takes), threads=torch.get_num_threads())
         except CnnccError as error:

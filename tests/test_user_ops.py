@@ -89,7 +89,7 @@ def test_it_fuses_as_any_other_op() -> None:
     y = b.layer(LEAKY, b.conv(b.input("x", ["N", 3, 8, 8]), out=16, k=3), alpha=0.5)
     graph = b.graph(y=b.add(y, b.layer(LEAKY, y)))
     kernels = [n for n in optimize(graph, target_for("native", "strict")) if n.kernel is not None]
-    assert dict(kernels[0].attrs)["does"] == "conv+add+formula"
+    assert dict(kernels[0].attrs)["does"].startswith("conv+add+formula")
     x = floats(2, 3, 8, 8)
     np.testing.assert_allclose(cnncc.compile(graph)(x), cnncc.reference(graph)(x), atol=1e-5)
 
