@@ -6,29 +6,23 @@ result (the vector), which other one is innermost (the tile), which operands are
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cnncc.ir.expr import Load, cost, tables
+from cnncc.ir.expr import cost, tables
 from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
-from cnncc.ir.infer import stage_lanes
-from cnncc.ir.kernel import ACC, Kernel, Stage
+from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
 from cnncc.ir.regions import scratch_shapes
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
-from cnncc.ir.types import BYTES, HINT, Extent, product
+from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
+from cnncc.passes.prices import Prices, count_of, number, turns_of
 
-STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
-ROOM = 0.8                  # the part of L2 that a loop's data may fill
-HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
-LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
-BODY = 40                   # multiply-adds that an inner loop should have at least
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 LONG_SUM = 1024             # terms beyond which a sum is made of parts
 UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
@@ -109,109 +103,22 @@ def parts(kernel: Kernel) -> list[Kernel]:
         if stage is not kernel.stages[-1]:
             box = zip(stage.out.index, boxes[stage.out.tensor], strict=True)
             part = {i.single: int(n) for i, n in box if i.single}
-        small = tuple(replace(f, extents=tuple((d, min(part[d], _number(e)) if d in part else e)
+        small = tuple(replace(f, extents=tuple((d, min(part[d], number(e)) if d in part else e)
                                                for d, e in f.extents)) for f in stage.formulas)
         used = dict.fromkeys((*(x.tensor for x in stage.loads), stage.out.tensor))
         result.append(Kernel(tuple(kernel.tensors[u] for u in used), (replace(stage, formulas=small),)))
     return result
 
 
-def _number(e: Extent) -> int:
-    return HINT if isinstance(e, str) else e
-
-
-def _count(extent: int, step: int) -> int:
-    return -(-extent // step)
-
-
-def _sizes(extent: int, step: int) -> list[tuple[int, int]]:
-    """(size, how many) of the balanced tiles of at most `step`."""
-    count = -(-extent // step)
-    small, more = divmod(extent, count)
-    return [(size, n) for size, n in ((small + 1, more), (small, count - more)) if n]
-
-
-def _turns(acc: int) -> int:
-    """How many steps of the innermost reduction one turn of its loop does."""
-    return next((n for n in (1, 2) if n * acc >= BODY), 4)
-
-
-@dataclass(frozen=True, slots=True)
-class _Access:
-    """What the price of memory knows of a load or store."""
-
-    dims: frozenset[str]
-    nbytes: int
-    batch: int
-    broadcast: bool
-
-
-class _Space:
+class _Space(Prices):
     """What a kernel of one stage allows."""
-
-    def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target,
-                 simd: str | None = None) -> None:
-        self.kernel, self.target, self.weights = kernel, target, weights
-        self.known: dict[int, frozenset[str]] = {}
-        self.stage: Stage = kernel.stages[-1]
-        self.extents = self.stage.extents
-        self.tensors = kernel.tensors
-        first = self.stage.first
-        self.reduced = list(first.reduced) if first.fold != "=" else []
-        self.out = [d for d in self.extents if d not in self.reduced]
-        result = set(self.stage.formulas[-1].out_dims)
-        self.folded = [d for d in self.out if d not in result or d in first.tabled]     # always unrolled
-        self.lanes = stage_lanes(self.stage, self.tensors, target)
-        self.simd = simd or self._vector()
-        out = self.stage.out.index
-        rows = dict.fromkeys(d for a, _ in kernel.output.layout.order for d in out[a].dims)
-        self.rows = [d for d in rows if d not in (self.simd, *self.folded)]
-        self.batch = next((d for d in self.rows if isinstance(self.extents[d], str)), None)
-        if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0] \
-                and not self._blocked(self.rows[0]):
-            self.batch = self.rows[0]
-        self.loads = [x for x in first.loads if x.tensor != ACC]
-        self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
-        self.accesses = [self._access(x) for x in dict.fromkeys((*self.stage.loads, self.stage.out))]
-
-    def _dims(self, x: Load) -> frozenset[str]:
-        found = self.known.get(id(x))
-        if found is None:       # hashing a load takes longer
-            found = self.known[id(x)] = frozenset(d for i in x.index for d in i.dims)
-        return found
-
-    def _access(self, x: Load) -> _Access:
-        t, dims = self.tensors[x.tensor], self._dims(x)
-        batch = HINT if self.batch in dims and isinstance(t.type.shape[0], str) else 1
-        nbytes = t.nbytes                       # of what is read: a part of some channels, say
-        for i, e in zip(x.index, t.type.shape, strict=True):
-            if isinstance(e, int) and i.lookup is None \
-                    and not any(isinstance(self.extents[d], str) for d in i.dims):
-                low, high = i.bounds({d: int(self.extents[d]) for d in i.dims})
-                nbytes = nbytes * (min(e, high + 1) - max(0, low)) // e
-        return _Access(dims, nbytes, batch, x in self.broadcast)
-
-    def _vector(self) -> str | None:
-        """The dimension with unit stride in the result; else, where the result is a number, in an operand."""
-        last_axis = self.kernel.output.layout.order[-1][0] if self.kernel.output.layout.order else None
-        if last_axis is not None:
-            found = next((d for d, c in self.stage.out.index[last_axis].terms if c == 1), None)
-            if found is not None and not isinstance(self.extents[found], str):
-                return found
-        for x in self.stage.first.loads:
-            t = self.tensors.get(x.tensor)
-            if t is not None and x.index:
-                found = x.index[t.layout.order[-1][0]].single
-                if found is not None and found in self.reduced:
-                    return found
-        return None
 
     def other_vectors(self) -> Iterator[str]:
         """Dimensions whose vectors are whole in all operands, where those of the result must be gathered."""
         if not any(self._gathered(x, self.simd) for x in self.loads) or self.stage.first.scattered:
             return
         shape, order = self.kernel.output.type.shape, self.kernel.output.layout.order
-        if any(block and _number(shape[a]) % block for a, block in order):
+        if any(block and number(shape[a]) % block for a, block in order):
             return                          # lanes beyond an extent would not be zero
         plain = all(not block for _, block in order)
         least = 2 if self.stage.first.fold == "=" else self.lanes
@@ -220,17 +127,6 @@ class _Space:
                     and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
                 yield d
 
-    def _gathered(self, x: Load, d: str | None) -> int:
-        """The distance in memory between neighbours along d where it isn't 1; 0: they make a vector."""
-        if d not in self._dims(x) or x.tensor in self.weights:
-            return 0
-        t = self.tensors[x.tensor]
-        last = t.layout.order[-1][0]
-        if any(d in i.dims for a, i in enumerate(x.index) if a != last):
-            return 1 << 30
-        c = abs(x.index[last].coefficient(d))
-        return c if c != 1 else 0
-
     # ---- candidates
 
     def all(self) -> Iterator[Candidate]:
@@ -238,14 +134,14 @@ class _Space:
             yield self.priced(self._in_order(), None, 1, 1, 1)
             return
         spare = self.target.registers - 1
-        fold = product([_number(self.extents[d]) for d in self.folded])
-        vectors = -(-_number(self.extents[self.simd]) // self.lanes) if self.simd else 1
+        fold = product([number(self.extents[d]) for d in self.folded])
+        vectors = -(-number(self.extents[self.simd]) // self.lanes) if self.simd else 1
         tile = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
         if self.simd in self.reduced:
             vectors = 1
-        extent = _number(self.extents[tile]) if tile else 1
-        widths = {_count(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
-        heights = {_count(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
+        extent = number(self.extents[tile]) if tile else 1
+        widths = {count_of(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
+        heights = {count_of(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
         long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
         for nb in heights.values():
             for rw in widths.values():
@@ -274,14 +170,14 @@ class _Space:
         factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
         if factors:
             return len(factors)
-        windows = [(x, _number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
+        windows = [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
                    if tile and rw > 1 and {tile, d} <= set(i.dims)]
         held = [(rw + r) * nb if self.simd in self._dims(x) else 1 for x, r in windows]
         return max(held, default=0)
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
-        fold = product([_number(self.extents[d]) for d in self.folded])
+        fold = product([number(self.extents[d]) for d in self.folded])
         inside = self.inside(tile, rw, rw * nb * fold)
         inside += self._prefetch(nb, tile, rw)
         apart = [d for d in self.rows if d not in (self.batch, tile) and self._apart(d)]
@@ -307,9 +203,9 @@ class _Space:
 
     def _chunks(self, tile: str, rw: int) -> list[list[Loop]]:
         """Loops over some tiles at a time: few, or as many as make two or four chunks."""
-        extent = _number(self.extents[tile])
+        extent = number(self.extents[tile])
         few = rw * max(1, min(8, extent // (16 * rw)))
-        sizes = {few, *(rw * _count(extent, rw * n) for n in (2, 4))} if extent > 4 * rw else set()
+        sizes = {few, *(rw * count_of(extent, rw * n) for n in (2, 4))} if extent > 4 * rw else set()
         return [[Loop("for", tile, size)] for size in sorted(sizes) if size < extent]
 
     def _apart(self, d: str) -> bool:
@@ -318,7 +214,7 @@ class _Space:
 
     def _strip(self, d: str, nb: int) -> int:
         """How many rows of the broadcast operands fit into L2 beside a tile's weights; 0: all or too few."""
-        extent = _number(self.extents[d])
+        extent = number(self.extents[d])
         row = sum(self.tensors[x.tensor].nbytes / extent for x in self.broadcast if d in self._dims(x))
         room = self.target.l2 * 3 // 4 - self._tile_bytes(nb)
         rows = int(room / row) if row and self.batch is None else extent
@@ -328,7 +224,7 @@ class _Space:
 
     def inside(self, tile: str | None, rw: int, acc: int) -> list[Loop]:
         """The loops of a tile with so many accumulators."""
-        turns = _turns(acc)
+        turns = turns_of(acc)
         unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set())
         blocked: list[str] = []
         windows: list[str] = []
@@ -344,7 +240,7 @@ class _Space:
                 blocked.append(d)
             else:
                 plain.append(d)
-        loops = [Loop("for", d, self.lanes) for d in blocked if _number(self.extents[d]) > self.lanes]
+        loops = [Loop("for", d, self.lanes) for d in blocked if number(self.extents[d]) > self.lanes]
         shifting = [d for d in plain
                     if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
         loops += [Loop("for", d) for d in shifting]
@@ -368,9 +264,9 @@ class _Space:
 
     def _counted(self, windows: Sequence[str], acc: int) -> Iterator[Loop]:
         """Loops over some taps at a time, the longest windows first, where all would be too much code."""
-        body = acc * product([_number(self.extents[d]) for d in windows])
-        for d in sorted(windows, key=lambda d: -_number(self.extents[d])):
-            extent = _number(self.extents[d])
+        body = acc * product([number(self.extents[d]) for d in windows])
+        for d in sorted(windows, key=lambda d: -number(self.extents[d])):
+            extent = number(self.extents[d])
             skips = any(d in i.dims and outside(i, e, self.extents) for x in self.loads
                         for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True))
             if body > UNROLLED and not skips and d not in self.stage.first.tabled:
@@ -381,11 +277,11 @@ class _Space:
     def _parts(self, loops: list[Loop]) -> list[Loop]:
         """Long sums of one operand in parts, about as many as each has terms."""
         first = next((x for x in loops if x.kind == "for"), None)
-        terms = product([_number(self.extents[d]) for d in self.reduced])
+        terms = product([number(self.extents[d]) for d in self.reduced])
         single = sum(not self._dims(x).isdisjoint(self.reduced) for x in self.loads) == 1
         if first is None or not single or self.stage.first.fold != "+=" or terms <= LONG_SUM:
             return loops
-        extent = _number(self.extents[first.dim])
+        extent = number(self.extents[first.dim])
         if terms * first.step >= 64 * extent:
             return [replace(x, kind="part") if x is first else x for x in loops]
         part = first.step * round((extent / first.step) ** 0.5)
@@ -394,17 +290,12 @@ class _Space:
 
     def _tile_bytes(self, nb: int) -> int:
         """Bytes of weights that one tile reads."""
-        return nb * self.lanes * 4 * product([_number(self.extents[d]) for d in self.reduced])
+        return nb * self.lanes * 4 * product([number(self.extents[d]) for d in self.reduced])
 
     def _levels(self, d: str, step: int) -> list[Loop]:
         """The loops over a dimension: within a block first where an operand's memory is blocked."""
-        several = self._blocked(d) and _number(self.extents[d]) > self.lanes
+        several = self._blocked(d) and number(self.extents[d]) > self.lanes
         return [*([Loop("for", d, self.lanes)] if several else []), Loop("for", d, step)]
-
-    def _blocked(self, d: str) -> bool:
-        return any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
-                   for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
-                   if x.tensor not in self.weights)
 
     def _prefetch(self, nb: int, tile: str | None, rw: int) -> Iterator[Loop]:
         """What comes from beyond L2 is asked for early.
@@ -415,13 +306,13 @@ class _Space:
         for x in self.broadcast if tile and tile != self.batch else ():
             t = self.tensors[x.tensor]
             axis = next((a for a, i in enumerate(x.index) if i.single == tile), None)
-            turns = product([_number(self.extents[d]) for d in self.rows if self._apart(d)])
+            turns = product([number(self.extents[d]) for d in self.rows if self._apart(d)])
             if axis is not None and t.nbytes > turns * self.target.l2 // 4:
                 *_, (_, _, stride) = t.layout.parts(axis, t.type.shape)
                 yield Loop("prefetch", x.tensor, 2 * rw * stride * BYTES[t.type.dtype])
-        passes = product([_number(self.extents[d]) for d in self.rows
+        passes = product([number(self.extents[d]) for d in self.rows
                           if d not in (tile, self.batch) and not self._apart(d)])
-        if passes * (_count(_number(self.extents[tile]), rw) if tile and tile != self.batch else 1) > PASSES:
+        if passes * (count_of(number(self.extents[tile]), rw) if tile and tile != self.batch else 1) > PASSES:
             return
         for x in self.loads:
             if x.tensor in self.weights and self.tensors[x.tensor].nbytes > self.target.l2 // 4 \
@@ -452,96 +343,8 @@ class _Space:
         stage = replace(self.stage, schedule=Schedule((*rest, *chosen.inside)))
         return replace(self.kernel, operands=operands, stages=(stage,), loops=Schedule(par))
 
-    def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop]) -> float:
-        t = self.target
-        steps = product([_number(self.extents[d]) for d in self.reduced])
-        if self.simd in self.reduced:
-            steps = -(-steps // self.lanes)
-        vectors = 1
-        if self.simd and self.simd not in self.reduced:
-            vectors = _count(_number(self.extents[self.simd]), self.lanes)
-        others = product([_number(self.extents[d]) for d in self.rows if d != tile])
-        streams = [x for x in self.loads if self.simd in self._dims(x)]
-        total = 0.0
-        for width, wide in _sizes(_number(self.extents[tile]), rw) if tile else [(1, 1)]:
-            for blocks, high in _sizes(vectors, nb):
-                acc = width * blocks * fold
-                reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
-                ops = acc * max(1, self.stage.instructions_per_step())
-                streamed = self._streamed(steps, blocks, streams)
-                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0, streamed)
-                cycle += LOOP / _turns(acc) + STALL * streamed
-                epilogue = acc * (len(self.stage.formulas) * 1.5 + self._apart_at_end(tile, width)) + 12
-                total += (steps * cycle + epilogue) * wide * high
-        return total * others
-
-    def _streamed(self, steps: int, blocks: int, streams: Sequence[Load]) -> float:
-        """Cycles per step to bring vectors from L2 that are too many to stay in L1 until the next tile."""
-        line = self.lanes * 4
-        total = 0.0
-        for x in streams:
-            tile = steps * blocks * line if set(self.reduced) <= self._dims(x) else 0
-            if tile > self.target.l1 // 2:
-                far = tile > self.target.l2 * 3 // 4
-                total += blocks * line / (self.target.l3_stream if far else self.target.l2_bytes)
-        return total
-
-    def _apart_at_end(self, tile: str | None, width: int) -> float:
-        """Instructions that take a vector apart: lanes added up, squares turned, or stored one by one."""
-        rounds = math.log2(self.lanes)
-        if self.simd in self.reduced:
-            return 3 * rounds
-        if not self.simd or not self._gathered(self.stage.out, self.simd):
-            return 0
-        if tile and width > 1 and not self._gathered(self.stage.out, tile):
-            return (1.5 * rounds + 1) * _count(width, self.lanes) * self.lanes / width
-        return 2 * self.lanes
-
-    def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
-               inside: Sequence[Loop]) -> float:
-        dims = self._dims(x)
-        n = float(blocks if self.simd in dims else 1)
-        if distance := self._gathered(x, self.simd):
-            n *= 3 if distance == 2 else 2 * self.lanes
-        if dims & set(self.folded):
-            n *= fold
-        if tile in dims:
-            taps = [l.dim for l in inside if l.kind == "unroll" and l.dim in self.reduced]
-            shared = [(i.coefficient(tile), d) for i in x.index for d in taps if {tile, d} <= set(i.dims)]
-            if shared and self.simd in dims:                    # overlapping vectors are read once
-                stride, d = shared[0]
-                window = _number(self.extents[d])
-                n *= min(width * window, (width - 1) * abs(stride) + window) / window
-            else:
-                n *= width
-        return n
-
-    def _memory(self, outside: Sequence[Loop]) -> float:
-        """Cycles lost to bytes from beyond L2: what doesn't fit is read in every turn of loops around it.
-
-        Vectors come in streams that are mostly hidden; single elements of scattered lines are waited for.
-        """
-        live = [float(a.nbytes) for a in self.accesses]
-        turns = [1.0] * len(live)
-        for loop in outside:
-            count = _count(_number(self.extents[loop.dim]), loop.step)
-            walked = [loop.dim in a.dims for a in self.accesses]
-            live = [n / count if w else n for n, w in zip(live, walked, strict=True)]   # one tile of it
-            if sum(live) > self.target.l2 * ROOM:                   # gone by the next turn
-                turns = [n if w else n * count for n, w in zip(turns, walked, strict=True)]
-        order = [x.dim for x in outside]
-        again = next((d for d in order if order.count(d) > 1 and d not in (self.simd, self.batch)), None)
-        # pixels in chunks around channels: what is written or added comes in pieces, not in streams
-        chunk = {again, self.simd} if again and len(self.rows) <= 2 and order[0] != self.simd else {""}
-        total = 0.0
-        for a, n in zip(self.accesses, turns, strict=True):
-            waited = a.broadcast or a.dims >= chunk
-            rate = self.target.l3_bytes if waited else self.target.l3_stream / HIDDEN
-            total += a.nbytes * n * a.batch / rate
-        return total
-
     def _tasks(self, outside: Sequence[Loop]) -> int:
-        return product([_count(_number(self.extents[x.dim]), x.step) for x in outside if x.kind == "par"])
+        return product([count_of(number(self.extents[x.dim]), x.step) for x in outside if x.kind == "par"])
 
     def _parallel(self, outside: list[Loop], cycles: float) -> list[Loop]:
         """The leading loops become par until there are enough tasks; a small kernel is one task."""
@@ -560,7 +363,7 @@ class _Space:
             if repeated or meeting:
                 break
             result[i] = replace(x, kind="par")
-            tasks *= 1 if symbolic else _count(_number(self.extents[x.dim]), x.step)
+            tasks *= 1 if symbolic else count_of(number(self.extents[x.dim]), x.step)
         return result
 
     def _weights_order(self, name: str, inside: Sequence[Loop]) -> Layout:

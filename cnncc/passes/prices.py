@@ -1,0 +1,218 @@
+"""What loops cost: an analytic model of the target, in cycles of one core.
+
+Arithmetic, loads and latency of the register tile; bytes from beyond L1 and L2 by the loops around them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnncc.ir.expr import Load
+from cnncc.ir.infer import stage_lanes
+from cnncc.ir.kernel import ACC, Kernel, Stage
+from cnncc.ir.schedule import Loop
+from cnncc.ir.target import Target
+from cnncc.ir.types import HINT, Extent, product
+
+STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
+ROOM = 0.8                  # the part of L2 that a loop's data may fill
+HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
+LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
+BODY = 40                   # multiply-adds that an inner loop should have at least
+
+
+def number(e: Extent) -> int:
+    return HINT if isinstance(e, str) else e
+
+
+def count_of(extent: int, step: int) -> int:
+    return -(-extent // step)
+
+
+def sizes(extent: int, step: int) -> list[tuple[int, int]]:
+    """(size, how many) of the balanced tiles of at most `step`."""
+    count = -(-extent // step)
+    small, more = divmod(extent, count)
+    return [(size, n) for size, n in ((small + 1, more), (small, count - more)) if n]
+
+
+def turns_of(acc: int) -> int:
+    """How many steps of the innermost reduction one turn of its loop does."""
+    return next((n for n in (1, 2) if n * acc >= BODY), 4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """What the price of memory knows of a load or store."""
+
+    dims: frozenset[str]
+    nbytes: int
+    batch: int
+    broadcast: bool
+
+
+class Prices:
+    """A kernel of one stage with vectors along a dimension: what its loops cost."""
+
+    def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target,
+                 simd: str | None = None) -> None:
+        self.kernel, self.target, self.weights = kernel, target, weights
+        self.known: dict[int, frozenset[str]] = {}
+        self.stage: Stage = kernel.stages[-1]
+        self.extents = self.stage.extents
+        self.tensors = kernel.tensors
+        first = self.stage.first
+        self.reduced = list(first.reduced) if first.fold != "=" else []
+        self.out = [d for d in self.extents if d not in self.reduced]
+        result = set(self.stage.formulas[-1].out_dims)
+        self.folded = [d for d in self.out if d not in result or d in first.tabled]     # always unrolled
+        self.lanes = stage_lanes(self.stage, self.tensors, target)
+        self.simd = simd or self._vector()
+        out = self.stage.out.index
+        rows = dict.fromkeys(d for a, _ in kernel.output.layout.order for d in out[a].dims)
+        self.rows = [d for d in rows if d not in (self.simd, *self.folded)]
+        self.batch = next((d for d in self.rows if isinstance(self.extents[d], str)), None)
+        if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0] \
+                and not self._blocked(self.rows[0]):
+            self.batch = self.rows[0]
+        self.loads = [x for x in first.loads if x.tensor != ACC]
+        self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
+        self.accesses = [self._access(x) for x in dict.fromkeys((*self.stage.loads, self.stage.out))]
+
+    def _dims(self, x: Load) -> frozenset[str]:
+        found = self.known.get(id(x))
+        if found is None:       # hashing a load takes longer
+            found = self.known[id(x)] = frozenset(d for i in x.index for d in i.dims)
+        return found
+
+    def _access(self, x: Load) -> _Access:
+        t, dims = self.tensors[x.tensor], self._dims(x)
+        batch = HINT if self.batch in dims and isinstance(t.type.shape[0], str) else 1
+        nbytes = t.nbytes                       # of what is read: a part of some channels, say
+        for i, e in zip(x.index, t.type.shape, strict=True):
+            if isinstance(e, int) and i.lookup is None \
+                    and not any(isinstance(self.extents[d], str) for d in i.dims):
+                low, high = i.bounds({d: int(self.extents[d]) for d in i.dims})
+                nbytes = nbytes * (min(e, high + 1) - max(0, low)) // e
+        return _Access(dims, nbytes, batch, x in self.broadcast)
+
+    def _vector(self) -> str | None:
+        """The dimension with unit stride in the result; else, where the result is a number, in an operand."""
+        last_axis = self.kernel.output.layout.order[-1][0] if self.kernel.output.layout.order else None
+        if last_axis is not None:
+            found = next((d for d, c in self.stage.out.index[last_axis].terms if c == 1), None)
+            if found is not None and not isinstance(self.extents[found], str):
+                return found
+        for x in self.stage.first.loads:
+            t = self.tensors.get(x.tensor)
+            if t is not None and x.index:
+                found = x.index[t.layout.order[-1][0]].single
+                if found is not None and found in self.reduced:
+                    return found
+        return None
+
+    def _blocked(self, d: str) -> bool:
+        return any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
+                   for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
+                   if x.tensor not in self.weights)
+
+    def _gathered(self, x: Load, d: str | None) -> int:
+        """The distance in memory between neighbours along d where it isn't 1; 0: they make a vector."""
+        if d not in self._dims(x) or x.tensor in self.weights:
+            return 0
+        t = self.tensors[x.tensor]
+        last = t.layout.order[-1][0]
+        if any(d in i.dims for a, i in enumerate(x.index) if a != last):
+            return 1 << 30
+        c = abs(x.index[last].coefficient(d))
+        return c if c != 1 else 0
+
+    def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop]) -> float:
+        t = self.target
+        steps = product([number(self.extents[d]) for d in self.reduced])
+        if self.simd in self.reduced:
+            steps = -(-steps // self.lanes)
+        vectors = 1
+        if self.simd and self.simd not in self.reduced:
+            vectors = count_of(number(self.extents[self.simd]), self.lanes)
+        others = product([number(self.extents[d]) for d in self.rows if d != tile])
+        streams = [x for x in self.loads if self.simd in self._dims(x)]
+        total = 0.0
+        for width, wide in sizes(number(self.extents[tile]), rw) if tile else [(1, 1)]:
+            for blocks, high in sizes(vectors, nb):
+                acc = width * blocks * fold
+                reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
+                ops = acc * max(1, self.stage.instructions_per_step())
+                streamed = self._streamed(steps, blocks, streams)
+                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0, streamed)
+                cycle += LOOP / turns_of(acc) + STALL * streamed
+                epilogue = acc * (len(self.stage.formulas) * 1.5 + self._apart_at_end(tile, width)) + 12
+                total += (steps * cycle + epilogue) * wide * high
+        return total * others
+
+    def _streamed(self, steps: int, blocks: int, streams: Sequence[Load]) -> float:
+        """Cycles per step to bring vectors from L2 that are too many to stay in L1 until the next tile."""
+        line = self.lanes * 4
+        total = 0.0
+        for x in streams:
+            tile = steps * blocks * line if set(self.reduced) <= self._dims(x) else 0
+            if tile > self.target.l1 // 2:
+                far = tile > self.target.l2 * 3 // 4
+                total += blocks * line / (self.target.l3_stream if far else self.target.l2_bytes)
+        return total
+
+    def _apart_at_end(self, tile: str | None, width: int) -> float:
+        """Instructions that take a vector apart: lanes added up, squares turned, or stored one by one."""
+        rounds = math.log2(self.lanes)
+        if self.simd in self.reduced:
+            return 3 * rounds
+        if not self.simd or not self._gathered(self.stage.out, self.simd):
+            return 0
+        if tile and width > 1 and not self._gathered(self.stage.out, tile):
+            return (1.5 * rounds + 1) * count_of(width, self.lanes) * self.lanes / width
+        return 2 * self.lanes
+
+    def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
+               inside: Sequence[Loop]) -> float:
+        dims = self._dims(x)
+        n = float(blocks if self.simd in dims else 1)
+        if distance := self._gathered(x, self.simd):
+            n *= 3 if distance == 2 else 2 * self.lanes
+        if dims & set(self.folded):
+            n *= fold
+        if tile in dims:
+            taps = [l.dim for l in inside if l.kind == "unroll" and l.dim in self.reduced]
+            shared = [(i.coefficient(tile), d) for i in x.index for d in taps if {tile, d} <= set(i.dims)]
+            if shared and self.simd in dims:                    # overlapping vectors are read once
+                stride, d = shared[0]
+                window = number(self.extents[d])
+                n *= min(width * window, (width - 1) * abs(stride) + window) / window
+            else:
+                n *= width
+        return n
+
+    def _memory(self, outside: Sequence[Loop]) -> float:
+        """Cycles lost to bytes from beyond L2: what doesn't fit is read in every turn of loops around it.
+
+        Vectors come in streams that are mostly hidden; single elements of scattered lines are waited for.
+        """
+        live = [float(a.nbytes) for a in self.accesses]
+        turns = [1.0] * len(live)
+        for loop in outside:
+            count = count_of(number(self.extents[loop.dim]), loop.step)
+            walked = [loop.dim in a.dims for a in self.accesses]
+            live = [n / count if w else n for n, w in zip(live, walked, strict=True)]   # one tile of it
+            if sum(live) > self.target.l2 * ROOM:                   # gone by the next turn
+                turns = [n if w else n * count for n, w in zip(turns, walked, strict=True)]
+        order = [x.dim for x in outside]
+        again = next((d for d in order if order.count(d) > 1 and d not in (self.simd, self.batch)), None)
+        # pixels in chunks around channels: what is written or added comes in pieces, not in streams
+        chunk = {again, self.simd} if again and len(self.rows) <= 2 and order[0] != self.simd else {""}
+        total = 0.0
+        for a, n in zip(self.accesses, turns, strict=True):
+            waited = a.broadcast or a.dims >= chunk
+            rate = self.target.l3_bytes if waited else self.target.l3_stream / HIDDEN
+            total += a.nbytes * n * a.batch / rate
+        return total
