@@ -57,8 +57,6 @@ def read(source: Source, opening: Opening | None = None, shapes: Shapes | None =
     kind OpenError where shapes or values are missing, InputError for those that don't fit and unknown names.
     """
     from cnncc.frontend import definition
-    from cnncc.frontend.onnx import read as read_onnx
-    from cnncc.frontend.onnx_import import Given
     from cnncc.ir.graph import Graph
     wanted, ops = names_of(outputs), check_ops(ops)
     if isinstance(source, Graph) or definition.is_definition(source):
@@ -67,6 +65,8 @@ def read(source: Source, opening: Opening | None = None, shapes: Shapes | None =
         if isinstance(source, Graph):
             return source if wanted is None else source.cut(wanted)
         return definition.read(source, opening, wanted, ops)
+    from cnncc.frontend.onnx import read as read_onnx
+    from cnncc.frontend.onnx_import import Given
     return read_onnx(source, opening=opening, given=Given(shapes or {}, values or {}, wanted, ops))
 
 

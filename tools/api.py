@@ -26,8 +26,8 @@ cheap. The layers of `Builder` are in [operators.md](operators.md#layers-of-defi
 """
 SECTIONS: dict[str, Sequence[str]] = {
     "Compiling": ("compile", "load", "reference", "convert", "op"),
-    "Compiled models": ("CompiledModel", "SpecialisingModel", "ir.plan.Value", "runtime.profiler.StepTime",
-                        "Reference"),
+    "Compiled models": ("CompiledModel", "SpecialisingModel", "runtime.model.Threaded", "ir.plan.Value",
+                        "runtime.profiler.StepTime", "Reference"),
     "Networks in Python": ("Builder", "Graph"),
     "Errors": ("CnnccError", "ModelError", "UnsupportedError", "ArtifactError", "InputError",
                "InternalError"),

@@ -102,6 +102,13 @@ def scatter_nd(c: Call) -> str:
     return c.emit("scatter_nd", operands, base=base, fold=fold, shape=shape)
 
 
+def _placed(c: Call, x: str, index: str, axis: int, shape: Sequence[Extent]) -> str:
+    """The elements of x amid zeros of a `shape`, where `index` says along an axis."""
+    base = c.emit("fill", [], "base", shape=tuple(shape), value=0, dtype=c.dtype(x))
+    return c.emit("scatter_elements", [x, index], "placed", base=base, axis=axis, fold="=",
+                  shape=tuple(shape))
+
+
 def grid_sample(c: Call) -> str:
     x, grid, size = c.value(0), c.value(1), c.spatial(c.value(0))
     mode = c.attribute("mode", "s", b"linear")
@@ -178,10 +185,7 @@ def top_k(c: Call) -> tuple[str, ...]:
     results = []
     for out, values in zip(c.node.output, (x, numbers), strict=False):
         own = c.named(out or c.out)
-        base = own.emit("fill", [], "base", shape=shape, value=0, dtype=c.dtype(values))
-        placed = own.emit("scatter_elements", [values, rank], "placed", base=base, axis=axis, fold="=",
-                          shape=shape)
-        results.append(cut(own, placed, {axis: range(k)}))
+        results.append(cut(own, _placed(own, values, rank, axis, shape), {axis: range(k)}))
     return tuple(results)
 
 
@@ -198,9 +202,7 @@ def non_zero(c: Call) -> str:
     place = c.emit("where", [flat, earlier, beyond], "place")
     index = c.const(np.stack(np.unravel_index(np.arange(n), sizes)) if rank else np.zeros((0, 1)), "index")
     place = c.emit("expand", [place], "places", shape=(rank, n))
-    base = c.emit("fill", [], "base", shape=(rank, n + 1), value=0, dtype="i64")
-    placed = c.emit("scatter_elements", [index, place], "placed", base=base, axis=1, fold="=",
-                    shape=(rank, n + 1))
+    placed = _placed(c, index, place, 1, (rank, n + 1))
     c.scope.counted[c.out] = 1, c.emit("reduce_sum", [ones], "count", axes=(0,), keepdims=False)
     return cut(c, placed, {1: range(n)})
 
@@ -216,10 +218,9 @@ def max_unpool(c: Call) -> str:
             zip(spatial, strides, kernel, pads[:n], pads[n:], strict=True)]
     c.expect(min(size) > 0, f"its result would have the size {size}")
     whole = product([*shape[:2], *size])
-    flat = [c.emit("reshape", [v], step, shape=(product(shape),))
-            for v, step in ((x, "flat"), (places(c, 1, [whole]), "flat.index"))]
-    base = c.emit("fill", [], "base", shape=(whole,), value=0, dtype=c.dtype(x))
-    y = c.emit("scatter_elements", flat, "placed", base=base, axis=0, fold="=", shape=(whole,))
+    flat, index = (c.emit("reshape", [v], step, shape=(product(shape),))
+                   for v, step in ((x, "flat"), (places(c, 1, [whole]), "flat.index")))
+    y = _placed(c, flat, index, 0, (whole,))
     wanted = ints(c, 2, "output shape") if c.has(2) else [*shape[:2], *size]
     more = [w - e for w, e in zip(wanted, (*shape[:2], *size), strict=False)]
     c.expect(len(wanted) == n + 2 and more[:2] == [0, 0] and min(more) >= 0, f"it can't have shape {wanted}")

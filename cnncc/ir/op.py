@@ -185,6 +185,11 @@ def reduction(name: str, fold: str, text: str = "x", *attributes: str) -> Op:
     return register(Op(name, bound))
 
 
+def axes(rank: int) -> Indices:
+    """The dimensions i0, i1, ... as the indices of so many axes."""
+    return tuple(Index.of(f"i{a}") for a in range(rank))
+
+
 def movement(name: str, index: Callable[[Shapes, Attrs], tuple[Shape, Indices, Indices]],
              scattered: bool = False) -> Op:
     """Elements of x at other places: `index` gives the result's shape and how y and x are indexed.

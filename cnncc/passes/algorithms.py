@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.ops import OPS
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, HINT
 from cnncc.passes.fold import Rebuild
@@ -70,14 +72,13 @@ def _fits(n: Node, windows: list[int], m: int) -> bool:
 
 def _bordered(b: Rebuild, n: Node) -> str:
     """A convolution of its image amid stored zeros."""
-    x, (begin, end) = b.name_of(n.inputs[0]), (n.attr["begin"], n.attr["end"])
-    first, channels, *image = b.type(x).shape
-    shape = (first, channels, *(int(e) + low + high for e, low, high in zip(image, begin, end, strict=True)))
-    filled = b.op("fill", [], f"{n.name}.border", n.origin, shape=shape, value=0, dtype=b.type(x).dtype)
-    x = b.op("place", [x], f"{n.name}.image", n.origin, filled, begin=(0, 0, *begin),
-             steps=(1,) * len(shape), shape=shape)
-    none = {"begin": (0,) * len(image), "end": (0,) * len(image)}
-    return b.op("conv", [x, b.name_of(n.inputs[1])], n.name, n.origin, **(n.attr | none))
+    sides = {side: (0, 0, *n.attr[side]) for side in ("begin", "end")}
+    image = replace(n, name=f"{n.name}.image", inputs=(b.name_of(n.inputs[0]),),
+                    attrs=(*sides.items(), ("value", 0)))
+    pad = OPS["pad"].composed
+    assert pad is not None
+    none = {side: (0,) * len(n.attr[side]) for side in sides}
+    return b.op("conv", [pad(b, image), b.name_of(n.inputs[1])], n.name, n.origin, **(n.attr | none))
 
 
 def _scattered(n: Node, graph: Graph) -> bool:

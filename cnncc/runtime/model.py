@@ -23,7 +23,23 @@ from cnncc.runtime.profiler import StepTime
 _FIRST, _LAST = FRAME.index("first"), FRAME.index("last")
 
 
-class CompiledModel:
+class Threaded:
+    """What is called with a number of threads. Raises InputError for a wrong one."""
+
+    def __init__(self, threads: int | None) -> None:
+        self._threads = env.thread_count(threads)
+
+    @property
+    def threads(self) -> int:
+        """Threads that a call uses, its own included; may be changed, results stay the same bit by bit."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int | None) -> None:
+        self._threads = env.thread_count(threads)
+
+
+class CompiledModel(Threaded):
     """Native code, weights and the plan that they follow. Any number of threads may call one model.
 
     Made by `cnncc.compile` and `cnncc.load`. The last of `objects` is the thread pool. `meta` goes into the
@@ -39,7 +55,7 @@ class CompiledModel:
 
     def __init__(self, plan: Plan, objects: Sequence[bytes], weights: NDArray[np.uint8],
                  meta: Mapping[str, Any], threads: int | None = None) -> None:
-        self._threads = env.thread_count(threads)
+        super().__init__(threads)
         self.plan, self.meta, self._objects = plan, dict(meta), tuple(objects)
         self.name, self.inputs, self.outputs = plan.name, plan.inputs, plan.shown
         if weights.nbytes != plan.weights or not objects:
@@ -56,15 +72,6 @@ class CompiledModel:
         self._dtypes = [dtype_called(v.dtype) for v in plan.outputs]
         self._operands = slice(len(FRAME), len(FRAME) + len(plan.inputs) + len(plan.outputs))
         self._free: deque[_Space] = deque()
-
-    @property
-    def threads(self) -> int:
-        """Threads that a call uses, its own included; may be changed, results stay the same bit by bit."""
-        return self._threads
-
-    @threads.setter
-    def threads(self, threads: int | None) -> None:
-        self._threads = env.thread_count(threads)
 
     def __call__(self, /, *args: Any, out: Any = None, **feeds: Any) -> Any:
         """The output for these inputs, given by position or name: one array, or a tuple if there are several.

@@ -11,8 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from cnncc.ir.errors import InputError, ModelError
 from cnncc.ir.plan import Plan
 from cnncc.ir.signature import Array, OpenError
-from cnncc.runtime import env
-from cnncc.runtime.model import CompiledModel
+from cnncc.runtime.model import CompiledModel, Threaded
 from cnncc.runtime.profiler import StepTime, describe
 
 M = TypeVar("M")
@@ -94,7 +93,7 @@ def _bytes(name: str, x: Array) -> bytes:
     return x.tobytes()
 
 
-class SpecialisingModel:
+class SpecialisingModel(Threaded):
     """A model that compiles itself on a call with new sizes, or new values of inputs that decide shapes.
 
     It is called, and asked, as a CompiledModel is. What it tells of a plan is of the variant used last.
@@ -109,7 +108,7 @@ class SpecialisingModel:
     """
 
     def __init__(self, build: Build[CompiledModel], reason: OpenError, threads: int | None = None) -> None:
-        self._threads = env.thread_count(threads)
+        super().__init__(threads)
         self.name, self.signature = reason.name, reason.signature
         self.inputs, self.outputs = reason.signature.inputs, reason.signature.outputs
         self.reason, self._variants = reason, Variants(build, reason)
@@ -118,15 +117,6 @@ class SpecialisingModel:
     def deciding(self) -> tuple[str, ...]:
         """The inputs whose values decide what is compiled, as far as is known."""
         return tuple(sorted(self._variants.values))
-
-    @property
-    def threads(self) -> int:
-        """Threads that a call uses, its own included; may be changed."""
-        return self._threads
-
-    @threads.setter
-    def threads(self, threads: int | None) -> None:
-        self._threads = env.thread_count(threads)
 
     def __call__(self, /, *args: Any, out: Any = None, **feeds: Any) -> Any:
         """The output for these inputs, as CompiledModel's call gives it."""

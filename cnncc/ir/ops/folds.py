@@ -7,7 +7,7 @@ from collections.abc import Callable
 from cnncc.ir.errors import ModelError
 from cnncc.ir.expr import Call, Expr, Index, Load
 from cnncc.ir.formula import Formula, bind, pointwise
-from cnncc.ir.op import NAMES, Attrs, Op, Shape, Shapes, reduction, register, relation, transform
+from cnncc.ir.op import NAMES, Attrs, Op, Shape, Shapes, axes, reduction, register, relation, transform
 from cnncc.ir.types import Extent
 
 relation("conv", "y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g*K + k, c, {r}]")
@@ -86,7 +86,7 @@ def _running(fold: str) -> Callable[[Shapes, Attrs], tuple[Formula, Shape]]:
     """Along `axis` a fold of `count` elements, as far as they exist, from `begin` on, `stride` apart."""
     def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
         shape, axis = tuple(shapes[0]), attrs["axis"]
-        out = tuple(Index.of(f"i{a}") for a in range(len(shape)))
+        out = axes(len(shape))
         place = Index(((f"i{axis}", 1), ("r", attrs["stride"])), attrs["begin"])
         extents = (*((f"i{a}", e) for a, e in enumerate(shape)), ("r", attrs["count"]))
         return Formula(Load("y", out), fold, Load("x", (*out[:axis], place, *out[axis + 1:])), extents), shape

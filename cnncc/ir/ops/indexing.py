@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from cnncc.ir.expr import Call, Const, Expr, Index, Load, parse_expr, rewrite
 from cnncc.ir.formula import Formula
-from cnncc.ir.op import Attrs, Indices, Op, Shape, Shapes, elementwise, reduction, register
+from cnncc.ir.op import Attrs, Indices, Op, Shape, Shapes, axes, elementwise, reduction, register
 from cnncc.ir.types import Extent
 
 elementwise("copy", "x")        # what a scatter can be written over
 reduction("any_outside", "max=", "(x < -w) | (x >= w)")
-
-
-def _dims(first: int, count: int) -> Indices:
-    return tuple(Index.of(f"i{a}") for a in range(first, first + count))
 
 
 def _moved(y: Indices, x: Indices, extents: list[Extent], fold: str = "=") -> Formula:
@@ -31,7 +27,7 @@ def _gather(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     """x along `axis` at all places in w, whose axes take that one's place."""
     (x, w), axis = shapes, attrs["axis"]
     shape = (*x[:axis], *w, *x[axis + 1:])
-    y = _dims(0, len(shape))
+    y = axes(len(shape))
     end = axis + len(w)
     return _moved(y, (*y[:axis], _said(y[axis:end]), *y[end:]), list(shape)), shape
 
@@ -39,7 +35,7 @@ def _gather(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
 def _gather_elements(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     """x where its index along `axis` is what w says there."""
     shape, axis = tuple(shapes[1]), attrs["axis"]
-    y = _dims(0, len(shape))
+    y = axes(len(shape))
     return _moved(y, (*y[:axis], _said(y), *y[axis + 1:]), list(shape)), shape
 
 
@@ -48,21 +44,21 @@ def _gather_nd(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     (x, w), batch = shapes, attrs["batch"]
     named = int(w[-1])
     shape = (*w[:-1], *x[batch + named:])
-    y = _dims(0, len(shape))
+    y = axes(len(shape))
     rows, rest = y[:len(w) - 1], y[len(w) - 1:]
     return _moved(y, (*y[:batch], *(_said(rows, c) for c in range(named)), *rest), list(shape)), shape
 
 
 def _scatter_elements(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     """x into a tensor of `shape` where the index along `axis` is what w says."""
-    axis, x = attrs["axis"], _dims(0, len(shapes[0]))
+    axis, x = attrs["axis"], axes(len(shapes[0]))
     y = (*x[:axis], _said(x), *x[axis + 1:])
     return _moved(y, x, list(shapes[0]), attrs["fold"]), attrs["shape"]
 
 
 def _scatter_nd(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     """x into the parts of a tensor of `shape` that the rows of w name."""
-    (first, w), x = shapes, _dims(0, len(shapes[0]))
+    (first, w), x = shapes, axes(len(shapes[0]))
     rows = x[:len(w) - 1]
     y = (*(_said(rows, c) for c in range(int(w[-1]))), *x[len(rows):])
     return _moved(y, x, list(first), attrs["fold"]), attrs["shape"]
@@ -71,16 +67,15 @@ def _scatter_nd(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
 def _sample(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     """Weighted sums of elements of images x; w[n, p.., axis, r] are the places, u their weights.
 
-    A weight of zero leaves an element out, whatever it is. With v, image v[n] of x is sampled for n.
+    A weight of zero leaves an element out, whatever it is.
     """
-    x, w, *_ = shapes
+    x, w, _ = shapes
     rank, taps = len(x) - 2, int(w[-1])
     shape = (w[0], x[1], *w[1:-2])
-    y = _dims(0, len(shape))
+    y = axes(len(shape))
     places, sizes = (y[0], *y[2:]), [(f"r{a}", taps) for a in range(rank)]
     rows = [(*places, Index((), a), Index.of(f"r{a}")) for a in range(rank)]
-    image = Index((), 0, Load("v", (y[0],))) if len(shapes) > 3 else y[0]
-    value: Expr = Load("x", (image, y[1], *(Index((), 0, Load("w", row)) for row in rows)))
+    value: Expr = Load("x", (*y[:2], *(Index((), 0, Load("w", row)) for row in rows)))
     weight: Expr = Load("u", rows[0])
     for row in rows[1:]:
         weight = Call("mul", (weight, Load("u", row)))
@@ -100,7 +95,7 @@ def _rank(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     A NaN is greater than all numbers.
     """
     shape, axis = tuple(shapes[0]), attrs["axis"]
-    y = _dims(0, len(shape))
+    y = axes(len(shape))
     other = (*y[:axis], Index.of("r"), *y[axis + 1:])
     loads = {"x": Load("x", other), "w": Load("x", y), "u": Load("w", (other[axis],)),
              "v": Load("w", (y[axis],))}

@@ -9,14 +9,10 @@ from collections.abc import Callable, Sequence
 from cnncc.ir.errors import ModelError
 from cnncc.ir.expr import Call, Const, Index, Load
 from cnncc.ir.formula import Formula
-from cnncc.ir.op import NAMES, Attrs, Composer, Indices, Made, Op, Shape, Shapes, movement, register
+from cnncc.ir.op import NAMES, Attrs, Composer, Indices, Made, Op, Shape, Shapes, axes, movement, register
 from cnncc.ir.types import Extent, product
 
 Ints = Sequence[int]
-
-
-def _axes(rank: int) -> Indices:
-    return tuple(Index.of(f"i{a}") for a in range(rank))
 
 
 def _box(attrs: Attrs) -> Indices:
@@ -25,39 +21,38 @@ def _box(attrs: Attrs) -> Indices:
                                                                           strict=True)))
 
 
-
-movement("transpose", lambda s, a: (tuple(s[0][p] for p in a["perm"]), _axes(len(s[0])),
+movement("transpose", lambda s, a: (tuple(s[0][p] for p in a["perm"]), axes(len(s[0])),
                                     tuple(Index.of(f"i{a['perm'].index(p)}") for p in range(len(s[0])))))
-movement("slice", lambda s, a: (a["shape"], _axes(len(s[0])), _box(a)))
-movement("expand", lambda s, a: (a["shape"], _axes(len(a["shape"])), tuple(
+movement("slice", lambda s, a: (a["shape"], axes(len(s[0])), _box(a)))
+movement("expand", lambda s, a: (a["shape"], axes(len(a["shape"])), tuple(
     Index() if e == 1 else Index.of(f"i{i}") for i, e in enumerate(s[0], len(a["shape"]) - len(s[0])))))
-movement("place", lambda s, a: (a["shape"], _box(a), _axes(len(s[0]))), scattered=True)
+movement("place", lambda s, a: (a["shape"], _box(a), axes(len(s[0]))), scattered=True)
 
 
 def _fill(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     """A tensor of `shape` and `dtype` with one value."""
     shape = attrs["shape"]
     extents = tuple((f"i{a}", e) for a, e in enumerate(shape))
-    return Formula(Load("y", _axes(len(shape))), "=", Const(float(attrs["value"])), extents), shape
+    return Formula(Load("y", axes(len(shape))), "=", Const(float(attrs["value"])), extents), shape
 
 
 def _take(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     """Along each of `axes` the elements that the next operand, a vector of int32, names."""
-    shape, index = list(shapes[0]), list(_axes(len(shapes[0])))
+    shape, index = list(shapes[0]), list(axes(len(shapes[0])))
     for name, axis, table in zip(NAMES[1:], attrs["axes"], shapes[1:], strict=False):
         shape[axis], index[axis] = table[0], Index((), 0, Load(name, (Index.of(f"i{axis}"),)))
     extents = tuple((f"i{a}", e) for a, e in enumerate(shape))
-    return Formula(Load("y", _axes(len(shape))), "=", Load("x", tuple(index)), extents), tuple(shape)
+    return Formula(Load("y", axes(len(shape))), "=", Load("x", tuple(index)), extents), tuple(shape)
 
 
 def _resample(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     """Along `axis` sums of the elements that row i of w (int32) names, times the weights in row i of u."""
-    axis, shape, index = attrs["axis"], list(shapes[0]), list(_axes(len(shapes[0])))
+    axis, shape, index = attrs["axis"], list(shapes[0]), list(axes(len(shapes[0])))
     row = (Index.of(f"i{axis}"), Index.of("r"))
     shape[axis], index[axis] = shapes[1][0], Index((), 0, Load("w", row))
     extents = (*((f"i{a}", e) for a, e in enumerate(shape)), ("r", shapes[1][1]))
     expr = Call("mul", (Load("x", tuple(index)), Load("u", row)))
-    return Formula(Load("y", _axes(len(shape))), "+=", expr, extents), tuple(shape)
+    return Formula(Load("y", axes(len(shape))), "+=", expr, extents), tuple(shape)
 
 
 register(Op("fill", _fill))
@@ -161,14 +156,14 @@ def _scattered(b: Composer, n: Made, window: Ints, shape: Shape, reached: Callab
 def _overlap(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     """y[n, c, {p}] += x[n, c, {r*step + last}, {p + r*d - a}]: each tap's own image, moved by its place."""
     rank, shape = len(attrs["taps"]), (*shapes[0][:2], *attrs["shape"])
-    batch, places = _axes(2), [f"i{2 + i}" for i in range(rank)]
+    batch, places = axes(2), [f"i{2 + i}" for i in range(rank)]
     taps = tuple(Index(((f"r{i}", s),), last) for i, (s, last) in enumerate(zip(
         attrs["steps"], attrs["lasts"], strict=True)))
     moved = tuple(Index(((p, 1), (f"r{i}", d)), -a) for i, (p, d, a) in enumerate(zip(
         places, attrs["dilations"], attrs["begin"], strict=True)))
     extents = (*((f"i{a}", e) for a, e in enumerate(shape)),
                *((f"r{i}", e) for i, e in enumerate(attrs["taps"])))
-    return Formula(Load("y", _axes(2 + rank)), "+=", Load("x", (*batch, *taps, *moved)), extents), shape
+    return Formula(Load("y", axes(2 + rank)), "+=", Load("x", (*batch, *taps, *moved)), extents), shape
 
 
 def _columns_shape(shapes: Shapes, attrs: Attrs) -> Shape:
