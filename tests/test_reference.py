@@ -144,6 +144,11 @@ def test_any_formula(case: tuple[Formula, dict[str, Shape], Shape], seed: int,
         agree(f, {name: integers(s, seed + i) for i, (name, s) in enumerate(shapes.items())}, shape)
 
 
+def test_what_one_axis_leaves_may_lie_outside_of_another() -> None:
+    f = parse_formula("y[1] += x[a + b - 1, -a, b]", {"a": 2, "b": 2})
+    agree(f, {"x": integers((2, 1, 1), 0)}, (2,))
+
+
 @st.composite
 def windows(draw: st.DrawFn) -> tuple[str, list[Shape], dict[str, Any]]:
     """An op with a window, the shapes of its operands, its attributes."""

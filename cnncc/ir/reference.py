@@ -215,6 +215,7 @@ class _Fold:
 
     def crop(self, ranges: Ranges) -> Ranges | None:
         """Without the taps whose loads are outside as far as one dimension tells; None: nothing is left."""
+        before = ranges
         for x in self.formula.loads:
             for i, size in zip(x.index, self.arrays[x.tensor].shape, strict=True):
                 base, long = _start(i, ranges), [(d, c) for d, c in i.terms if len(ranges[d]) > 1]
@@ -227,7 +228,7 @@ class _Fold:
                     ranges = {**ranges, d: ranges[d][first:last + 1]}
                 elif not long and not 0 <= base < size:
                     return None
-        return ranges
+        return ranges if ranges == before else self.crop(ranges)    # of what is shorter others tell more
 
     def loop(self, ranges: Ranges) -> tuple[str, int] | None:
         """The dimension to split and the step: for valid loads, distinct results, windows, bounded memory."""
