@@ -78,16 +78,16 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         if type(self.patience) is not int or self.patience < 1 or not self.min_delta >= 0:
-            raise InputError("early stopping: expected patience of at least 1 epoch and min_delta of at least "
-                             f"0, got {self.patience!r:.60} and {self.min_delta!r:.60}")
+            raise InputError("early stopping: expected patience of at least 1 epoch and min_delta of at "
+                             f"least 0, got {self.patience!r:.60} and {self.min_delta!r:.60}")
 
     def improved(self, row: Mapping[str, Any]) -> bool:
         """Note an epoch; whether it is the best so far. Raises InputError where the value is missing."""
         value = row.get(self.monitor)
         if value is None:
             held = ", ".join(row)
-            raise InputError(f"early stopping: an epoch has no {self.monitor!r}{hint(self.monitor, row)}, but "
-                             f"{held}; val_... needs data to validate with")
+            raise InputError(f"early stopping: an epoch has no {self.monitor!r}{hint(self.monitor, row)}, "
+                             f"but {held}; val_... needs data to validate with")
         sign = 1 if self.monitor.endswith(("loss", "error")) else -1
         better = self.best is None or sign * value < sign * self.best - self.min_delta
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)

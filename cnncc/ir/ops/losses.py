@@ -1,7 +1,7 @@
 """Losses as one number, the mean over a batch, in forms that stay exact where exponentials would not.
 
 Labels are int64 without the axis of classes, which is 1; other targets have the shape of x. A third operand
-weighs the classes. A rule is a derivative: what each operand gets for the derivative dy of the loss.
+weighs the classes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from cnncc.ir.errors import ModelError
-from cnncc.ir.op import Made, Parts, composed, elementwise
+from cnncc.ir.op import Made, Parts, composed, elementwise, gradient
 from cnncc.ir.types import TensorType, product
 
 elementwise("hit", "to(x == w) * on + off", "to", "on", "off")
@@ -87,6 +87,7 @@ def _shared(make: Parts, n: Made, x: str, share: str) -> str:
     return make("scale", x, factor=shape[1] / product(shape))
 
 
+@composed
 def _softmax_cross_entropy(make: Parts, n: Made) -> str:
     """-sum(q * log softmax(x)) over the sum of what the samples count; q are the targets, smoothed, weighted.
 
@@ -97,12 +98,13 @@ def _softmax_cross_entropy(make: Parts, n: Made) -> str:
     return _shared(make, n, _total(make, lost, "sum"), share)
 
 
-def softmax_cross_entropy_rule(make: Parts, n: Made, dy: str) -> list[str | None]:
+@gradient("softmax_cross_entropy")
+def _(make: Parts, n: Made, dy: str) -> dict[int, str]:
     """(softmax(x) * sum(q) - q) * dy over the same sum."""
     q, share = _classes(make, n)
     every = make("reduce_sum", q, step="every", axes=(1,), keepdims=True)
     log = make("log_softmax", n.inputs[0], step="log", axis=1)
-    return [make("cross_slope", log, every, q, _shared(make, n, dy, share)), *[None] * len(n.inputs[1:])]
+    return {0: make("cross_slope", log, every, q, _shared(make, n, dy, share))}
 
 
 def _smoothed(make: Parts, n: Made) -> str:
@@ -117,6 +119,7 @@ def _along_channels(make: Parts, n: Made, weights: str) -> str:
     return make("reshape", weights, step="weights", shape=shape)
 
 
+@composed
 def _sigmoid_cross_entropy(make: Parts, n: Made) -> str:
     """The mean of -(y * log(sigmoid(x)) + (1 - y) * log(1 - sigmoid(x)))."""
     lost = make("binary_cross", n.inputs[0], _smoothed(make, n), step="lost")
@@ -125,14 +128,12 @@ def _sigmoid_cross_entropy(make: Parts, n: Made) -> str:
     return make("mean", lost)
 
 
-def sigmoid_cross_entropy_rule(make: Parts, n: Made, dy: str) -> list[str | None]:
+@gradient("sigmoid_cross_entropy")
+def _(make: Parts, n: Made, dy: str) -> dict[int, str]:
     """(sigmoid(x) - y) * dy over the number of elements."""
     count = product(_sizes(make.b.type(n.inputs[0]), "cross-entropy"))
     share = make("scale", dy, step="share", factor=1.0 / count)
     for weights in n.inputs[2:]:
         share = make("mul", share, _along_channels(make, n, weights), step="weighted")
-    return [make("binary_slope", n.inputs[0], _smoothed(make, n), share), *[None] * len(n.inputs[1:])]
+    return {0: make("binary_slope", n.inputs[0], _smoothed(make, n), share)}
 
-
-composed(_softmax_cross_entropy)
-composed(_sigmoid_cross_entropy)
