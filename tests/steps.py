@@ -1,4 +1,4 @@
-"""A step of training with the interface of `cnncc.train.step.Step`, as a compiled graph with weights as inputs."""
+"""A step of training as a compiled graph with weights as inputs, called as `cnncc.train.step.Step` is."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MADE: dict[str, Any] = {}       # compiled graphs by their text
 class PlainStep:
     """Forward, loss, backward, update."""
 
-    def __init__(self, graph: Graph, loss: Loss, optimizer: Optimizer, *, batch: int, frozen: Sequence[str] = (),
-                 seed: int = 0, threads: int | None = None) -> None:
+    def __init__(self, graph: Graph, loss: Loss, optimizer: Optimizer, *, batch: int,
+                 frozen: Sequence[str] = (), seed: int = 0, threads: int | None = None) -> None:
         b = Builder(graph.name)
         trained = [n for n, a in graph.constants.items() if a.dtype == np.float32 and n not in frozen]
         size = {s: batch for n in graph for s in n.type.symbols}
@@ -41,21 +41,23 @@ class PlainStep:
         b = Builder(whole.name, whole.constants)
         b.nodes, b.inputs = dict(whole.nodes), list(whole.inputs)
         lr, step = b.input("lr", TensorType("f32", ())), b.input("step", TensorType("f32", ()))
-        slots, weights = dict[str, Any](), {}
+        slots, own_weights = dict[str, Any](), dict[str, Weight]()
         grads = dict(whole.outputs[2:])
         for name in trained:
             own = optimizer.slots(b.type(name))
             slots |= {f"{name}/{s}": a for s, a in own.items()}
             inputs = {s: b.input(f"{name}/{s}", b.type(name)) for s in own}
-            weights[name] = Weight(name, grads[f"{name}.grad"], inputs)
+            own_weights[name] = Weight(name, grads[f"{name}.grad"], inputs)
         outputs = [*whole.outputs[:2]]
-        for name, (w, new) in optimizer.updates(b, weights, lr, step).items():
+        for name, (w, new) in optimizer.updates(b, own_weights, lr, step).items():
             outputs += [(f"w:{name}", w), *((f"{name}/{s}", v) for s, v in new.items())]
         made = b.graph([(f"{i}", v) for i, (_, v) in enumerate(outputs)])
         self.names = [name for name, _ in outputs]
         text = str(made)
-        self.model = MADE[text] if text in MADE else MADE.setdefault(text, cnncc.compile(made, threads=threads))
-        self._state = {f"w:{n}": graph.constants[n] for n in trained} | slots | {"step": np.zeros((), np.float32)}
+        if text not in MADE:
+            MADE[text] = cnncc.compile(made, threads=threads)
+        self.model, weights = MADE[text], {f"w:{n}": graph.constants[n] for n in trained}
+        self._state = weights | slots | {"step": np.zeros((), np.float32)}
 
     @property
     def state(self) -> dict[str, Any]:
