@@ -105,6 +105,11 @@ class Trainer:
     # ---- state
 
     @property
+    def ends(self) -> bool:
+        """Whether the network ends with what the loss contains, such as a softmax."""
+        return self.trained is not self.graph
+
+    @property
     def state(self) -> dict[str, Array]:
         """All that training goes on from: weights, what the optimizer remembers, statistics, counters."""
         return dict((self._newest or self._step(self.batch)).state)
