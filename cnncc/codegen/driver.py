@@ -31,7 +31,7 @@ class _Driver:
         self.e, self.plan, self.frame = e, plan, frame
         slots = SLOT_OPERANDS + max((len(s.places) for s in plan.steps), default=0)
         self.args = e.emit(f"alloca [{slots} x i64], align 64", PTR)
-        self.state = e.emit("alloca i32, align 4", PTR)
+        self.floats = e.emit("alloca i32, align 4", PTR)
 
     def slot(self, name: str, type: Type) -> Value:
         return self.e.load(self.frame, 8 * FRAME.index(name), type, 8)
@@ -41,7 +41,8 @@ class _Driver:
         self.batch, wanted = self.slot("batch", I64), self.slot("threads", I64)
         self.first, self.last = self.slot("first", I64), self.slot("last", I64)
         self.work, self.scratch = self.slot("work", PTR), self.slot("scratch", PTR)
-        self.weights, self.parallel = self.slot("weights", PTR), self.slot("parallel", PTR)
+        self.weights, self.state = self.slot("weights", PTR), self.slot("state", PTR)
+        self.parallel = self.slot("parallel", PTR)
         acquire, release = self.slot("acquire", PTR), self.slot("release", PTR)
         old = self.flush()
         several = e.compare("ugt", wanted, 1)
@@ -61,13 +62,13 @@ class _Driver:
                 self.step(i)
         with e.when(self.together):
             e.line(f"call void {release.text}()")
-        e.store(old, self.state, 0, 4)
+        e.store(old, self.floats, 0, 4)
         e.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
-        e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {self.state.text})")
+        e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {self.floats.text})")
 
     def flush(self) -> Value:
         """Set flush-to-zero; the state before."""
-        e, state = self.e, self.state
+        e, state = self.e, self.floats
         e.declare("void @llvm.x86.sse.stmxcsr(ptr)")
         e.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
         e.line(f"call void @llvm.x86.sse.stmxcsr(ptr {state.text})")
@@ -105,6 +106,8 @@ class _Driver:
         match place.space:
             case "weights":
                 return e.offset(self.weights, place.number + place.first)
+            case "state":
+                return e.offset(self.state, place.number + place.first)
             case "work":
                 return e.offset(e.offset(self.work, e.mul(self.batch, place.number)), place.first)
         first = len(FRAME) + (len(self.plan.inputs) if place.space == "output" else 0)

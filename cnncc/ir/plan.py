@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from cnncc.ir.types import Extent
 
-Space = Literal["input", "output", "weights", "work"]
+Space = Literal["input", "output", "weights", "state", "work"]
 
 # Slots of a call frame, eight bytes each: the only argument of the native entry `run`.
-FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "acquire", "parallel", "release")
+FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "state", "acquire", "parallel",
+         "release")
 """`first` and `last` bound the steps that run (all: 0 and the number of steps); `acquire`, `parallel` and
 `release` are the pool's functions, null to run alone. The inputs' addresses follow, then the outputs'."""
 
@@ -36,6 +37,22 @@ class Value:
     name: str
     dtype: str
     shape: tuple[Extent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor of the model's own memory, which calls change: its place in bytes.
+
+    There it has the shape `axes` (some of its own together) and the `layout`, as text.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    layout: str
+    offset: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +90,7 @@ class Plan:
     """`work` bytes are needed per unit of the batch, `scratch` bytes per thread, `weights` bytes once.
 
     `symbol` names the symbolic extent, None where the batch is fixed (it counts as 1 then). The last outputs
-    are those of the `signals`.
+    are those of the `signals`. `state` is kept from call to call.
     """
 
     name: str
@@ -85,6 +102,12 @@ class Plan:
     weights: int
     symbol: str | None
     signals: tuple[Signal, ...] = ()
+    state: tuple[Held, ...] = ()
+
+    @property
+    def held(self) -> int:
+        """Bytes of the state."""
+        return max((h.offset + h.nbytes for h in self.state), default=0)
 
     @property
     def shown(self) -> tuple[Value, ...]:
@@ -103,4 +126,6 @@ def restore(data: Mapping[str, Any]) -> Plan:
     steps = tuple(Step(**{**s, "places": tuple(Place(**p) for p in s["places"]), "nodes": tuple(s["nodes"])})
                   for s in data["steps"])
     return Plan(data["name"], values("inputs"), values("outputs"), steps, data["work"], data["scratch"],
-                data["weights"], data["symbol"], tuple(Signal(**s) for s in data["signals"]))
+                data["weights"], data["symbol"], tuple(Signal(**s) for s in data["signals"]),
+                tuple(Held(**{**h, "shape": tuple(h["shape"]), "axes": tuple(h["axes"])})
+                      for h in data["state"]))

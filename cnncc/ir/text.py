@@ -34,6 +34,7 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
     name, outputs = "", []
     blocks: list[list[str]] = []
     signals: list[Signal] = []
+    state: list[tuple[str, str]] = []
     for line in text.splitlines():
         word, _, rest = line.strip().partition(" ")
         if word == "graph" and not line.startswith(" "):
@@ -46,6 +47,8 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
                 raise InternalError(f"can't read the signal {rest!r}")
             said, output, axis = match.groups()
             signals.append(Signal(ast.literal_eval(said), int(output) if output else None, int(axis or 0)))
+        elif word == "state":
+            state += [(next(_names(a)), next(_names(b))) for a, b in re.findall(rf"({NAME})=({NAME})", rest)]
         elif line.startswith("      "):
             blocks[-1].append(line[6:])
         else:
@@ -60,5 +63,5 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
         nodes[own] = Node(own, match[3], tuple(_names(match[4])), parse_type(match[2]), attrs,
                           tuple(_names(match[7] or "")), parse_kernel("\n".join(kernel)) if kernel else None,
                           next(_names(match[6]), "") if match[6] else "")
-    inputs = tuple(n.name for n in nodes.values() if n.op == "input")
-    return Graph(name, nodes, inputs, tuple(outputs), dict(constants or {}), tuple(signals))
+    inputs = tuple(n.name for n in nodes.values() if n.op == "input" and n.name not in dict(state))
+    return Graph(name, nodes, inputs, tuple(outputs), dict(constants or {}), tuple(signals), tuple(state))

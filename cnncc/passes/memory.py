@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index, Load, rewrite
 from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.layout import Layout
-from cnncc.ir.plan import Place, Plan, Step
+from cnncc.ir.plan import Held, Place, Plan, Step
 from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.signature import value as value_record
 from cnncc.ir.tasks import task_count
@@ -78,7 +79,9 @@ def _shift(kernel: Kernel, t: Tensor, axis: int) -> int:
 def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...], dict[str, Kernel]]:
     """The plan of a scheduled graph, what the weights' memory must hold, and the kernels by symbol."""
     packings: dict[tuple[str, str], Packing] = {}
-    places = _places(graph)
+    graph = _updates_last(graph)
+    state = _held(graph)
+    places = _places(graph, state)
     used = 0
     steps: list[Step] = []
     kernels: dict[str, Kernel] = {}
@@ -105,7 +108,8 @@ def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...], dict[str, Kern
     values = [[value_record(user, graph[v].type) for user, v in pairs]
               for pairs in ([(i, i) for i in graph.inputs], graph.outputs)]
     plan = Plan(graph.name, tuple(values[0]), tuple(values[1]), tuple(steps), _work_bytes(graph, places),
-                max((s.scratch for s in steps), default=0), used, next(iter(symbols), None), graph.signals)
+                max((s.scratch for s in steps), default=0), used, next(iter(symbols), None), graph.signals,
+                state)
     return plan, tuple(packings.values()), kernels
 
 
@@ -123,7 +127,42 @@ def _work_bytes(graph: Graph, places: dict[str, Place]) -> int:
                 if n.kernel is not None and places[n.name].space == "work"), default=0)
 
 
-def _places(graph: Graph) -> dict[str, Place]:
+def _updates_last(graph: Graph) -> Graph:
+    """What is written over a state comes after all that reads it. Raises InternalError where it can't."""
+    readers = graph.users()
+    after = {value: [r for r in readers[name] if r not in ("", value)] for name, value in graph.state}
+    needs = {n.name: (*n.needs, *after.get(n.name, ())) for n in graph}
+    done: dict[str, Node] = {}
+    begun: set[str] = set()
+    stack = list(graph.nodes)[::-1]
+    while stack:
+        name = stack[-1]
+        missing = [] if name in done else [i for i in needs[name] if i not in done]
+        if not missing:
+            done[stack.pop()] = graph[name]
+        elif name in begun:
+            raise InternalError(f"{graph.name}: {name} must come after {missing[0]}, which needs it")
+        else:
+            begun.add(name)
+            stack += reversed(missing)
+    return replace(graph, nodes=done)
+
+
+def _held(graph: Graph) -> tuple[Held, ...]:
+    """The states one after the other, each in the order in which it is written."""
+    result: list[Held] = []
+    at = 0
+    for name, value in graph.state:
+        n = graph[value]
+        assert n.kernel is not None
+        t = n.kernel.output
+        result.append(Held(name, n.type.numpy.name, n.type.static(), t.type.static(), str(t.layout), at,
+                           t.nbytes))
+        at += _aligned(t.nbytes)
+    return tuple(result)
+
+
+def _places(graph: Graph, state: tuple[Held, ...]) -> dict[str, Place]:
     """An address for every value: first fit by liveness, the largest first; views and clauses share one."""
     root: dict[str, str] = {}
     for n in graph:
@@ -131,6 +170,8 @@ def _places(graph: Graph) -> dict[str, Place]:
     result: dict[str, Place] = {v: Place("input", i) for i, v in enumerate(graph.inputs)}
     for number, (_, v) in enumerate(graph.outputs):
         result.setdefault(root[v], Place("output", number))
+    for (name, v), h in zip(graph.state, state, strict=True):
+        result[name] = result[v] = Place("state", h.offset)
     order = {name: i for i, name in enumerate(graph.nodes)}
     ends: dict[str, int] = {}
     for n in graph:
