@@ -346,7 +346,8 @@ class Trainer:
             data = as_onnx(self.inference())
         elif suffix == ".safetensors":
             from safetensors.numpy import save
-            data = save({name: np.ascontiguousarray(a) for name, a in self.weights().items()})
+            flat = {n: a.reshape(-1) if n.endswith(".bias") else a for n, a in self.weights().items()}
+            data = save({name: np.ascontiguousarray(a) for name, a in flat.items()})
         else:
             raise InputError(f"{os.fspath(path)}: expected .onnx or .safetensors")
         with replacing(path) as file:
