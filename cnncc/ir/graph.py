@@ -173,7 +173,7 @@ class Graph:
         while loads and clause:
             written = [(f.out, f) for f in self._formulas(self[clause])[-1:]]
             for a, b in itertools.product(loads, written):
-                if not any(_apart(i, a[1], j, b[1]) for i, j in zip(a[0].index, b[0].index, strict=True)):
+                if not any(apart(i, a[1], j, b[1]) for i, j in zip(a[0].index, b[0].index, strict=True)):
                     raise InternalError(f"node {n.name} reads of {base} what {clause} writes")
             clause = over.get(clause)
         if not loads:
@@ -239,7 +239,7 @@ class Graph:
         return "\n".join(lines)
 
 
-def _apart(a: Index, f: Formula, b: Index, g: Formula) -> bool:
+def apart(a: Index, f: Formula, b: Index, g: Formula) -> bool:
     """Whether two indices have no value in common, as far as their bounds tell."""
     if a.lookup or b.lookup or any(isinstance(s.sizes[d], str) for i, s in ((a, f), (b, g)) for d in i.dims):
         return False

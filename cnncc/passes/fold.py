@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -74,10 +75,17 @@ def fold_batchnorm(graph: Graph, target: Target) -> Graph:
 
 def expand(graph: Graph, target: Target) -> Graph:
     """Ops composed of others are replaced by what they are made of, until none is left."""
-    while any(n.op in OPS and OPS[n.op].composed for n in graph):
+    return expand_but(graph, set())
+
+
+def expand_but(graph: Graph, kept: Collection[str]) -> Graph:
+    """Ops composed of others, but those `kept`, replaced by what they are made of, until none is left."""
+    def parts(n: Node) -> Callable[[Rebuild, Node], str] | None:
+        return OPS[n.op].composed if n.op in OPS and n.op not in kept else None
+    while any(map(parts, graph)):
         b = Rebuild(graph)
         for n in graph:
-            composed = OPS[n.op].composed if n.op in OPS else None
+            composed = parts(n)
             if composed is None:
                 b.copy(n)
             else:

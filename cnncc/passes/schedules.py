@@ -122,8 +122,11 @@ class _Space(Prices):
             return                          # lanes beyond an extent would not be zero
         plain = all(not block for _, block in order)
         least = 2 if self.stage.first.fold == "=" else self.lanes
+        leaving = {d for x in self.loads
+                   for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True)
+                   if outside(i, e, self.extents) for d in i.dims}
         for d, e in self.extents.items():
-            if isinstance(e, int) and e >= least and d not in self.folded \
+            if isinstance(e, int) and e >= least and d not in self.folded and d not in leaving \
                     and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
                 yield d
 

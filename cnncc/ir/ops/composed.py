@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from cnncc.ir.op import Made, Parts, composed
+from cnncc.ir.op import Made, Parts, composed, gradient
 from cnncc.ir.types import FLOATS
 
 
@@ -16,12 +18,26 @@ def _softmax(make: Parts, n: Made) -> str:
     return make("div", e, make("reduce_sum", e, step="sum", **along))
 
 
+@gradient("softmax")
+def _softmax_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
+    along = {"axes": (n.attr["axis"],), "keepdims": True}
+    total = make("reduce_sum", make("mul", dy, n.name, step="part"), step="sum", **along)
+    return {0: make("mul", make("sub", dy, total, step="rest"), n.name)}
+
+
 @composed
 def _log_softmax(make: Parts, n: Made) -> str:
     x, along = n.inputs[0], {"axes": (n.attr["axis"],), "keepdims": True}
     top = make("reduce_max", x, step="max", **along)
     total = make("log", make("reduce_exp_sum", x, top, step="sum", **along), step="log")
     return make("sub", make("sub", x, top, step="shifted"), total)
+
+
+@gradient("log_softmax")
+def _log_softmax_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
+    total = make("reduce_sum", dy, step="sum", axes=(n.attr["axis"],), keepdims=True)
+    shares = make("mul", make("exp", n.name, step="exp"), total, step="share")
+    return {0: make("sub", dy, shares)}
 
 
 @composed
