@@ -9,6 +9,7 @@ from typing import TypeAlias
 from cnncc.codegen.access import Access, Pos, Positions, Run
 from cnncc.codegen.emitter import BOOL, Emitter, Int, Type, Value
 from cnncc.codegen.scalar import narrow, stored, widen
+from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index, Load
 from cnncc.ir.kernel import Stage, Tensor
 from cnncc.ir.regions import waiting
@@ -25,7 +26,9 @@ class Chunk:
     last: Flag = True
 
     def at(self, e: Emitter, pos: Pos, run: Run, runs: Sequence[Run]) -> Chunk:
-        """The same inside a chunk loop of these runs, at a position in one of them."""
+        """The same inside a chunk loop of these runs, at a position in one of them. Raises InternalError."""
+        if len(runs) > 1 and not all(isinstance(r.count, int) for r in runs):
+            raise InternalError("chunks along an unknown extent must have step 1")
         index = run.start if run.count == 1 else pos.terms[-1].value
         end = e.add(runs[-1].start, e.mul(e.sub(runs[-1].count, 1), runs[-1].size))
         return Chunk(_both(e, self.first, _equal(e, index, runs[0].start)),

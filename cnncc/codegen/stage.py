@@ -57,7 +57,8 @@ class StageLowering:
         outer: set[str] = set() if last else placed(kernel, stage)
         logical = {t.name: t.type.shape for t in tensors.values()}
         loads = [x for x in self.first.loads if x.tensor != ACC]
-        self.validity: Validity = decide([*loads, stage.out], logical, self.extents, self.loops, outer)
+        self.validity: Validity = decide([*loads, stage.out], logical, self.extents, self.loops, outer,
+                                         set(self.first.out_dims))
         ends = zip(stage.out.index, logical[stage.out.tensor], strict=True)
         self.clipped = [Constraint(i, int(e)) for i, e in ends if outside(i, e, self.extents)]
         self.reduced = reduced = set(self.first.reduced) if self.first.fold != "=" else set()
@@ -82,9 +83,9 @@ class StageLowering:
         unrolled = {x.dim for x in self.loops[self.tile_at:] if x.kind == "unroll"} - reduced
         self.along = transpose.neighbours(out, self.simd.dim, unrolled) \
             if self.simd and self.simd.dim not in reduced else None
-        self.overlapping = {
+        self.isolated = {
             d: [i for i, a in enumerate(self.accesses[:self.store_at])
-                if a.shares_axis(d, unrolled) and not (self.simd and self.simd.dim in a.dims)]
+                if d in a.dims and a.shares_axis(d, unrolled) != bool(self.simd and self.simd.dim in a.dims)]
             for d in reduced}
 
     # ---- loops
@@ -285,7 +286,7 @@ class StageLowering:
             for run in self.runs(i, loop, pos):
                 acc = self.turn(run, loop, pos, ptrs, acc, inner)
             return acc
-        isolate = self.overlapping[loop.dim] if loop.dim in self.reduced and not self.turns(i, pos) else []
+        isolate = self.isolated[loop.dim] if loop.dim in self.reduced and not self.turns(i, pos) else []
         for j, p in enumerate(self.steps(i, pos)):
             own = ptrs
             if j and isolate:

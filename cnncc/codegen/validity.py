@@ -43,12 +43,13 @@ class Validity:
 
 
 def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extents: Mapping[str, Extent],
-           loops: Sequence[Loop], outer: set[str]) -> Validity:
-    """Which loop decides which constraint; `outer` are dimensions placed by loops around the stage.
+           loops: Sequence[Loop], outer: set[str], result: set[str]) -> Validity:
+    """Which loop decides which constraint of the loads and, the last one, the store.
 
-    Raises InternalError where the schedule leaves no loop that can decide.
+    `outer` are dimensions placed by loops around the stage; what a loop over one of the `result` leaves out
+    is not stored. Raises InternalError where the schedule leaves no loop that can decide.
     """
-    constraints = {Constraint(i, int(size)) for x in loads
+    constraints = {Constraint(i, int(size)): x is loads[-1] for x in loads
                    for i, size in zip(x.index, shapes[x.tensor], strict=True) if outside(i, size, extents)}
     static: list[Constraint] = []
     split: dict[int, list[Constraint]] = {}
@@ -66,7 +67,7 @@ def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extent
         loop = loops[last] if counted else None
         inside = {x.dim for x in loops[last + 1:] if x.dim in c.index.dims}
         if loop is None or loop.kind != "for" or loop.step != 1 or c.index.coefficient(loop.dim) < 1 \
-                or inside - {loop.dim}:
+                or inside - {loop.dim} or (loop.dim in result and not constraints[c]):
             listed = ", ".join(map(str, loops))
             raise InternalError(f"the schedule decides {c.index} < {c.size} nowhere: {listed}")
         clamp.setdefault(last, []).append(c)

@@ -16,9 +16,10 @@ from cnncc.ir.schedule import Loop
 from cnncc.ir.target import Target
 from cnncc.ir.types import HINT, Extent, product
 
-STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
+STALL = 0.3                 # the part of a transfer from L2 that is not hidden behind arithmetic
 ROOM = 0.8                  # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
+AHEAD = 0.2                 # the same where it is asked for a whole chunk before
 RESUMED, RESUME = 1.5, 15   # cycles that a chunk takes for each accumulator that has waited, and at all
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
@@ -216,6 +217,7 @@ class Prices:
         total = 0.0
         for a, n in zip(self.accesses, turns, strict=True):
             waited = a.broadcast or a.dims >= chunk
-            rate = self.target.l3_bytes if waited else self.target.l3_stream / HIDDEN
+            hidden = AHEAD if any(x.kind == "chunk" and x.dim in a.dims for x in outside) else HIDDEN
+            rate = self.target.l3_bytes if waited else self.target.l3_stream / hidden
             total += a.nbytes * n * a.batch / rate
         return total

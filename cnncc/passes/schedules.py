@@ -141,7 +141,7 @@ class _Space(Prices):
             yield from self._tiled(tile)
 
     def tiles(self) -> list[str | None]:
-        """The dimensions that may be unrolled beside the vector: the last row's, or where that is short others."""
+        """What may be unrolled beside the vector: the last row's dimension; where that is short, others."""
         last = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
         if last is None or number(self.extents[last]) >= SHORT or self.stage.first.fold == "=":
             return [last]
@@ -149,7 +149,7 @@ class _Space(Prices):
                         and any(d in self._dims(x) and last not in self._dims(x) for x in self.broadcast))]
 
     def _tiled(self, tile: str | None) -> Iterator[Candidate]:
-        spare = self.target.registers - 1
+        spare = self.target.registers
         fold = product([number(self.extents[d]) for d in self.folded])
         vectors = -(-number(self.extents[self.simd]) // self.lanes) if self.simd else 1
         if self.simd in self.reduced:
@@ -184,11 +184,10 @@ class _Space(Prices):
         """Vectors that overlapping taps and the factors of a table keep in registers."""
         factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
         if factors:
-            return len(factors)
+            return len(factors) + 1
         windows = [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
-                   if tile and rw > 1 and {tile, d} <= set(i.dims)]
-        held = [(rw + r) * nb if self.simd in self._dims(x) else 1 for x, r in windows]
-        return max(held, default=0)
+                   if tile and rw > 1 and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
+        return max(((rw + r) * nb for _, r in windows), default=0)
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
@@ -218,9 +217,9 @@ class _Space(Prices):
         for chunks in self._chunks(nb):
             done = {x.dim for x in chunks if x.step == 1}
             rest = [x for x in inside if x.dim not in done and x.kind != "prefetch"]
-            if self._streams():
+            if self._streams() and (outer or inner):
                 yield ([*batch, *wide, *chunks, *outer, *inner], [*rest, *self._ahead(nb, chunks)])
-            elif tile:
+            elif tile and not self._streams():
                 tasks = Loop("for", tile, rw * count_of(number(self.extents[tile]), rw * ENOUGH))
                 yield ([*batch, tasks, *chunks, *outer, *wide, *inner], rest)
 
@@ -233,24 +232,27 @@ class _Space(Prices):
         """The sum in parts of which a tile's weights stay in L1, or else what all tiles read in L2."""
         if self.stage.first.fold == "=" or self.simd in self.reduced:
             return
-        alone = [d for d in self.reduced if all(i.single == d for x in self.loads for i in x.index if d in i.dims)]
+        alone = [d for d in self.reduced
+                 if all(i.single == d for x in self.loads for i in x.index if d in i.dims)]
         if self._streams():
             d = max(alone, key=lambda d: number(self.extents[d]), default=None)
             nbytes = self._tile_bytes(nb)
-            if d is None or nbytes <= self.target.l1 // 2 or (self.batch and isinstance(self.extents[self.batch], str)):
+            symbolic = self.batch and isinstance(self.extents[self.batch], str)
+            if d is None or nbytes <= self.target.l1 // 2 or symbolic:
                 return
             extent = number(self.extents[d])
-            most = int(extent * self.target.l1 / 2 / nbytes)
-            for n in {max(self.lanes, n // self.lanes * self.lanes) for n in (most, most // 2)}:
-                if n < extent:
-                    yield [Loop("chunk", d, n)]
+            image = sum(self.tensors[x.tensor].nbytes for x in self.broadcast if d in self._dims(x))
+            n = int(extent * self.target.l1 / 2 / (nbytes + image)) // self.lanes * self.lanes
+            if n < extent:
+                yield [Loop("chunk", d, max(n, self.lanes))]
             return
-        around: list[Loop] = []
+        if sum(self.tensors[x.tensor].nbytes for x in self.loads) < self.target.l2:
+            return
         first = max(self.loads, key=lambda x: self.tensors[x.tensor].nbytes)
-        order = [i for a, _ in self.tensors[first.tensor].layout.order for i in [first.index[a]]]
-        for d in dict.fromkeys(d for i in order for d in i.dims if d in self.reduced):
-            around.append(Loop("chunk", d))
-            yield list(around)
+        outermost = (d for a, _ in self.tensors[first.tensor].layout.order for d in first.index[a].dims)
+        d = next((d for d in outermost if d in self.reduced), None)
+        if d in alone:
+            yield [Loop("chunk", d)]
 
     def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
         """The next chunk's weights are asked for while this one's are used."""
@@ -384,7 +386,8 @@ class _Space(Prices):
     def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int,
                fold: int) -> Candidate:
         outside, inside = loops
-        chunks = product([count_of(number(self.extents[x.dim]), x.step) for x in outside if x.kind == "chunk"])
+        chunks = product([count_of(number(self.extents[x.dim]), x.step)
+                          for x in outside if x.kind == "chunk"])
         compute = self._compute(tile, rw, nb, fold, inside, chunks)
         cycles = compute + self._memory(outside)
         outside = self._parallel(outside, cycles)
