@@ -127,11 +127,16 @@ def _scores(source: Source, x: Array) -> Graph:
                      "width], and one output, scores [batch, classes]")
 
 
+def best(source: Source, x: Array) -> Array:
+    """The class with the best score for each image. Raises as `saliency`."""
+    result: Array = np.asarray(compile(_scores(source, x))(x)).argmax(1)
+    return result
+
+
 def _targets(graph: Graph, x: Array, target: Sequence[int] | None) -> Array:
     count = int(graph[graph.outputs[0][1]].type.shape[1])
     if target is None:
-        best: Array = compile(graph)(x).argmax(1)
-        return best
+        return best(graph, x)
     classes = np.asarray(target)
     if classes.shape != (len(x),) or classes.dtype.kind not in "iu" \
             or not ((classes >= 0) & (classes < count)).all():

@@ -28,5 +28,5 @@ def about(name: str) -> str:
 
 
 def source(model: str) -> str:
-    """A path as it is; the name of a definition here, where nothing else is called so, as its path."""
-    return str(path(model)) if model in names() and not Path(model).exists() else model
+    """A path as it is; a plain word that is no file is the name of a definition here. Raises as `path`."""
+    return model if Path(model).suffix or Path(model).exists() else str(path(model))

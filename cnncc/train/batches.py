@@ -17,7 +17,7 @@ from cnncc.train.data import Dataset, Rows
 from cnncc.train.random import SHUFFLE, permutation
 
 T = TypeVar("T")
-Numbers: TypeAlias = "Sequence[float] | float | None"
+Numbers: TypeAlias = "Sequence[float] | Array | float | None"
 Pairs: TypeAlias = "Iterable[tuple[Any, Any]]"
 
 

@@ -82,8 +82,11 @@ def probabilities(trainer: Trainer, x: Rows) -> NDArray[np.float64]:
     z = trainer.predict(x).astype(np.float64)
     if z.ndim != 2 or trainer.loss.removes != "softmax":
         raise InputError("probabilities are of networks trained with softmax_cross_entropy, a class a sample")
-    if trainer.trained is not trainer.graph:    # ends with a softmax
-        return z
+    return z if trainer.ends else softmax(z)
+
+
+def softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Along axis 1."""
     e = np.exp(z - z.max(1, keepdims=True))
     result: NDArray[np.float64] = e / e.sum(1, keepdims=True)
     return result

@@ -105,6 +105,11 @@ class Trainer:
     # ---- state
 
     @property
+    def ends(self) -> bool:
+        """Whether the network ends with what the loss contains, such as a softmax."""
+        return self.trained is not self.graph
+
+    @property
     def state(self) -> dict[str, Array]:
         """All that training goes on from: weights, what the optimizer remembers, statistics, counters."""
         return dict((self._newest or self._step(self.batch)).state)
@@ -341,7 +346,8 @@ class Trainer:
             data = as_onnx(self.inference())
         elif suffix == ".safetensors":
             from safetensors.numpy import save
-            data = save({name: np.ascontiguousarray(a) for name, a in self.weights().items()})
+            flat = {n: a.reshape(-1) if n.endswith(".bias") else a for n, a in self.weights().items()}
+            data = save({name: np.ascontiguousarray(a) for name, a in flat.items()})
         else:
             raise InputError(f"{os.fspath(path)}: expected .onnx or .safetensors")
         with replacing(path) as file:
