@@ -5,6 +5,8 @@ p; one over q in steps of at most 12 (ragged tiles are balanced); over c in step
 the 16 c of the step one by one; then the 12 x 32 tile: q unrolled, k unrolled in steps of 16, whose lanes are
 the vector.
 `part c:480` sums each 480 c by themselves before they are added: long sums round less.
+`chunk c:64` around loops over the result does 64 c of all sums inside at a time: between its turns the
+accumulators wait in scratch memory, and the epilogue is in the last turn only.
 `prefetch w:8192` asks for what lies 8192 bytes beyond each vector that is loaded of the operand w.
 """
 
@@ -15,7 +17,7 @@ from typing import Literal, cast, get_args
 
 from cnncc.ir.errors import InternalError
 
-Kind = Literal["par", "for", "part", "unroll", "simd", "prefetch"]
+Kind = Literal["par", "for", "chunk", "part", "unroll", "simd", "prefetch"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,11 @@ from cnncc.ir.schedule import Loop
 from cnncc.ir.target import Target
 from cnncc.ir.types import HINT, Extent, product
 
-STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
+STALL = 0.3                 # the part of a transfer from L2 that is not hidden behind arithmetic
 ROOM = 0.8                  # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
+AHEAD = 0.2                 # the same where it is asked for a whole chunk before
+RESUMED, RESUME = 1.5, 15   # cycles that a chunk takes for each accumulator that has waited, and at all
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
 
@@ -129,7 +131,8 @@ class Prices:
         c = abs(x.index[last].coefficient(d))
         return c if c != 1 else 0
 
-    def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop]) -> float:
+    def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop],
+                 chunks: int) -> float:
         t = self.target
         steps = product([number(self.extents[d]) for d in self.reduced])
         if self.simd in self.reduced:
@@ -145,11 +148,12 @@ class Prices:
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.instructions_per_step())
-                streamed = self._streamed(steps, blocks, streams)
+                streamed = self._streamed(steps // chunks, blocks, streams)
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0, streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
                 epilogue = acc * (len(self.stage.formulas) * 1.5 + self._apart_at_end(tile, width)) + 12
-                total += (steps * cycle + epilogue) * wide * high
+                resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
+                total += (steps * cycle + epilogue + resumed) * wide * high
         return total * others
 
     def _streamed(self, steps: int, blocks: int, streams: Sequence[Load]) -> float:
@@ -213,6 +217,7 @@ class Prices:
         total = 0.0
         for a, n in zip(self.accesses, turns, strict=True):
             waited = a.broadcast or a.dims >= chunk
-            rate = self.target.l3_bytes if waited else self.target.l3_stream / HIDDEN
+            hidden = AHEAD if any(x.kind == "chunk" and x.dim in a.dims for x in outside) else HIDDEN
+            rate = self.target.l3_bytes if waited else self.target.l3_stream / hidden
             total += a.nbytes * n * a.batch / rate
         return total

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cnncc.ir.expr import cost, tables
+from cnncc.ir.expr import Load, cost, tables
 from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
@@ -23,6 +23,7 @@ from cnncc.passes.prices import Prices, count_of, number, turns_of
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
+SHORT = 6                   # tiles along less than this are tried along another dimension too
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 LONG_SUM = 1024             # terms beyond which a sum is made of parts
 UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
@@ -136,10 +137,21 @@ class _Space(Prices):
         if self.stage.first.scattered:
             yield self.priced(self._in_order(), None, 1, 1, 1)
             return
-        spare = self.target.registers - 1
+        for tile in self.tiles():
+            yield from self._tiled(tile)
+
+    def tiles(self) -> list[str | None]:
+        """What may be unrolled beside the vector: the last row's dimension; where that is short, others."""
+        last = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
+        if last is None or number(self.extents[last]) >= SHORT or self.stage.first.fold == "=":
+            return [last]
+        return [last, *(d for d in self.rows if d != last and not isinstance(self.extents[d], str)
+                        and any(d in self._dims(x) and last not in self._dims(x) for x in self.broadcast))]
+
+    def _tiled(self, tile: str | None) -> Iterator[Candidate]:
+        spare = self.target.registers
         fold = product([number(self.extents[d]) for d in self.folded])
         vectors = -(-number(self.extents[self.simd]) // self.lanes) if self.simd else 1
-        tile = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
         if self.simd in self.reduced:
             vectors = 1
         extent = number(self.extents[tile]) if tile else 1
@@ -172,11 +184,10 @@ class _Space(Prices):
         """Vectors that overlapping taps and the factors of a table keep in registers."""
         factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
         if factors:
-            return len(factors)
+            return len(factors) + 1
         windows = [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
-                   if tile and rw > 1 and {tile, d} <= set(i.dims)]
-        held = [(rw + r) * nb if self.simd in self._dims(x) else 1 for x, r in windows]
-        return max(held, default=0)
+                   if tile and rw > 1 and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
+        return max(((rw + r) * nb for _, r in windows), default=0)
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
@@ -192,19 +203,65 @@ class _Space(Prices):
         inner = self._levels(tile, rw) if tile else []
         outer = [x for d in rows for x in self._levels(d, 1)]
         flat = tile and tile != self.batch and not rows and len(inner) == 1
-        chunks = self._chunks(str(tile), rw) if flat else []
+        groups = self._groups(str(tile), rw) if flat else []
         if self.broadcast or not wide:
-            for chunk in chunks or [[]]:
-                yield ([*batch, *outer, *chunk, *wide, *inner], inside)
-        if wide and (outer or chunks or not self.broadcast):
+            for group in groups or [[]]:
+                yield ([*batch, *outer, *group, *wide, *inner], inside)
+        if wide and (outer or groups or not self.broadcast):
             yield ([*batch, *wide, *outer, *inner], inside)
             strip = self._strip(rows[0], nb) if rows else 0
             if strip and self.weights:
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
+        for chunks in self._chunks(nb):
+            done = {x.dim for x in chunks if x.step == 1}
+            rest = [x for x in inside if x.dim not in done and x.kind != "prefetch"]
+            if self._streams() and (outer or inner):
+                yield ([*batch, *wide, *chunks, *outer, *inner], [*rest, *self._ahead(nb, chunks)])
+            elif tile and not self._streams():
+                tasks = Loop("for", tile, rw * count_of(number(self.extents[tile]), rw * ENOUGH))
+                yield ([*batch, tasks, *chunks, *outer, *wide, *inner], rest)
 
-    def _chunks(self, tile: str, rw: int) -> list[list[Loop]]:
+    def _streams(self) -> list[Load]:
+        """The loads of weights that all of the sum walks."""
+        return [x for x in self.loads if x.tensor in self.weights and set(self.reduced) <= self._dims(x)
+                and self.simd in self._dims(x)]
+
+    def _chunks(self, nb: int) -> Iterator[list[Loop]]:
+        """The sum in parts of which a tile's weights stay in L1, or else what all tiles read in L2."""
+        if self.stage.first.fold == "=" or self.simd in self.reduced:
+            return
+        alone = [d for d in self.reduced
+                 if all(i.single == d for x in self.loads for i in x.index if d in i.dims)]
+        if self._streams():
+            d = max(alone, key=lambda d: number(self.extents[d]), default=None)
+            nbytes = self._tile_bytes(nb)
+            symbolic = self.batch and isinstance(self.extents[self.batch], str)
+            if d is None or nbytes <= self.target.l1 // 2 or symbolic:
+                return
+            extent = number(self.extents[d])
+            image = sum(self.tensors[x.tensor].nbytes for x in self.broadcast if d in self._dims(x))
+            n = int(extent * self.target.l1 / 2 / (nbytes + image)) // self.lanes * self.lanes
+            if n < extent:
+                yield [Loop("chunk", d, max(n, self.lanes))]
+            return
+        if sum(self.tensors[x.tensor].nbytes for x in self.loads) < self.target.l2:
+            return
+        first = max(self.loads, key=lambda x: self.tensors[x.tensor].nbytes)
+        outermost = (d for a, _ in self.tensors[first.tensor].layout.order for d in first.index[a].dims)
+        d = next((d for d in outermost if d in self.reduced), None)
+        if d in alone:
+            yield [Loop("chunk", d)]
+
+    def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
+        """The next chunk's weights are asked for while this one's are used."""
+        for x in self._streams():
+            if self.tensors[x.tensor].nbytes > self.target.l2 // 4:
+                part = product([count_of(number(self.extents[c.dim]), c.step) for c in chunks])
+                yield Loop("prefetch", x.tensor, self._tile_bytes(1) // part)
+
+    def _groups(self, tile: str, rw: int) -> list[list[Loop]]:
         """Loops over some tiles at a time: few, or as many as make two or four chunks."""
         extent = number(self.extents[tile])
         few = rw * max(1, min(8, extent // (16 * rw)))
@@ -329,7 +386,9 @@ class _Space(Prices):
     def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int,
                fold: int) -> Candidate:
         outside, inside = loops
-        compute = self._compute(tile, rw, nb, fold, inside)
+        chunks = product([count_of(number(self.extents[x.dim]), x.step)
+                          for x in outside if x.kind == "chunk"])
+        compute = self._compute(tile, rw, nb, fold, inside, chunks)
         cycles = compute + self._memory(outside)
         outside = self._parallel(outside, cycles)
         tasks = self._tasks(outside)
@@ -363,7 +422,7 @@ class _Space(Prices):
                 break
             repeated = any(y.dim == x.dim for y in result[:i])
             meeting = self.stage.first.scattered and all(j.single != x.dim for j in self.stage.out.index)
-            if repeated or meeting:
+            if repeated or meeting or x.kind == "chunk":
                 break
             result[i] = replace(x, kind="par")
             tasks *= 1 if symbolic else count_of(number(self.extents[x.dim]), x.step)

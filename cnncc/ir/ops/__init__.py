@@ -14,8 +14,9 @@ from cnncc.ir.ops import (
     losses,
     movement,
     quantized,
+    training,
     updates,
 )
 
 __all__ = ["NAMES", "OPS", "Shape", "composed", "elementwise", "folds", "formulas", "indexing", "losses",
-           "movement", "quantized", "updates"]
+           "movement", "quantized", "training", "updates"]
