@@ -192,14 +192,13 @@ def test_going_on_gives_the_same_bits(tmp_path: Path) -> None:
         folder.mkdir()
         for file in files[:at + 1]:
             (folder / file.name).write_bytes(file.read_bytes())
-        (folder / "log.csv").write_text("\n".join(log[:9]) + "\n")
+        (folder / "log.csv").write_text("\n".join(log) + "\n")
         again = fit(folder)
         assert same(again, whole)
         for name in ("epoch", "step", "loss", "accuracy", "val_loss"):
             assert again.history[name] == whole.history[name]
         rows = (folder / "log.csv").read_text().splitlines()
-        steps = [int(r.split(",")[0]) for r in rows[1:]]
-        assert steps[-1] == 12 and len(set(steps)) == len(steps)
+        assert [int(r.split(",")[0]) for r in rows[1:]] == [*range(1, 13)]
 
 
 SCRIPT = """
@@ -278,17 +277,17 @@ def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_loss_that_is_no_number_names_the_layer() -> None:
-    t = trainer(optimizer=SGD(lr=1e30))
-    with pytest.raises(InputError, match=r"step \d+ \(epoch 1\): the loss is not finite; the layer '[cnf]1' "
-                                         r"\(\w+\) .*learning rate is 1e\+30"):
-        t.fit(X, Y, epochs=5)
+    t = trainer(loss=MeanSquared(), optimizer=SGD(lr=1e15))
+    with pytest.raises(InputError, match=r"step \d+ \(epoch 1\): the loss is not finite; the first value "
+                                         r"that isn't is that of the layer 'f1' \(linear\).*rate is 1e\+15"):
+        t.fit(X, np.eye(4)[Y], epochs=5)
     assert all(np.isfinite(a).all() for a in t.state.values())
     bad = X.astype(np.float32)
     bad[3, 2, 2] = np.nan
-    with pytest.raises(InputError, match="the input 'x' was the first"):
+    with pytest.raises(InputError, match="the first value that isn't is in the input 'x'"):
         trainer().fit(bad, Y)
     graph = network()
-    with pytest.raises(InputError, match=r"the weights 'f1\.bias' was the first"):
+    with pytest.raises(InputError, match=r"in the weights 'f1\.bias'"):
         trainer(weights={"f1.bias": np.array([0, np.inf, 0, 0], np.float32)}).fit(X, Y)
     assert first_bad(graph, np.zeros((1, 1, 8, 8), np.float32)) is None
 

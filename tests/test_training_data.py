@@ -371,12 +371,12 @@ def test_schedules() -> None:
     def rates(schedule: Any) -> list[float]:
         return [schedules.schedule_of(schedule)(e, 10) for e in (0, 1, 2.5, 5, 10)]
     assert rates(None) == rates("constant") == [1] * 5
-    assert rates(schedules.Step(2.5, 0.1)) == pytest.approx([1, 1, 0.1, 0.01, 1e-4])
+    assert rates(schedules.StepDecay(2.5, 0.1)) == pytest.approx([1, 1, 0.1, 0.01, 1e-4])
     falling = [(1 + math.cos(math.pi * e / 10)) / 2 for e in (0, 1, 2.5, 5, 10)]
     assert rates("cosine") == pytest.approx(falling)
     assert rates(schedules.Cosine(0.1))[-1] == pytest.approx(0.1)
     assert rates(schedules.Warmup(2, 0.2)) == pytest.approx([0.2, 0.6, 1, 1, 1])
-    both = schedules.Warmup(2, 0.2) * schedules.Step(2.5, 0.1)
+    both = schedules.Warmup(2, 0.2) * schedules.StepDecay(2.5, 0.1)
     assert rates(both) == pytest.approx([0.2, 0.6, 0.1, 0.01, 1e-4])
     assert rates(lambda epoch, epochs: epoch / epochs) == [0, 0.1, 0.25, 0.5, 1]
     for name in schedules.NAMES:
@@ -395,7 +395,7 @@ def test_one_cycle_is_that_of_pytorch() -> None:
             theirs.step()
 
 
-@pytest.mark.parametrize("wrong", [lambda: schedules.schedule_of("cosin"), lambda: schedules.Step(0),
+@pytest.mark.parametrize("wrong", [lambda: schedules.schedule_of("cosin"), lambda: schedules.StepDecay(0),
                                    lambda: schedules.OneCycle(1), lambda: schedules.Warmup(-1)])
 def test_schedules_that_are_none(wrong: Callable[[], object]) -> None:
     with pytest.raises(InputError, match="expected"):

@@ -34,8 +34,8 @@ SECTIONS: dict[str, Sequence[str]] = {
             "optimizers.Group", "regularizers.L2", "regularizers.L1", "regularizers.ElasticNet",
             "regularizers.MaxNorm", "regularizers.ClipNorm", "regularizers.ClipValue",
             "losses.SoftmaxCrossEntropy", "losses.SigmoidCrossEntropy", "losses.MeanSquared",
-            "losses.MeanAbsolute", "losses.Huber", "schedules.Constant", "schedules.Step", "schedules.Cosine",
-            "schedules.Warmup", "schedules.OneCycle", "augment.Crop", "augment.Flip", "augment.Rotate",
+            "losses.MeanAbsolute", "losses.Huber", "schedules.Constant", "schedules.StepDecay",
+            "schedules.Cosine", "schedules.Warmup", "schedules.OneCycle", "augment.Crop", "augment.Flip", "augment.Rotate",
             "augment.Rescale", "augment.Elastic", "data.read_data", "data.Dataset", "history.EarlyStopping",
             "history.History", "evaluation.kfold", "evaluation.conformal", "evaluation.Conformal"))),
     "Explanations: `cnncc.explanations`": (

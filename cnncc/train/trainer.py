@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,20 +27,20 @@ from cnncc.train.augment import Augmentation, Change
 from cnncc.train.batches import Batch, Numbers, Preparation, prefetched
 from cnncc.train.batches import Source as Batches
 from cnncc.train.data import Data, Dataset, Rows
-from cnncc.train.diagnosis import Recorder, StepLike, first_bad
+from cnncc.train.diagnosis import Recorder, first_bad
 from cnncc.train.finetune import matching, with_head, with_weights
 from cnncc.train.history import EarlyStopping, History, Log
 from cnncc.train.losses import Loss, SoftmaxCrossEntropy, loss_of, value_of
 from cnncc.train.optimizers import Optimizer, optimizer_of
 from cnncc.train.progress import Report, display
 from cnncc.train.schedules import AnySchedule, schedule_of
+from cnncc.train.step import Step
 
 log = logging.getLogger("cnncc")
 
 Callback: TypeAlias = "Callable[[Trainer, dict[str, Any]], None]"
 STEPS = 4               # compiled steps that are kept, for as many sizes of a batch
 INFERENCE = 256         # samples at a time where nothing is learned
-MODEL = "model"
 
 
 @dataclass
@@ -98,8 +97,8 @@ class Trainer:
         sample = [int(e) for e in self.graph[self.graph.inputs[0]].type.shape[1:]]
         self.prepare = Preparation(sample, mean, std, Augmentation(augment, seed) if augment else None)
         self.position, self.history, self.warnings = Position(), History(), list[str]()
-        self._steps: OrderedDict[int, StepLike] = OrderedDict()
-        self._newest: StepLike | None = None        # the step that has the state
+        self._steps: OrderedDict[int, Step] = OrderedDict()
+        self._newest: Step | None = None        # the step that has the state
         self._models: dict[str, tuple[int, Any]] = {}
 
     # ---- state
@@ -123,11 +122,10 @@ class Trainer:
         """The network's constants by name, as trained so far."""
         return dict(self._current(self.graph).constants)
 
-    def _step(self, n: int) -> StepLike:
+    def _step(self, n: int) -> Step:
         """The compiled step for batches of n samples, with the newest state."""
         if n not in self._steps:
-            make: Callable[..., StepLike] = import_module("cnncc.train.step").Step
-            self._steps[n] = make(self.trained, self.loss, self.optimizer, batch=n, frozen=self.frozen,
+            self._steps[n] = Step(self.trained, self.loss, self.optimizer, batch=n, frozen=self.frozen,
                                   seed=self.seed, threads=self.threads)
         self._steps.move_to_end(n)
         found = self._steps[n]
@@ -183,10 +181,11 @@ class Trainer:
     def _stop(self, batch: Batch, lr: float, recorder: Recorder) -> None:
         """The loss is no number: the state before this step comes back, and is asked where that began."""
         self.state = recorder.before_the_last()
-        where = first_bad(self._current(self.trained), batch.x) or "the loss itself: all layers are finite"
+        where = first_bad(self._current(self.trained), batch.x)
+        first = f"the first value that isn't is {where}" if where else "all layers are: it is too large"
         raise InputError(f"step {self.position.step + 1} (epoch {self.position.epoch + 1}): the loss is not "
-                         f"finite; {where} was the first value that is not. The weights are those before "
-                         f"this step; its learning rate is {lr:g}: a lower one, or ClipNorm, may help")
+                         f"finite; {first}. The weights are those before this step; its learning rate is "
+                         f"{lr:g}: a lower one, or ClipNorm, may help")
 
     # ---- training
 
