@@ -21,12 +21,14 @@ class Place:
     """An address: `number` says which input or output, or the offset in bytes.
 
     In the work space the offset is per unit of the batch: buffer address = work + offset * batch. `first` is
-    where a kernel's part of the buffer begins, in bytes from its address.
+    where a kernel's part of the buffer begins, in bytes from its address; every turn of a loop moves it by
+    `move` bytes.
     """
 
     space: Space
     number: int
     first: int = 0
+    move: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Signal:
 @dataclass(frozen=True, slots=True)
 class Step:
     """One kernel call. `tasks` is multiplied by the batch where `batched`; numbers are per unit of the batch.
+    Those of operations and bytes are of all turns, where the step is one of a loop.
 
     `nodes` names the nodes of the user's model that are computed here; `ops` names what the kernel does.
     """
@@ -66,6 +69,15 @@ class Step:
     ops: str
     flops: int
     nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The steps from `first` on, before `last`, run `count` times, one after the other."""
+
+    first: int
+    last: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +97,7 @@ class Plan:
     weights: int
     symbol: str | None
     signals: tuple[Signal, ...] = ()
+    loops: tuple[Turns, ...] = ()
 
     @property
     def shown(self) -> tuple[Value, ...]:
@@ -103,4 +116,5 @@ def restore(data: Mapping[str, Any]) -> Plan:
     steps = tuple(Step(**{**s, "places": tuple(Place(**p) for p in s["places"]), "nodes": tuple(s["nodes"])})
                   for s in data["steps"])
     return Plan(data["name"], values("inputs"), values("outputs"), steps, data["work"], data["scratch"],
-                data["weights"], data["symbol"], tuple(Signal(**s) for s in data["signals"]))
+                data["weights"], data["symbol"], tuple(Signal(**s) for s in data["signals"]),
+                tuple(Turns(**t) for t in data["loops"]))
