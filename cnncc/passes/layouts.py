@@ -103,6 +103,8 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
     result = {n.name for n in graph if n.op in ("kernel", "reshape", "input") and n.name not in shown
               and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int) and c != 1}
     for n in graph:
+        if n.loop is not None:              # the body finds them as a user's
+            result -= {*n.inputs}
         if n.kernel is None:
             continue
         for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
@@ -234,6 +236,11 @@ def _copy_results(graph: Graph) -> Graph:
             return value
         while source.op == "reshape":
             source = nodes[source.inputs[0]]
+        root = n
+        while root.base:
+            root = nodes[root.base]
+        if root.op == "state":          # it is in its place
+            return value
         spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1
         if (n.kernel is not None and spatial > 1 and not _light(n.kernel)) or source.kernel is None \
                 or source.name in written:
