@@ -162,10 +162,14 @@ class _Space(Prices):
             for rw in widths.values():
                 if rw * nb * long > LONG and rw * nb > 1:
                     continue
-                if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
-                    continue
-                for loops in self.orders(tile, rw, nb):
-                    yield self.priced(loops, tile, rw, nb, fold)
+                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - nb - 1
+                shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
+                for loops in self.orders(tile, rw, nb) if free >= 0 else ():
+                    if held <= free:
+                        yield self.priced(loops, tile, rw, nb, fold)
+                    if shared and len(shared) < len(self.loads):
+                        again = [*loops[1], *(Loop("reload", t) for t in shared)]
+                        yield self.priced((loops[0], again), tile, rw, nb, fold)
         if spare < fold + 2:
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
@@ -185,9 +189,12 @@ class _Space(Prices):
         factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
         if factors:
             return len(factors) + 1
-        windows = [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
-                   if tile and rw > 1 and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
-        return max(((rw + r) * nb for _, r in windows), default=0)
+        return max(((rw + r) * nb for _, r in self._windows(tile)), default=0) if rw > 1 else 0
+
+    def _windows(self, tile: str | None) -> list[tuple[Load, int]]:
+        """The loads of vectors that taps along the tile share, and how many taps there are."""
+        return [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
+                if tile and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
