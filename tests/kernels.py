@@ -321,7 +321,7 @@ def compiled(graph: Graph, target: Target | None = None, threads: int = 1) -> Co
     code = plan(graph := optimize(graph, target))
     objects = [object_of(text, target) for _, text in code.texts(target)]
     weights = buffers.aligned(max(code.plan.weights, 1))[:code.plan.weights]
-    pack(dict(graph.constants), code.packings, weights)
+    pack(code.constants, code.packings, weights)
     return CompiledModel(code.plan, objects, weights, {"target": target.record()}, threads)
 
 

@@ -19,7 +19,7 @@ from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add, outside
 from cnncc.ir.infer import stage_dtypes, stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.regions import placed
-from cnncc.ir.schedule import Loop, tiles
+from cnncc.ir.schedule import HINTS, Loop, tiles
 from cnncc.ir.target import Target
 from cnncc.ir.tasks import unit_of
 from cnncc.ir.types import Extent
@@ -41,7 +41,7 @@ class StageLowering:
         self.e, self.kernel, self.stage, self.first = e, kernel, stage, stage.first
         last = stage is kernel.stages[-1]
         shared = kernel.loops.loops if last else ()
-        self.loops = (*shared, *(x for x in stage.schedule.loops if x.kind != "prefetch"))
+        self.loops = (*shared, *(x for x in stage.schedule.loops if x.kind not in HINTS))
         self.ahead = stage.schedule.prefetch
         self.begin = len(shared)
         tensors = kernel.tensors
@@ -64,7 +64,7 @@ class StageLowering:
         self.reduced = reduced = set(self.first.reduced) if self.first.fold != "=" else set()
         counted = [i for i, x in enumerate(self.loops) if x.kind in ("par", "for") and x.dim not in reduced]
         self.tile_at = max([self.begin, *(i + 1 for i in counted)])
-        early = [x for i, x in enumerate(self.loops) if x.dim in reduced and x.kind != "prefetch"
+        early = [x for i, x in enumerate(self.loops) if x.dim in reduced
                  and (i < self.tile_at) != (x.kind == "chunk")]
         if early or any(x.kind == "chunk" and x.dim not in reduced for x in self.loops):
             raise InternalError("loops over a sum are chunks where loops over the result are inside, only "
@@ -85,7 +85,8 @@ class StageLowering:
             if self.simd and self.simd.dim not in reduced else None
         self.isolated = {
             d: [i for i, a in enumerate(self.accesses[:self.store_at])
-                if d in a.dims and a.shares_axis(d, unrolled) != bool(self.simd and self.simd.dim in a.dims)]
+                if d in a.dims and (a.shares_axis(d, unrolled) != bool(self.simd and self.simd.dim in a.dims)
+                                    or a.tensor.name in stage.schedule.reload)]
             for d in reduced}
 
     # ---- loops

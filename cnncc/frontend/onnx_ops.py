@@ -18,6 +18,7 @@ from cnncc.frontend import (
     onnx_recurrent,
     onnx_reduce,
     onnx_resize,
+    onnx_selection,
 )
 from cnncc.frontend.onnx_conv import Axis, window
 from cnncc.frontend.onnx_elementwise import of
@@ -160,6 +161,7 @@ ROWS = {
     **onnx_recurrent.ROWS,
     **onnx_reduce.ROWS,
     **onnx_resize.ROWS,
+    **onnx_selection.ROWS,
     "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum", "is_test")),
     "Constant": Row(_constant, 0, 0),
     "Flatten": Row(_flatten, 1, 1),

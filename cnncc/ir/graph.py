@@ -30,7 +30,8 @@ def quote(name: str) -> str:
 class Node:
     """A value and how it is made: `op` names an entry of `ir.ops`, or is `input`, `const` or `kernel`.
 
-    `origin` names the nodes of the user's file that it came from. A node with a `base` is a clause: it writes
+    `origin` names the nodes of the user's file that it came from. A `loop` is a node over the state that its
+    body begins with, which is of the op `state` there. A node with a `base` is a clause: it writes
     its part into the memory of that value, and the rest stays. Others may read of a base what no clause over
     it writes.
     """
@@ -43,6 +44,7 @@ class Node:
     origin: tuple[str, ...] = ()
     kernel: Kernel | None = None
     base: str = ""
+    loop: Loop | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -60,9 +62,30 @@ class Node:
             head += f" over {quote(self.base)}"
         if self.origin:
             head += " from " + ", ".join(map(quote, self.origin))
-        if self.kernel is None:
-            return head
-        return head + "".join("\n    " + line for line in self.kernel.lines())
+        more = self.kernel.lines() if self.kernel else self.loop.lines() if self.loop else ()
+        return head + "".join("\n    " + line for line in more)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`body` runs `count` times. Its inputs are the operands of the node, then the state, the node's base.
+
+    The body is written for the first turn: for each input `moves` says (axis, step) where every next turn
+    finds all that it accesses `step` further along an axis, None where all turns read the same. The state
+    may be written over; the body's only output is its last clause.
+    """
+
+    body: Graph
+    count: int
+    moves: tuple[tuple[int, int] | None, ...]
+
+    @property
+    def state(self) -> str:
+        return self.body.inputs[-1]
+
+    def lines(self) -> Iterator[str]:
+        yield f"turns {self.count} moves {list(self.moves)}"
+        yield from str(self.body).splitlines()
 
 
 @dataclass(frozen=True)
@@ -138,7 +161,7 @@ class Graph:
         return replace(self, outputs=wanted, signals=tuple(s for _, s in flags), state=()).live()
 
     def verify(self) -> None:
-        """Raises InternalError where an invariant is broken."""
+        """Raises InternalError where an invariant is broken, in bodies of loops too."""
         seen: set[str] = set()
         over: dict[str, str] = {}
         for name, n in self.nodes.items():
@@ -156,6 +179,7 @@ class Graph:
             if n.op == "kernel" and (n.kernel is None or len(n.kernel.operands) != len(n.inputs) + 1):
                 raise InternalError(f"node {name}: the kernel's operands don't match the inputs")
             self._verify_loads(n)
+            self._verify_loop(n)
             seen.add(name)
         for name, value in self.state:
             n = self.nodes[name]
@@ -169,6 +193,17 @@ class Graph:
                 self._verify_reader(n, base, over)
         if shown := over.keys() & {*self.results}:
             raise InternalError(f"the output {min(shown)} is written over")
+
+    def _verify_loop(self, n: Node) -> None:
+        """A body has an input for each operand, of the same type, and one for the state."""
+        if n.loop is None:
+            return
+        body, moves = n.loop.body, n.loop.moves
+        body.verify()
+        types = [body[i].type for i in body.inputs]
+        if types != [self.nodes[i].type for i in n.needs] or len(moves) != len(types) or not n.base \
+                or body[n.loop.state].op != "state" or any(inner.loop for inner in body):
+            raise InternalError(f"loop {n.name}: its body doesn't fit")
 
     def _formulas(self, n: Node) -> tuple[Formula, ...]:
         if n.kernel is not None:
@@ -292,9 +327,9 @@ class Builder:
     def type(self, name: str) -> TensorType:
         return self.nodes[name].type
 
-    def input(self, name: str, type: TensorType) -> str:
+    def input(self, name: str, type: TensorType, op: str = "input") -> str:
         self.inputs.append(name)
-        return self.add(Node(name, "input", (), type))
+        return self.add(Node(name, op, (), type))
 
     def const(self, name: str, value: np.ndarray) -> str:
         name = self.fresh(name)

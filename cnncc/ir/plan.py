@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from cnncc.ir.types import Extent
 
+ALIGN = 64                  # bytes: a cache line, which buffers begin at
 Space = Literal["input", "output", "weights", "state", "work"]
 
 # Slots of a call frame, eight bytes each: the only argument of the native entry `run`.
@@ -22,12 +23,14 @@ class Place:
     """An address: `number` says which input or output, or the offset in bytes.
 
     In the work space the offset is per unit of the batch: buffer address = work + offset * batch. `first` is
-    where a kernel's part of the buffer begins, in bytes from its address.
+    where a kernel's part of the buffer begins, in bytes from its address; every turn of a loop moves it by
+    `move` bytes.
     """
 
     space: Space
     number: int
     first: int = 0
+    move: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Signal:
 @dataclass(frozen=True, slots=True)
 class Step:
     """One kernel call. `tasks` is multiplied by the batch where `batched`; numbers are per unit of the batch.
+    Those of operations and bytes are of all turns, where the step is one of a loop.
 
     `nodes` names the nodes of the user's model that are computed here; `ops` names what the kernel does.
     """
@@ -83,6 +87,15 @@ class Step:
     ops: str
     flops: int
     nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The steps from `first` on, before `last`, run `count` times, one after the other."""
+
+    first: int
+    last: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +115,7 @@ class Plan:
     weights: int
     symbol: str | None
     signals: tuple[Signal, ...] = ()
+    loops: tuple[Turns, ...] = ()
     state: tuple[Held, ...] = ()
 
     @property
@@ -127,5 +141,6 @@ def restore(data: Mapping[str, Any]) -> Plan:
                   for s in data["steps"])
     return Plan(data["name"], values("inputs"), values("outputs"), steps, data["work"], data["scratch"],
                 data["weights"], data["symbol"], tuple(Signal(**s) for s in data["signals"]),
+                tuple(Turns(**t) for t in data["loops"]),
                 tuple(Held(**{**h, "shape": tuple(h["shape"]), "axes": tuple(h["axes"])})
                       for h in data["state"]))

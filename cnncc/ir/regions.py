@@ -10,6 +10,7 @@ from cnncc.ir.expr import Index
 from cnncc.ir.infer import stage_dtypes
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
+from cnncc.ir.schedule import HINTS
 from cnncc.ir.tasks import unit_of
 from cnncc.ir.types import BYTES, Extent, TensorType
 
@@ -84,7 +85,7 @@ def accumulators(kernel: Kernel) -> dict[int, Tensor]:
 
 def waiting(stage: Stage) -> list[str]:
     """The dimensions of a stage's accumulators, in the order of its loops."""
-    dims = dict.fromkeys(x.dim for x in stage.schedule.loops if x.kind != "prefetch")
+    dims = dict.fromkeys(x.dim for x in stage.schedule.loops if x.kind not in HINTS)
     reduced = set(stage.first.reduced)
     return [d for d in (*dims, *(d for d in stage.extents if d not in dims)) if d not in reduced]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cnncc.ir.graph import Builder, Graph, Node
+from cnncc.ir.loops import absorbed
 from cnncc.ir.ops import OPS
 from cnncc.ir.reference import evaluate
 from cnncc.ir.target import Target
@@ -105,13 +106,19 @@ def expand_but(graph: Graph, kept: Collection[str]) -> Graph:
 
 
 def fold_constants(graph: Graph, target: Target) -> Graph:
-    """What depends on constants only is computed now; adding zeros and reshaping to the same shape vanish."""
+    """What depends on constants only is computed now; adding zeros and reshaping to the same shape vanish.
+
+    Constants of which all turns of a loop read the same are constants of its body.
+    """
     b = Rebuild(graph)
     clauses = graph.clauses()
     for n in graph:
         inputs = [b.name_of(i) for i in n.inputs]
         known = [b.nodes[i].op == "const" for i in inputs]
-        if n.name in clauses:
+        if n.loop is not None:
+            known_ones = {i: b.constants[i] for i in inputs if b.nodes[i].op == "const"}
+            b.copy(absorbed(replace(n, inputs=tuple(inputs)), known_ones))
+        elif n.name in clauses:
             b.copy(n)
         elif n.op in OPS and inputs and all(known) and product([int(e) for e in n.type.shape]) <= FOLD_LIMIT:
             nodes = {i: b.nodes[i] for i in inputs} | {n.name: replace(n, inputs=tuple(inputs))}

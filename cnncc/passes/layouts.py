@@ -100,9 +100,13 @@ def _contiguous(kernel: Kernel, s: Stage) -> set[str]:
 def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
     """The values with blocked channels: a fixed point, because views and clauses tie values together."""
     shown = {*graph.inputs, *(v for _, v in graph.outputs)}
+    held = {name: lanes[name] for name, _ in graph.state}
     result = {n.name for n in graph if n.op in ("kernel", "reshape", "input") and n.name not in shown
-              and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int) and c != 1}
+              and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int)
+              and c > (held.get(n.name, 0) - 1 if n.name in held else 1)}
     for n in graph:
+        if n.loop is not None:              # the body finds them as a user's
+            result -= {*n.inputs}
         if n.kernel is None:
             continue
         for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
@@ -190,13 +194,13 @@ def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
 def _channels_last(f: Formula, out: Load, name: str) -> bool:
     """Whether a tensor is read by a contraction as, or is one's result with, rows where channels are.
 
-    What is summed lies behind them, and they are rows of one factor alone.
+    What is summed lies behind them, not before them too, and they are rows of one factor alone.
     """
     factors = multiply_add(f) or ()
     for x, other in zip(factors, factors[::-1], strict=True):
         if isinstance(x, Load) and isinstance(other, Load) and len(x.index) > CHANNEL + 1:
             rows = set(x.index[CHANNEL].dims)
-            if rows and rows.isdisjoint((*f.reduced, *other.dims)) \
+            if rows and rows.isdisjoint((*f.reduced, *other.dims)) and x.index[0].single not in f.reduced \
                     and any(i.single in f.reduced for i in x.index[CHANNEL + 1:]) \
                     and (x.tensor == name or (out.tensor == name and len(out.index) > CHANNEL
                          and rows & set(out.index[CHANNEL].dims))):
@@ -234,6 +238,11 @@ def _copy_results(graph: Graph) -> Graph:
             return value
         while source.op == "reshape":
             source = nodes[source.inputs[0]]
+        root = n
+        while root.base:
+            root = nodes[root.base]
+        if root.op == "state":          # it is in its place
+            return value
         spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1
         if (n.kernel is not None and spatial > 1 and not _light(n.kernel)) or source.kernel is None \
                 or source.name in written:

@@ -21,6 +21,7 @@ ROOM = 0.8                  # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 AHEAD = 0.2                 # the same where it is asked for a whole chunk before
 RESUMED, RESUME = 1.5, 15   # cycles that a chunk takes for each accumulator that has waited, and at all
+WINDOW = 128                # instructions that are in flight at a time
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
 
@@ -56,10 +57,13 @@ class _Access:
 
 
 class Prices:
-    """A kernel of one stage with vectors along a dimension: what its loops cost."""
+    """A kernel of one stage with vectors along a dimension: what its loops cost.
+
+    The `folded` dimensions are always unrolled: those that the result lacks, tables' rows, `taps`.
+    """
 
     def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target,
-                 simd: str | None = None) -> None:
+                 simd: str | None = None, taps: Sequence[str] = ()) -> None:
         self.kernel, self.target, self.weights = kernel, target, weights
         self.known: dict[int, frozenset[str]] = {}
         self.stage: Stage = kernel.stages[-1]
@@ -69,7 +73,8 @@ class Prices:
         self.reduced = list(first.reduced) if first.fold != "=" else []
         self.out = [d for d in self.extents if d not in self.reduced]
         result = set(self.stage.formulas[-1].out_dims)
-        self.folded = [d for d in self.out if d not in result or d in first.tabled]     # always unrolled
+        self.taps = frozenset(taps)
+        self.folded = [d for d in self.out if d not in result or d in (*first.tabled, *taps)]
         self.lanes = stage_lanes(self.stage, self.tensors, target)
         self.simd = simd or self._vector()
         out = self.stage.out.index
@@ -149,9 +154,12 @@ class Prices:
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.instructions_per_step())
                 streamed = self._streamed(steps // chunks, blocks, streams)
-                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0, streamed)
+                near = steps // chunks * (ops + reads) < WINDOW         # tiles overlap in time
+                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
+                            streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
                 epilogue = acc * (len(self.stage.formulas) * 1.5 + self._apart_at_end(tile, width)) + 12
+                epilogue /= 2 if near else 1
                 resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
                 total += (steps * cycle + epilogue + resumed) * wide * high
         return total * others
@@ -189,7 +197,8 @@ class Prices:
         if tile in dims:
             taps = [l.dim for l in inside if l.kind == "unroll" and l.dim in self.reduced]
             shared = [(i.coefficient(tile), d) for i in x.index for d in taps if {tile, d} <= set(i.dims)]
-            if shared and self.simd in dims:                    # overlapping vectors are read once
+            again = any(l.kind == "reload" and l.dim == x.tensor for l in inside)
+            if shared and self.simd in dims and not again:      # overlapping vectors are read once
                 stride, d = shared[0]
                 window = number(self.extents[d])
                 n *= min(width * window, (width - 1) * abs(stride) + window) / window

@@ -76,7 +76,9 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
                part: bool = False) -> list[Candidate]:
     """All candidates for a kernel of one stage, the cheapest first; a `part` keeps its dimensions."""
     space = _Space(kernel if part else collapse(kernel), tuple(weights), target)
-    spaces = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
+    vectors = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
+    spaces = (t for s in vectors for t in (s, *(_Space(space.kernel, space.weights, target, s.simd, taps)
+                                                for taps in s.other_taps())))
     return sorted((c for s in spaces for c in s.all()), key=lambda c: c.cycles)
 
 
@@ -115,8 +117,9 @@ class _Space(Prices):
     """What a kernel of one stage allows."""
 
     def other_vectors(self) -> Iterator[str]:
-        """Dimensions whose vectors are whole in all operands, where those of the result must be gathered."""
-        if not any(self._gathered(x, self.simd) for x in self.loads) or self.stage.first.scattered:
+        """Dimensions whose vectors are whole in all operands, where the result's are gathered or short."""
+        short = self.simd is not None and number(self.extents[self.simd]) < self.lanes // 2
+        if not (short or any(self._gathered(x, self.simd) for x in self.loads)) or self.stage.first.scattered:
             return
         shape, order = self.kernel.output.type.shape, self.kernel.output.layout.order
         if any(block and number(shape[a]) % block for a, block in order):
@@ -130,6 +133,15 @@ class _Space(Prices):
             if isinstance(e, int) and e >= least and d not in self.folded and d not in leaving \
                     and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
                 yield d
+
+    def other_taps(self) -> Iterator[list[str]]:
+        """Rows that move vectors along a sum, as taps do in gradients of weights: the last, the last two."""
+        found = [d for d in self.rows if isinstance(self.extents[d], int) and any(
+            d in i.dims and set(i.dims) & set(self.reduced) for x in self.loads for i in x.index
+            if self.simd in self._dims(x) or self.simd in self.reduced)]
+        for n in range(1, min(2, len(found)) + 1):
+            if product([number(self.extents[d]) for d in found[-n:]]) < self.target.registers:
+                yield found[-n:]
 
     # ---- candidates
 
@@ -162,10 +174,14 @@ class _Space(Prices):
             for rw in widths.values():
                 if rw * nb * long > LONG and rw * nb > 1:
                     continue
-                if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
-                    continue
-                for loops in self.orders(tile, rw, nb):
-                    yield self.priced(loops, tile, rw, nb, fold)
+                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - nb - 1
+                shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
+                for loops in self.orders(tile, rw, nb) if free >= 0 else ():
+                    if held <= free:
+                        yield self.priced(loops, tile, rw, nb, fold)
+                    if shared and len(shared) < len(self.loads):
+                        again = [*loops[1], *(Loop("reload", t) for t in shared)]
+                        yield self.priced((loops[0], again), tile, rw, nb, fold)
         if spare < fold + 2:
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
@@ -185,9 +201,12 @@ class _Space(Prices):
         factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
         if factors:
             return len(factors) + 1
-        windows = [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
-                   if tile and rw > 1 and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
-        return max(((rw + r) * nb for _, r in windows), default=0)
+        return max(((rw + r) * nb for _, r in self._windows(tile)), default=0) if rw > 1 else 0
+
+    def _windows(self, tile: str | None) -> list[tuple[Load, int]]:
+        """The loads of vectors that taps along the tile share, and how many taps there are."""
+        return [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
+                if tile and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
@@ -220,7 +239,8 @@ class _Space(Prices):
             if self._streams() and (outer or inner):
                 yield ([*batch, *wide, *chunks, *outer, *inner], [*rest, *self._ahead(nb, chunks)])
             elif tile and not self._streams():
-                tasks = Loop("for", tile, rw * count_of(number(self.extents[tile]), rw * ENOUGH))
+                block = inner[0].step if len(inner) > 1 else rw
+                tasks = Loop("for", tile, block * count_of(number(self.extents[tile]), block * ENOUGH))
                 yield ([*batch, tasks, *chunks, *outer, *wide, *inner], rest)
 
     def _streams(self) -> list[Load]:
@@ -289,10 +309,14 @@ class _Space(Prices):
         blocked: list[str] = []
         windows: list[str] = []
         plain: list[str] = []
+        rows: list[str] = []            # walked by taps that are unrolled
         for d in self.reduced:
             if d == self.simd:
                 continue
-            if d in self.stage.first.tabled or any(
+            if number(self.extents[d]) > turns and any(i.coefficient(d) and not self.taps.isdisjoint(i.dims)
+                                                       for x in self.loads for i in x.index):
+                rows.append(d)
+            elif d in self.stage.first.tabled or any(
                     i.coefficient(d) and unrolled & set(i.dims) for x in self.loads for i in x.index):
                 windows.append(d)
             elif any(self.tensors[x.tensor].layout.block(a) > 1 and x.tensor not in self.weights
@@ -303,8 +327,11 @@ class _Space(Prices):
         loops = [Loop("for", d, self.lanes) for d in blocked if number(self.extents[d]) > self.lanes]
         shifting = [d for d in plain
                     if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
-        loops += [Loop("for", d) for d in shifting]
-        loops += [Loop("for", d) for d in plain if d not in shifting]
+        images = [d for d in plain if all(x.index and x.index[0].single == d for x in self.loads)]
+        loops += [Loop("for", d) for d in (*images, *shifting)]
+        loops += [Loop("for", d) for d in plain if d not in (*images, *shifting)]
+        loops += [Loop("for", d, turns if d == rows[-1] else 1) for d in rows]
+        loops += [Loop("unroll", d) for d in rows[-1:]]
         loops += self._counted(windows, acc)
         taps = [Loop("unroll", d) for d in windows]
         # unrolled taps around a counted loop are blocks of their own; around none they share one block
