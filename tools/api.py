@@ -37,7 +37,8 @@ SECTIONS: dict[str, Sequence[str]] = {
             "losses.MeanAbsolute", "losses.Huber", "schedules.Constant", "schedules.StepDecay",
             "schedules.Cosine", "schedules.Warmup", "schedules.OneCycle", "augment.Crop", "augment.Flip",
             "augment.Rotate", "augment.Rescale", "augment.Elastic", "data.read_data", "data.Dataset",
-            "history.EarlyStopping", "history.History", "evaluation.kfold", "evaluation.conformal", "evaluation.Conformal"))),
+            "history.EarlyStopping", "history.History", "evaluation.kfold", "evaluation.conformal",
+            "evaluation.Conformal"))),
     "Explanations: `cnncc.explanations`": (
         "explanations.saliency", "explanations.gradcam", "explanations.occlusion", "explanations.picture"),
     "scikit-learn: `cnncc.sklearn`": ("sklearn.CNNClassifier",),
