@@ -99,7 +99,7 @@ class Trainer:
         self.position, self.history, self.warnings = Position(), History(), list[str]()
         self._steps: OrderedDict[int, Step] = OrderedDict()
         self._newest: Step | None = None        # the step that has the state
-        self._models: dict[str, tuple[int, Any]] = {}
+        self._models: dict[str, Any] = {}
 
     # ---- state
 
@@ -116,7 +116,6 @@ class Trainer:
     @state.setter
     def state(self, value: Mapping[str, Array]) -> None:
         (self._newest or self._step(self.batch)).state = dict(value)
-        self._models.clear()
 
     def weights(self) -> dict[str, Array]:
         """The network's constants by name, as trained so far."""
@@ -144,11 +143,13 @@ class Trainer:
         return replace(graph, constants={name: state.get(f"w:{name}", a) for name, a in constants})
 
     def _model(self, graph: Graph) -> Any:
-        """The graph compiled for inference, with the weights of this step."""
-        key = ",".join(value for _, value in graph.outputs)
-        if self._models.get(key, (-1,))[0] != self.position.step:
-            self._models[key] = self.position.step, compile(self._current(graph), threads=self.threads)
-        return self._models[key][1]
+        """The graph compiled for inference, once: with the weights as state, set to those of now."""
+        key = graph.outputs[0][1]
+        if key not in self._models:
+            self._models[key] = compile(_with_state(graph), threads=self.threads)
+        model = self._models[key]
+        model.state = {name: a for name, a in self._current(graph).constants.items() if a.dtype == np.float32}
+        return model
 
     # ---- one step
 
@@ -409,6 +410,14 @@ def _pair(data: Any) -> tuple[Any, ...]:
     if isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "__len__") for part in data):
         return data
     return (data,)
+
+
+def _with_state(graph: Graph) -> Graph:
+    """The graph with its float32 constants as state, which stays as it is set."""
+    own = {name for name, a in graph.constants.items() if a.dtype == np.float32}
+    nodes = {n.name: replace(n, op="input") if n.name in own else n for n in graph}
+    constants = {name: a for name, a in graph.constants.items() if name not in own}
+    return replace(graph, nodes=nodes, constants=constants, state=tuple((name, name) for name in sorted(own)))
 
 
 def _without(graph: Graph, op: str) -> Graph:
