@@ -40,11 +40,11 @@ Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 def pipeline() -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import algorithms, fold, fuse, layouts, movement, schedules, stages
+    from cnncc.passes import algorithms, fold, fuse, layouts, movement, packing, schedules, stages
     return (movement.merge_pads, fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views,
             fold.share_equal, movement.place_early, algorithms.choose_algorithms, fuse.form,
             movement.read_through, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
-            schedules.choose_schedules)
+            packing.pack_weights, schedules.choose_schedules)
 
 
 def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,

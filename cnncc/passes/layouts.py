@@ -14,6 +14,7 @@ from cnncc.ir.target import Target
 from cnncc.ir.types import TensorType, product
 
 CHANNEL = 1
+PACKED = "pack"             # what a copy does whose order its reader decides
 
 
 def choose_layouts(graph: Graph, target: Target) -> Graph:

@@ -19,6 +19,7 @@ from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
+from cnncc.passes.layouts import PACKED
 from cnncc.passes.prices import Prices, count_of, number, turns_of
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
@@ -51,21 +52,30 @@ def choose_schedules(graph: Graph, target: Target) -> Graph:
     """The cheapest candidate of each kernel; weights take the order in which it reads them."""
     known: dict[tuple[Kernel, tuple[str, ...]], Kernel] = {}
     nodes: dict[str, Node] = {}
+
+    def chosen(kernel: Kernel, weights: tuple[str, ...]) -> Kernel:
+        if (kernel, weights) not in known:
+            known[kernel, weights] = schedule(kernel, weights, target)
+        return known[kernel, weights]
     for n in graph:
-        if n.kernel is not None:
-            key = n.kernel, weights_of(n, graph)
-            if key not in known:
-                known[key] = schedule(*key, target)
-            n = replace(n, kernel=known[key])
+        if n.kernel is not None and n.attr["does"] != PACKED:
+            n = replace(n, kernel=chosen(n.kernel, weights_of(n, graph)))
+            assert n.kernel is not None
+            for t, i in zip(n.kernel.operands, n.inputs, strict=False):
+                copy = nodes[i].kernel
+                if copy is not None and nodes[i].attr["does"] == PACKED:
+                    copy = replace(copy, operands=(copy.operands[0], replace(t, name=copy.output.name)))
+                    nodes[i] = replace(nodes[i], kernel=chosen(copy, ()))
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
 
 
 def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
-    """The operands whose memory order the schedule may choose: constants with several extents."""
+    """The operands whose memory order the schedule may choose: constants with several extents, copies."""
     assert n.kernel is not None
     return tuple(t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False)
-                 if graph[i].op == "const" and sum(e != 1 for e in t.type.shape) > 1
+                 if (graph[i].op == "const" or graph[i].attr.get("does") == PACKED)
+                 and sum(e != 1 for e in t.type.shape) > 1
                  and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1
                  and not any(t.name in s.lookups for s in n.kernel.stages)
                  and not any(i.lookup for s in n.kernel.stages for x in s.loads if x.tensor == t.name
@@ -473,4 +483,6 @@ class _Space(Prices):
                 block = loop.step if loop.kind == "for" and loop.step > 1 else 0
                 front.append((a, block))
         rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in (*front, *back))]
-        return Layout((*rest, *front, *back))
+        order = [*rest, *front, *back]
+        return Layout(tuple(part for part, (a, _) in zip(order, [*order[1:], (-1, 0)], strict=True)
+                            if part[0] != a))       # parts of an axis that follow each other are one
