@@ -10,7 +10,7 @@ from cnncc.ir.formula import multiply_add
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.target import Target
-from cnncc.passes.layouts import PACKED, copy_of
+from cnncc.passes.layouts import PACKED, copy_kernel, copy_of
 from cnncc.passes.schedules import candidates, weights_of
 
 GAIN = 0.95                 # of the cycles: what is worth a copy
@@ -40,10 +40,7 @@ def _copied(source: Node, t: Tensor, name: str, nodes: dict[str, Node]) -> str:
     number, free = 0, name
     while free in nodes:
         number, free = number + 1, f"{name}.{number}"
-    made = copy_of(replace(source, type=t.type), free)
-    assert made.kernel is not None
-    operands = (replace(made.kernel.operands[0], layout=t.layout), made.kernel.output)
-    nodes[free] = replace(made, attrs=(("does", PACKED),), kernel=replace(made.kernel, operands=operands))
+    nodes[free] = replace(copy_of(source, free), attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
     return free
 
 

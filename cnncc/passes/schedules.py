@@ -19,7 +19,7 @@ from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
-from cnncc.passes.layouts import PACKED
+from cnncc.passes.layouts import PACKED, copy_kernel
 from cnncc.passes.prices import Prices, count_of, number, turns_of
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
@@ -59,13 +59,11 @@ def choose_schedules(graph: Graph, target: Target) -> Graph:
         return known[kernel, weights]
     for n in graph:
         if n.kernel is not None and n.attr["does"] != PACKED:
-            n = replace(n, kernel=chosen(n.kernel, weights_of(n, graph)))
-            assert n.kernel is not None
-            for t, i in zip(n.kernel.operands, n.inputs, strict=False):
-                copy = nodes[i].kernel
-                if copy is not None and nodes[i].attr["does"] == PACKED:
-                    copy = replace(copy, operands=(copy.operands[0], replace(t, name=copy.output.name)))
-                    nodes[i] = replace(nodes[i], kernel=chosen(copy, ()))
+            kernel = chosen(n.kernel, weights_of(n, graph))
+            for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
+                if nodes[i].attr.get("does") == PACKED:
+                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
+            n = replace(n, kernel=kernel)
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
 
@@ -484,5 +482,5 @@ class _Space(Prices):
                 front.append((a, block))
         rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in (*front, *back))]
         order = [*rest, *front, *back]
-        return Layout(tuple(part for part, (a, _) in zip(order, [*order[1:], (-1, 0)], strict=True)
+        return Layout(tuple(part for part, (a, _) in zip(order, [*order[1:], (-1, 0)], strict=False)
                             if part[0] != a))       # parts of an axis that follow each other are one
