@@ -163,6 +163,7 @@ def roi_align(c: Call) -> str:
     c.expect(mode in (b"avg", b"max") and how in (b"half_pixel", b"output_half_pixel") and ratio >= 0
              and all(0 < s <= MAX_TABLE for s in sizes),
              f"mode is {mode[:60]!r} ({how[:60]!r}), the output {sizes}, sampling_ratio {ratio}")
+    c.expect(len(c.shape(rois)) == 2, f"regions of shape {list(c.shape(rois))}, expected [regions, 4]")
     count, = fixed(c, c.shape(rois), (0,))
     images, = fixed(c, c.shape(x), (0,))
     c.expect(len(spatial) == 2 and c.shape(rois) == (count, 4) and c.shape(c.operand(2)) == (count,),

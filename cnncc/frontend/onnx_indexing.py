@@ -131,10 +131,12 @@ def tensor_scatter(c: Call) -> str:
     shape, part = c.shape(x), c.shape(u)
     axis, mode = c.axis(c.attribute("axis", "i", -2), len(shape)), c.attribute("mode", "s", b"linear")
     c.expect(mode in (b"linear", b"circular"), f"mode is {mode[:60]!r}")
-    c.expect(axis > 0 and [*shape[:axis], *shape[axis + 1:]] == [*part[:axis], *part[axis + 1:]],
+    c.expect(axis > 0 and len(part) == len(shape) and [*shape[:axis], *shape[axis + 1:]] ==
+             [*part[:axis], *part[axis + 1:]],
              f"updates of {list(part)} don't fit {list(shape)} along axis {axis}")
     size, count = *fixed(c, shape, [axis]), *fixed(c, part, [axis])
     ones = (1,) * (len(shape) - 1)
+    c.expect(not c.has(2) or c.shape(c.operand(2)) == shape[:1], "its write_indices don't fit its batch")
     first = c.emit("reshape", [c.value(2)], "first", shape=(shape[0], *ones)) if c.has(2) else \
         c.const(np.zeros((1, *ones), np.int64), "first")
     at = c.const(np.arange(count).reshape(-1, *(1,) * (len(shape) - 1 - axis)), "at")

@@ -84,8 +84,9 @@ def product(c: Call, x: str, v: str, step: str = "") -> str:
 def _det(c: Call) -> str:
     """By minors: those of the last rows for every choice of columns, one row more at a time."""
     x = of(c, c.value(0))
+    c.expect(len(c.shape(x)) > 1, f"its input has the shape {list(c.shape(x))}: no matrices")
     *first, n, columns = c.shape(x)
-    support(len(first) + 2 == len(c.shape(x)) and n == columns and isinstance(n, int) and n <= LARGEST,
+    support(n == columns and isinstance(n, int) and n <= LARGEST,
             f"its matrices are {n} x {columns}: square ones of up to {LARGEST} rows are supported")
     rank, size = len(first), int(n)
 

@@ -157,6 +157,7 @@ def suppression(c: Call) -> Results:
     A loop whose state says which boxes do, [turns + 1, N, classes, boxes].
     """
     boxes, scores, centred = c.value(0), c.value(1), c.flag("center_point_box")
+    c.expect(len(c.shape(scores)) == 3, f"scores of shape {list(c.shape(scores))}, expected [N, C, boxes]")
     (n, classes, count), floor = fixed(c, c.shape(scores), range(3)), c.has(4)
     c.expect(c.shape(boxes) == (n, count, 4),
              f"boxes of shape {list(c.shape(boxes))} don't fit scores of {list(c.shape(scores))}")

@@ -19,7 +19,8 @@ from cnncc.ir.types import FLOATS, INTEGERS, NUMPY
 Array = NDArray[Any]
 
 CLASSES = {"b": ("bool",), "f": FLOATS, "i": INTEGERS, "n": (*FLOATS, *INTEGERS), "l": (*INTEGERS, "bool"),
-           "t": (*FLOATS, *INTEGERS, "bool"), "a": tuple(NUMPY)}
+           "t": (*FLOATS, *INTEGERS, "bool"), "a": tuple(NUMPY), "s": ("f32",), "d": ("f64",), "w": ("i32",),
+           "q": ("i64",)}
 """The letters of a signature; arguments of one letter have one dtype."""
 
 
@@ -90,6 +91,9 @@ _ROWS: dict[str, dict[str, Callable[..., Array]]] = {
     "ll l": {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor},
     "l l": {"invert": np.invert},
     "ii i": {"shl": np.left_shift, "shr": np.right_shift},
+    "s i32": {"bits32": lambda x: x.astype(np.float32).view(np.int32)},
+    "w f32": {"real32": lambda x: x.view(np.float32)},
+    "d i64": {"bits64": lambda x: x.view(np.int64)}, "q f64": {"real64": lambda x: x.view(np.float64)},
     "f bool": {"isnan": np.isnan, "isinf": np.isinf},
     "f f": {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc,
             "round": np.rint,   # halves to even
