@@ -31,10 +31,11 @@ if TYPE_CHECKING:
         get_available_providers,
         get_device,
     )
+    from cnncc.tuner import tune
 
 _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
           "Builder": "frontend.builder", "UserOp": "frontend.user", "op": "frontend.user",
-          "Reference": "reference_model",
+          "Reference": "reference_model", "tune": "tuner",
           "load": "runtime.model", "CompiledModel": "runtime.model",
           "SpecialisingModel": "runtime.specialise",
           **dict.fromkeys(("ExecutionMode", "GraphOptimizationLevel", "InferenceSession", "RunOptions",
@@ -44,7 +45,8 @@ __all__ = ["ArtifactError", "Builder", "CnnccError", "CompiledModel", "Execution
            "GraphOptimizationLevel", "InferenceSession", "InputError", "InternalError",
            "ModelError", "Reference", "RunOptions", "SessionOptions", "SpecialisingModel",
            "UnsupportedError", "UserOp", "__version__", "compile", "convert",
-           "get_available_providers", "get_device", "load", "op", "reference"]   # the rest: errors
+           "get_available_providers", "get_device", "load", "op", "reference",
+           "tune"]   # the rest: errors
 
 
 def __getattr__(name: str) -> Any:
