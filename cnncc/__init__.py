@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     )
     from cnncc.train.optimizers import SGD, Adam, AdamW, RMSprop
     from cnncc.train.trainer import Trainer
+    from cnncc.tuner import tune
 
 _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
           "Builder": "frontend.builder", "UserOp": "frontend.user", "op": "frontend.user",
-          "Reference": "reference_model",
+          "Reference": "reference_model", "tune": "tuner",
           "load": "runtime.model", "CompiledModel": "runtime.model",
           "SpecialisingModel": "runtime.specialise", "Trainer": "train.trainer",
           **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop"), "train.optimizers"),
@@ -47,7 +48,7 @@ __all__ = ["SGD", "Adam", "AdamW", "ArtifactError", "Builder", "CnnccError", "Co
            "Graph", "GraphOptimizationLevel", "InferenceSession", "InputError", "InternalError",
            "ModelError", "RMSprop", "Reference", "RunOptions", "SessionOptions", "SpecialisingModel",
            "Trainer", "UnsupportedError", "UserOp", "__version__", "compile", "convert",
-           "get_available_providers", "get_device", "load", "op", "reference"]   # the rest: errors
+           "get_available_providers", "get_device", "load", "op", "reference", "tune"]   # the rest: errors
 
 
 def __getattr__(name: str) -> Any:
