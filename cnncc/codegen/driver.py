@@ -26,6 +26,22 @@ def driver(plan: Plan, entry: str = ENTRY) -> str:
     return e.module()
 
 
+def flush(e: Emitter, state: Value) -> Value:
+    """Set flush-to-zero; the floating-point state before. `state` is room for four bytes."""
+    e.declare("void @llvm.x86.sse.stmxcsr(ptr)")
+    e.line(f"call void @llvm.x86.sse.stmxcsr(ptr {state.text})")
+    old = e.load(state, 0, I32, 4)
+    restore(e, state, e.emit(f"or i32 {old.text}, {FLUSH}", I32))
+    return old
+
+
+def restore(e: Emitter, state: Value, old: Value) -> None:
+    """Set the floating-point state."""
+    e.store(old, state, 0, 4)
+    e.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
+    e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {state.text})")
+
+
 class _Driver:
     def __init__(self, e: Emitter, plan: Plan, frame: Value) -> None:
         self.e, self.plan, self.frame = e, plan, frame
@@ -43,7 +59,8 @@ class _Driver:
         self.work, self.scratch = self.slot("work", PTR), self.slot("scratch", PTR)
         self.weights, self.parallel = self.slot("weights", PTR), self.slot("parallel", PTR)
         acquire, release = self.slot("acquire", PTR), self.slot("release", PTR)
-        old = self.flush()
+        self.context = self.slot("context", PTR)
+        old = flush(e, self.state)
         several = e.compare("ugt", wanted, 1)
         before, ask, ready = e.block, e.name("ask"), e.name("ready")
         e.line(f"br i1 {several.text}, label %{ask}, label %{ready}")
@@ -61,20 +78,7 @@ class _Driver:
                 self.step(i)
         with e.when(self.together):
             e.line(f"call void {release.text}()")
-        e.store(old, self.state, 0, 4)
-        e.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
-        e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {self.state.text})")
-
-    def flush(self) -> Value:
-        """Set flush-to-zero; the state before."""
-        e, state = self.e, self.state
-        e.declare("void @llvm.x86.sse.stmxcsr(ptr)")
-        e.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
-        e.line(f"call void @llvm.x86.sse.stmxcsr(ptr {state.text})")
-        old = e.load(state, 0, I32, 4)
-        e.store(e.emit(f"or i32 {old.text}, {FLUSH}", I32), state, 0, 4)
-        e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {state.text})")
-        return old
+        restore(e, self.state, old)
 
     def step(self, i: int) -> None:
         e, s = self.e, self.plan.steps[i]
@@ -93,7 +97,7 @@ class _Driver:
         e.line(f"br i1 {share.text}, label %{pool}, label %{single}")
         e.label(pool)
         e.line(f"call void {self.parallel.text}(ptr @{s.symbol}, ptr {self.args.text}, i64 {e.text(tasks)}, "
-               f"i64 {self.threads.text})")
+               f"i64 {self.threads.text}, ptr {self.context.text})")
         e.line(f"br label %{done}")
         e.label(single)
         e.line(alone)

@@ -11,9 +11,11 @@ from cnncc.ir.types import Extent
 Space = Literal["input", "output", "weights", "work"]
 
 # Slots of a call frame, eight bytes each: the only argument of the native entry `run`.
-FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "acquire", "parallel", "release")
+FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "acquire", "parallel", "release",
+         "context")
 """`first` and `last` bound the steps that run (all: 0 and the number of steps); `acquire`, `parallel` and
-`release` are the pool's functions, null to run alone. The inputs' addresses follow, then the outputs'."""
+`release` are the pool's functions, null to run alone; `context` is what `parallel` is given last. The inputs'
+addresses follow, then the outputs'."""
 
 
 @dataclass(frozen=True, slots=True)

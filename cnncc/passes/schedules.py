@@ -143,15 +143,17 @@ class _Space(Prices):
         widths = {count_of(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {count_of(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
         long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
+        fits = False
         for nb in heights.values():
             for rw in widths.values():
                 if rw * nb * long > LONG and rw * nb > 1:
                     continue
                 if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
                     continue
+                fits = True
                 for loops in self.orders(tile, rw, nb):
                     yield self.priced(loops, tile, rw, nb, fold)
-        if spare < fold + 2:
+        if not fits:                        # more than there are registers, whatever the tile
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
 

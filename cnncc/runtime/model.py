@@ -209,7 +209,7 @@ class CompiledModel(Threaded):
         acquire, parallel, release = self._code.pool
         slots = {"batch": n, "threads": threads, "first": 0, "last": len(plan.steps), "work": base,
                  "scratch": base + work, "weights": buffers.address(self._weights), "acquire": acquire,
-                 "parallel": parallel, "release": release}
+                 "parallel": parallel, "release": release, "context": 0}
         space.frame[:len(FRAME)] = [slots[name] for name in FRAME]
         space.shapes = [tuple(n if isinstance(e, str) else e for e in v.shape) for v in plan.outputs]
         space.batch, space.threads = n, threads
