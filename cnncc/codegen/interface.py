@@ -35,6 +35,8 @@ ERRORS = {"CPU": "the CPU lacks the instructions that this code needs",
 """By name what the codes from 1 on mean."""
 CODES = {name: i for i, name in enumerate(ERRORS, 1)}
 DATA = 16                   # the code of the first signal, a failure that the data of a call decide
+POOL = {"pool_acquire": "i64(i64)", "pool_run": "void(ptr, ptr, i64, i64, ptr)", "pool_release": "void()"}
+"""The functions of a pool, as `threads.py` describes them, and their types."""
 I32 = Type("i32")
 
 
@@ -125,6 +127,9 @@ class Api(Emitter):
             self.dispatch(run, "parallel" in run)
         if self.interface.threads == "callback":
             self.host_pool()
+        elif self.interface.threads == "pthread":
+            for part, types in POOL.items():
+                self.declare(f"{types.replace('(', f' @{self.prefix}_{part}(')}")
         self.supported()
         self.strerror()
         return self.module()
@@ -245,10 +250,10 @@ class Api(Emitter):
             how = [Value("1", I64), *[Value("null", PTR)] * 4]
             if parallel:
                 threads, *host = given[len(self.params):]
-                pool = [Value(f"@{self.prefix}_pool_{part}", PTR) for part in ("acquire", "run", "release")]
+                pool = [Value(f"@{self.prefix}_{part}", PTR) for part in POOL]
+                how = [threads, *pool, self.pair(*host) if host else Value("null", PTR)]
                 for callback in host[:1]:
                     self.fail(self.icompare("eq", callback, Value("null", PTR)), CODES["NULL"])
-                how = [threads, *pool, self.pair(*host) if host else Value("null", PTR)]
             listed = ", ".join(x.typed for x in (*own, *how))
             result = self.emit(f"call i32 @{self.prefix}_{v.suffix}_enter({listed})", I32)
             self.line(f"ret {result.typed}")

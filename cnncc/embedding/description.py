@@ -21,8 +21,8 @@ CTYPES = {"float32": "float", "float64": "double", "bool": "uint8_t", "float16":
 """C's types by NumPy's names; a bool is 0 or 1, halves are their bits."""
 
 
-TAKEN = ("batch", "weights", "workspace", "threads", "callback", "context", "error", "parallel", "stack", "abi",
-         "i", "memory", "content", "file", "aligned", "library", "address", "data", "ctypes", "here")
+TAKEN = ("batch", "weights", "workspace", "threads", "callback", "context", "error", "parallel", "stack",
+         "abi", "i", "memory", "content", "file", "aligned", "library", "address", "data", "ctypes", "here")
 """Names that the header and the examples have for something else."""
 
 

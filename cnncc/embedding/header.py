@@ -34,9 +34,9 @@ def header(d: Description) -> str:
 def _how(d: Description) -> str:
     state = "a pool of threads, which live as long as the process" if d.interface.threads == "pthread" \
         else "one word in which the answer of the CPU is kept"
-    return (f"Nothing is allocated, printed or opened. The only state is {state}: any number of threads may call "
-            "these functions at a time, each with a workspace of its own. Arrays are row-major and contiguous; "
-            "inputs are not written; inputs, outputs and the workspace must not overlap.")
+    return (f"Nothing is allocated, printed or opened. The only state is {state}: any number of threads may "
+            "call these functions at a time, each with a workspace of its own. Arrays are row-major and "
+            "contiguous; inputs are not written; inputs, outputs and the workspace must not overlap.")
 
 
 def _constants(d: Description) -> Iterator[str]:
@@ -124,13 +124,13 @@ def _functions(d: Description) -> Iterator[str]:
     yield comment("\n".join(["Run the network; returns 0 or an error code.", "", *parameters]))
     yield from _declared(d, d.interface.runs[0], [])
     if d.interface.threads == "callback":
-        yield comment("A part of the work. Any thread may call it, and several at a time, but no two at a time "
-                      "with one number.")
+        yield comment("A part of the work. Any thread may call it, and several at a time, but no two at a "
+                      "time with one number.")
         yield f"typedef void (*{d.name}_task)(void *args, int64_t begin, int64_t end, int64_t thread);"
         yield ""
-        yield comment("The host's threads: calls task(args, begin, end, thread) so that every number from 0 to "
-                      "tasks - 1 is in one of the ranges from begin to end - 1, with threads from 0 to threads - "
-                      "1, and returns when all have returned. The context is the caller's.")
+        yield comment("The host's threads: calls task(args, begin, end, thread) so that every number from 0 "
+                      "to tasks - 1 is in one of the ranges from begin to end - 1, with a thread from 0 to "
+                      "threads - 1, and returns when all have returned. The context is the caller's.")
         yield (f"typedef void (*{d.name}_parallel)({d.name}_task task, void *args, int64_t tasks, "
                "int64_t threads,\n    void *context);")
         yield ""

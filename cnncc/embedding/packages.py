@@ -17,7 +17,7 @@ include(CMakePackageConfigHelpers)
 
 add_library(${name}_network STATIC $name.o)
 add_library($name::$name ALIAS ${name}_network)
-set_source_files_properties($name.o PROPERTIES EXTERNAL_OBJECT TRUE GENERATED FALSE)
+set_source_files_properties($name.o PROPERTIES EXTERNAL_OBJECT TRUE)
 set_target_properties(${name}_network PROPERTIES OUTPUT_NAME $name EXPORT_NAME $name LINKER_LANGUAGE C)
 target_include_directories(${name}_network PUBLIC
   $$<BUILD_INTERFACE:$${CMAKE_CURRENT_SOURCE_DIR}> $$<INSTALL_INTERFACE:$${CMAKE_INSTALL_INCLUDEDIR}>)
