@@ -8,6 +8,7 @@ from cnncc.version import __version__
 
 if TYPE_CHECKING:
     from cnncc.compiler import compile, convert, reference
+    from cnncc.embedding.embed import Embedded, embed
     from cnncc.frontend.builder import Builder
     from cnncc.frontend.user import UserOp, op
     from cnncc.ir.errors import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
+          "Embedded": "embedding.embed", "embed": "embedding.embed",
           "Builder": "frontend.builder", "UserOp": "frontend.user", "op": "frontend.user",
           "Reference": "reference_model",
           "load": "runtime.model", "CompiledModel": "runtime.model",
@@ -40,10 +42,10 @@ _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler",
           **dict.fromkeys(("ExecutionMode", "GraphOptimizationLevel", "InferenceSession", "RunOptions",
                            "SessionOptions", "get_available_providers", "get_device"), "session")}
 _MODULES = ("backend", "torch_backend")
-__all__ = ["ArtifactError", "Builder", "CnnccError", "CompiledModel", "ExecutionMode", "Graph",
+__all__ = ["ArtifactError", "Builder", "CnnccError", "CompiledModel", "Embedded", "ExecutionMode", "Graph",
            "GraphOptimizationLevel", "InferenceSession", "InputError", "InternalError",
            "ModelError", "Reference", "RunOptions", "SessionOptions", "SpecialisingModel",
-           "UnsupportedError", "UserOp", "__version__", "compile", "convert",
+           "UnsupportedError", "UserOp", "__version__", "compile", "convert", "embed",
            "get_available_providers", "get_device", "load", "op", "reference"]   # the rest: errors
 
 

@@ -26,17 +26,25 @@ PASSES = 32                 # tiles over the same weights up to which they are w
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 LONG_SUM = 1024             # terms beyond which a sum is made of parts
 UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
+ROLLED = 48                 # the same where little code is wanted
+AROUND = 200                # instructions of a kernel around its tile
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Loops for a kernel and their predicted cost in cycles of one core."""
+    """Loops for a kernel, their predicted cost in cycles of one core, and instructions where they count."""
 
     cycles: float
     outside: tuple[Loop, ...]
     inside: tuple[Loop, ...]
     space: _Space
+    code: float = 0.0
+
+    @property
+    def price(self) -> float:
+        """What is to be least: where code counts, as much as a kernel has anyway is worth twice the time."""
+        return self.cycles * (1 + self.code / AROUND)
 
     @property
     def kernel(self) -> Kernel:
@@ -76,7 +84,7 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
     """All candidates for a kernel of one stage, the cheapest first; a `part` keeps its dimensions."""
     space = _Space(kernel if part else collapse(kernel), tuple(weights), target)
     spaces = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
-    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.cycles)
+    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
 
 
 def schedule(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
@@ -226,7 +234,7 @@ class _Space(Prices):
 
     def inside(self, tile: str | None, rw: int, acc: int) -> list[Loop]:
         """The loops of a tile with so many accumulators."""
-        turns = turns_of(acc)
+        turns = 1 if self.target.small else turns_of(acc)
         unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set())
         blocked: list[str] = []
         windows: list[str] = []
@@ -267,12 +275,13 @@ class _Space(Prices):
     def _counted(self, windows: Sequence[str], acc: int) -> Iterator[Loop]:
         """Loops over some taps at a time, the longest windows first, where all would be too much code."""
         body = acc * product([number(self.extents[d]) for d in windows])
+        most = ROLLED if self.target.small else UNROLLED
         for d in sorted(windows, key=lambda d: -number(self.extents[d])):
             extent = number(self.extents[d])
             skips = any(d in i.dims and outside(i, e, self.extents) for x in self.loads
                         for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True))
-            if body > UNROLLED and not skips and d not in self.stage.first.tabled:
-                step = min(extent, max(1, UNROLLED * extent // body))
+            if body > most and not skips and d not in self.stage.first.tabled:
+                step = min(extent, max(1, most * extent // body))
                 yield Loop("for", d, step)
                 body = body * step // extent
 
@@ -334,7 +343,8 @@ class _Space(Prices):
         tasks = self._tasks(outside)
         if cycles > SMALL:
             cycles *= 1 + max(0, 1 / max(tasks, 1) - 1 / ENOUGH)
-        return Candidate(cycles, tuple(outside), tuple(inside), self)
+        code = self._code(tile, rw, nb, fold, inside) if self.target.small else 0.0
+        return Candidate(cycles, tuple(outside), tuple(inside), self, code)
 
     def kernel_with(self, chosen: Candidate) -> Kernel:
         par = tuple(x for x in chosen.outside if x.kind == "par")
@@ -384,6 +394,7 @@ class _Space(Prices):
             a = axis_of.get(loop.dim)
             if a is not None and a != vector and loop.dim in self.reduced:
                 block = loop.step if loop.kind == "for" and loop.step > 1 else 0
-                front.append((a, block))
+                if (a, block) not in front:     # else one step is a turn
+                    front.append((a, block))
         rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in (*front, *back))]
         return Layout((*rest, *front, *back))
