@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 
-from cnncc.codegen.interface import OWN, Api, Interface
+from cnncc.codegen.interface import OWN, Api, Interface, weights
 from cnncc.codegen.threads import pool_ir
 from cnncc.codegen.worker import Machine, module_of, target_machine
 from cnncc.ir.target import TRIPLE
@@ -41,6 +41,8 @@ def build(interface: Interface) -> Object:
         if not x.is_declaration and x.name not in interface.exports:
             x.linkage = "internal"
     copy = llvm.parse_bitcode(whole.as_bitcode(), context)      # generating code changes a module
+    if interface.key is None:
+        whole.link_in(module_of(weights(interface), context))   # only now: as assembly they would be long
     machine = target_machine(Machine(TRIPLE, "x86-64", ""))     # kernels name their instructions themselves
     llvm.initialize_native_asmparser()                          # for the weights
     data = bytes(machine.emit_object(whole))
@@ -59,12 +61,13 @@ def _prefixed(module: llvm.ModuleRef, prefix: str, own: Collection[str] = ()) ->
 def frames(assembly: str) -> dict[str, int]:
     """Bytes of stack that each function takes, its return address included, by its assembly."""
     found: dict[str, int] = {}
-    for name, body in re.findall(r"^([A-Za-z_]\w*):(.*?)^\.Lfunc_end", assembly, re.M | re.S):
+    for name, body in re.findall(r"^\t\.type\t(\w+),@function\n(.*?)^\.Lfunc_end", assembly, re.M | re.S):
         taken = [int(n) for n in re.findall(r"\ssubq\s+\$(\d+), %rsp", body)]
         taken += [int(n) for n in re.findall(r"\saddq\s+\$-(\d+), %rsp", body)]
         gaps = [int(n) - 1 for n in re.findall(r"\sandq\s+\$-(\d+), %rsp", body)]
+        below = [int(n) for n in re.findall(r"-(\d+)\(%rsp", body)]     # a leaf's red zone
         pushed = len(re.findall(r"\spushq\s", body))
-        found[name] = 8 + 8 * pushed + max(taken, default=0) + max(gaps, default=0)
+        found[name] = 8 + 8 * pushed + sum(max(n, default=0) for n in (taken, gaps, below))
     return found
 
 

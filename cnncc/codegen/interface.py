@@ -116,7 +116,9 @@ class Api(Emitter):
 
     def whole(self) -> str:
         """The text of the module."""
-        self.lines += [*self.weights(), f"@{self.prefix}_level = internal global i32 0, align 4"]
+        self.lines.append(f"@{self.prefix}_level = internal global i32 0, align 4")
+        if self.interface.key is None:
+            self.lines.append(f"@{self.prefix}_weights = external hidden constant [0 x i8]")
         targets = [v.target for v in self.interface.variants]
         levels(self, f"{self.prefix}_levels", f"{self.prefix}_level", targets)
         for bit, v in enumerate(self.interface.variants):
@@ -133,18 +135,6 @@ class Api(Emitter):
         self.supported()
         self.strerror()
         return self.module()
-
-    def weights(self) -> list[str]:
-        """The file as data of the object; none where the weights are an argument."""
-        if self.interface.key is not None:
-            return []
-        symbol = f"{self.prefix}_weights"
-        path = self.interface.file.replace("\\", r"\\").replace('"', r'\"')
-        lines = [f'.section .rodata.{symbol},"a",@progbits', f".p2align {ALIGNMENT.bit_length() - 1}",
-                 f".type {symbol}, @object", f"{symbol}:", f'.incbin "{path}"', f".size {symbol}, .-{symbol}",
-                 ".text"]
-        return [*(f'module asm "{quoted(line)}"' for line in lines),
-                f"@{symbol} = external hidden constant [0 x i8], align {ALIGNMENT}"]
 
     @contextmanager
     def leaving(self, condition: Value) -> Iterator[None]:
@@ -289,6 +279,14 @@ class Api(Emitter):
                 self.line(f"ret ptr @{self.prefix}_text{code}")
             self.label("unknown")
             self.line(f"ret ptr @{self.prefix}_text")
+
+
+def weights(interface: Interface) -> str:
+    """The text of a module with the weights' file as data."""
+    symbol, path = f"{interface.name}_weights", interface.file.replace("\\", r"\\").replace('"', r'\"')
+    lines = [f'.section .rodata.{symbol},"a",@progbits', f".balign {ALIGNMENT}", f".type {symbol}, @object",
+             f"{symbol}:", f'.incbin "{path}"', f".size {symbol}, .-{symbol}", ".text"]
+    return "".join(f'module asm "{quoted(line)}"\n' for line in lines)
 
 
 def _i32(number: int) -> Value:

@@ -22,7 +22,7 @@ CTYPES = {"float32": "float", "float64": "double", "bool": "uint8_t", "float16":
 
 
 TAKEN = ("batch", "weights", "workspace", "threads", "callback", "context", "error", "parallel", "stack",
-         "abi", "i", "memory", "content", "file", "aligned", "library", "address", "data", "ctypes", "here")
+         "abi", "at", "memory", "content", "file", "aligned", "library", "address", "data", "ctypes", "here")
 """Names that the header and the examples have for something else."""
 
 

@@ -39,7 +39,7 @@ def _lines(d: Description) -> Iterator[str]:
     for a in rows:
         if a.kind == "count":
             yield f"    {a.ctype} {a.name};"
-    yield "    size_t i;"
+    yield "    size_t at;"
     yield "    int error;"
     if d.in_file:
         yield f'    FILE *file = fopen("{d.name}.weights", "rb");'
@@ -51,9 +51,9 @@ def _lines(d: Description) -> Iterator[str]:
     for a in arrays:
         if a.kind == "input":
             count = f"sizeof {a.name} / sizeof *{a.name}"
-            value = f"({a.ctype})i / ({a.ctype})({count})" if _real(a) else "0"
-            yield f"    for (i = 0; i < {count}; i++)"
-            yield f"        {a.name}[i] = {value};"
+            value = f"({a.ctype})at / ({a.ctype})({count})" if _real(a) else "0"
+            yield f"    for (at = 0; at < {count}; at++)"
+            yield f"        {a.name}[at] = {value};"
     passed = [*(["BATCH"] if d.batch else []), *(f"{'&' * (a.kind == 'count')}{a.name}" for a in rows),
               *(["aligned(content)"] if d.in_file else []), "aligned(memory)"]
     yield f"    error = {d.interface.runs[0]}({', '.join(passed)});"
@@ -78,8 +78,8 @@ def _printed(a: Argument) -> Iterator[str]:
     elif a.kind == "output":
         count = f"sizeof {a.name} / sizeof *{a.name}"
         yield f'    printf("{a.name}:");'
-        yield f"    for (i = 0; i < {count} && i < {SHOWN}; i++)"
-        yield f'        printf(" {form}", {cast}{a.name}[i]);'
+        yield f"    for (at = 0; at < {count} && at < {SHOWN}; at++)"
+        yield f'        printf(" {form}", {cast}{a.name}[at]);'
         yield '    printf("\\n");'
 
 
