@@ -1,7 +1,7 @@
-"""Embedded networks: a table of their sizes, of their speed beside the JIT's, and whether files are reproducible.
+"""Embedded networks: a table of their sizes, of their speed beside the JIT's, and whether files are equal.
 
-Both are called from C, in one process, by turns, on one thread: the ratio is of the least times. The files are
-made in three processes with different hash seeds and folders. Needs a C compiler.
+Both are called from C, in one process, by turns, on one thread: the ratio is of the least times. The files
+are made in three processes with different hash seeds and folders. Needs a C compiler.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def speed(model: str, folder: Path, record: dict[str, Any]) -> tuple[float, floa
     listed = [*(["(size_t)a[0]"] * len(batch)),
               *(f"a[{i}]" for i in range(len(batch), len(batch) + len(arrays) + 1))]
     (folder / "bench.c").write_text(CODE % ", ".join(listed))
-    subprocess.run([os.environ.get("CC", "cc"), "-O2", "-shared", "-fPIC", "bench.c", "net.o", "-o", "bench.so"],
-                   cwd=folder, check=True)
+    subprocess.run([os.environ.get("CC", "cc"), "-O2", "-shared", "-fPIC", "bench.c", "net.o", "-o",
+                    "bench.so"], cwd=folder, check=True)
     library = ctypes.CDLL(str(folder / "bench.so"))
     library.least.restype, library.workspace.restype = ctypes.c_double, ctypes.c_void_p
     nbytes = record["workspace"]["activations"] + record["workspace"]["scratch"]
@@ -79,7 +79,7 @@ def reproducible(model: str) -> bool:
     for seed in range(3):
         with TemporaryDirectory() as folder:
             script = "import cnncc, sys; cnncc.embed(sys.argv[1], sys.argv[2], name='net')"
-            subprocess.run([sys.executable, "-c", script, os.path.abspath(model), os.path.join(folder, "out")],
+            subprocess.run([sys.executable, "-c", script, os.path.abspath(model), f"{folder}/out"],
                            check=True, cwd=folder, env={**os.environ, "PYTHONHASHSEED": str(seed),
                                                         "PYTHONPATH": str(Path(cnncc.__file__).parents[1])})
             files = sorted(Path(folder, "out").iterdir())
@@ -100,7 +100,8 @@ def main() -> None:
             for how in ("size", "speed"):
                 r = cnncc.embed(model, folder, name="net", optimize=how).record
                 row |= {f"code {how}": r["code"], f"workspace {how}": r["workspace"]["activations"]}
-            row |= {"weights": r["weights"]["bytes"], "scratch": r["workspace"]["scratch"], "stack": r["stack"]}
+            row |= {"weights": r["weights"]["bytes"], "scratch": r["workspace"]["scratch"],
+                    "stack": r["stack"]}
             if not options.fast:
                 row["jit"], row["c"], row["equal"] = speed(model, Path(folder), r)
                 row["reproducible"] = reproducible(model)
@@ -109,11 +110,13 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows, indent=1))
         return
-    titles = ["network", "code, KB", "for size", "weights, KB", "workspace, KB", "scratch, KB", "stack, KB"]
+    titles = ["network", *(f"{t}, KB" for t in ("code", "for size", "weights", "workspace", "scratch",
+                                                "stack"))]
     timed = ["JIT, ms", "C, ms", "ratio", "equal bits", "reproducible"] * (not options.fast)
     print(f"| {' | '.join([*titles, *timed])} |\n|{'---|' * len([*titles, *timed])}")
     for r in rows:
-        sizes = [r[k] / 1e3 for k in ("code speed", "code size", "weights", "workspace speed", "scratch", "stack")]
+        sizes = [r[k] / 1e3 for k in ("code speed", "code size", "weights", "workspace speed", "scratch",
+                                      "stack")]
         cells = [r["model"], *(f"{n:,.1f}" for n in sizes)]
         if timed:
             cells += [f"{r['jit'] * 1e3:.3f}", f"{r['c'] * 1e3:.3f}", f"{r['c'] / r['jit']:.3f}",

@@ -32,21 +32,24 @@ if TYPE_CHECKING:
         get_available_providers,
         get_device,
     )
+    from cnncc.train.optimizers import SGD, Adam, AdamW, RMSprop
+    from cnncc.train.trainer import Trainer
 
 _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
           "Embedded": "embedding.embed", "embed": "embedding.embed",
           "Builder": "frontend.builder", "UserOp": "frontend.user", "op": "frontend.user",
           "Reference": "reference_model",
           "load": "runtime.model", "CompiledModel": "runtime.model",
-          "SpecialisingModel": "runtime.specialise",
+          "SpecialisingModel": "runtime.specialise", "Trainer": "train.trainer",
+          **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop"), "train.optimizers"),
           **dict.fromkeys(("ExecutionMode", "GraphOptimizationLevel", "InferenceSession", "RunOptions",
                            "SessionOptions", "get_available_providers", "get_device"), "session")}
-_MODULES = ("backend", "torch_backend")
-__all__ = ["ArtifactError", "Builder", "CnnccError", "CompiledModel", "Embedded", "ExecutionMode", "Graph",
-           "GraphOptimizationLevel", "InferenceSession", "InputError", "InternalError",
-           "ModelError", "Reference", "RunOptions", "SessionOptions", "SpecialisingModel",
-           "UnsupportedError", "UserOp", "__version__", "compile", "convert", "embed",
-           "get_available_providers", "get_device", "load", "op", "reference"]   # the rest: errors
+_MODULES = ("backend", "explanations", "sklearn", "torch_backend", "train")
+__all__ = ["SGD", "Adam", "AdamW", "ArtifactError", "Builder", "CnnccError", "CompiledModel", "Embedded",
+           "ExecutionMode", "Graph", "GraphOptimizationLevel", "InferenceSession", "InputError",
+           "InternalError", "ModelError", "RMSprop", "Reference", "RunOptions", "SessionOptions",
+           "SpecialisingModel", "Trainer", "UnsupportedError", "UserOp", "__version__", "compile", "convert",
+           "embed", "get_available_providers", "get_device", "load", "op", "reference"]   # the rest: errors
 
 
 def __getattr__(name: str) -> Any:

@@ -114,11 +114,12 @@ def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
 
     Raises InternalError naming the pass.
     """
+    from cnncc.ir.loops import everywhere
     folder = os.environ.get("CNNCC_DUMP")
     for i, (name, run) in enumerate([("read", None), *((p.__name__, p) for p in pipeline())]):
         try:
             if run is not None:
-                graph = run(graph, target)
+                graph = everywhere(run, graph, target)
                 graph.verify()
         except CnnccError:
             raise
@@ -141,11 +142,12 @@ def optimize(graph: Graph, target: Target) -> Graph:
 
 @dataclass(frozen=True)
 class Code:
-    """What a scheduled graph needs to run: the plan, the kernels by symbol, the order of the weights."""
+    """What a scheduled graph needs to run: plan, kernels by symbol, the order of the weights, these."""
 
     plan: Plan
     kernels: dict[str, Kernel]
     packings: tuple[Packing, ...]
+    constants: Mapping[str, Array]
 
     def texts(self, target: Target) -> Iterator[tuple[str, str]]:
         """(symbol, LLVM text) of each module, one at a time."""
@@ -164,9 +166,11 @@ class Code:
 
 def plan(graph: Graph) -> Code:
     """The plan of an optimized graph."""
+    from cnncc.ir.loops import inlined
     from cnncc.passes.memory import plan_memory
-    result, packings, kernels = plan_memory(graph)
-    return Code(result, kernels, packings)
+    found = inlined(graph)
+    result, packings, kernels = plan_memory(found)
+    return Code(result, kernels, packings, found.graph.constants)
 
 
 @dataclass(frozen=True)
@@ -301,7 +305,7 @@ def _build(source: Source, options: Options, threads: int | None, report: Callab
         for _, text in code.texts(target):
             compiler.submit(text)
         weights = buffers.aligned(max(code.plan.weights, 1))[:code.plan.weights]
-        pack(dict(graph.constants), code.packings, weights)
+        pack(code.constants, code.packings, weights)
         objects = compiler.results(lambda done, total: report("compiling", 0.2 + 0.8 * done / total))
     meta = {"version": __version__, "target": target.record(), "folded": folded(original, code.plan)}
     return CompiledModel(code.plan, objects, weights, meta, threads)

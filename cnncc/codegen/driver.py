@@ -1,14 +1,14 @@
 """The native entry of a network: `i64 run(ptr frame)` calls all kernels of a plan in order.
 
-Straight-line code: per step it fills a kernel's argument slots and hands the kernel to the thread pool, or
-calls it where it runs alone. Denormals are flushed meanwhile; the caller's floating-point state comes back.
+Per step it fills a kernel's argument slots and hands the kernel to the thread pool, or calls it where it runs
+alone; loops go round their steps. Denormals are flushed meanwhile; the caller's state comes back.
 """
 
 from __future__ import annotations
 
 from cnncc.codegen.emitter import BOOL, I64, PTR, Emitter, Int, Type, Value
 from cnncc.codegen.lower import SLOT_OPERANDS
-from cnncc.ir.plan import FRAME, Place, Plan
+from cnncc.ir.plan import FRAME, Place, Plan, Step
 
 ENTRY = "cnncc_run"
 FLUSH = 0x8040              # MXCSR: denormals are zero, flush to zero
@@ -47,7 +47,7 @@ class _Driver:
         self.e, self.plan, self.frame = e, plan, frame
         slots = SLOT_OPERANDS + max((len(s.places) for s in plan.steps), default=0)
         self.args = e.emit(f"alloca [{slots} x i64], align 64", PTR)
-        self.state = e.emit("alloca i32, align 4", PTR)
+        self.floats = e.emit("alloca i32, align 4", PTR)
 
     def slot(self, name: str, type: Type) -> Value:
         return self.e.load(self.frame, 8 * FRAME.index(name), type, 8)
@@ -57,10 +57,11 @@ class _Driver:
         self.batch, wanted = self.slot("batch", I64), self.slot("threads", I64)
         self.first, self.last = self.slot("first", I64), self.slot("last", I64)
         self.work, self.scratch = self.slot("work", PTR), self.slot("scratch", PTR)
-        self.weights, self.parallel = self.slot("weights", PTR), self.slot("parallel", PTR)
+        self.weights, self.state = self.slot("weights", PTR), self.slot("state", PTR)
+        self.parallel = self.slot("parallel", PTR)
         acquire, release = self.slot("acquire", PTR), self.slot("release", PTR)
         self.context = self.slot("context", PTR)
-        old = flush(e, self.state)
+        old = flush(e, self.floats)
         several = e.compare("ugt", wanted, 1)
         before, ask, ready = e.block, e.name("ask"), e.name("ready")
         e.line(f"br i1 {several.text}, label %{ask}, label %{ready}")
@@ -72,18 +73,28 @@ class _Driver:
         self.together = e.compare("ugt", self.threads, 1)
         e.store(self.batch, self.args, 0, 8)
         e.store(self.scratch, self.args, 8, 8)
-        for i in range(len(self.plan.steps)):
-            within = e.compare("ult", e.sub(i, self.first), e.sub(self.last, self.first))
-            with e.when(within):
-                self.step(i)
+        at = 0
+        for turns in self.plan.loops:
+            self.steps(range(at, turns.first), 0)
+            with e.loop(0, turns.count, 1) as turn:
+                self.steps(range(turns.first, turns.last), turn.index)
+            at = turns.last
+        self.steps(range(at, len(self.plan.steps)), 0)
         with e.when(self.together):
             e.line(f"call void {release.text}()")
-        restore(e, self.state, old)
+        restore(e, self.floats, old)
 
-    def step(self, i: int) -> None:
-        e, s = self.e, self.plan.steps[i]
+    def steps(self, steps: range, turn: Int) -> None:
+        """Those of a range that the frame asks for."""
+        for i in steps:
+            within = self.e.compare("ult", self.e.sub(i, self.first), self.e.sub(self.last, self.first))
+            with self.e.when(within):
+                self.step(self.plan.steps[i], turn)
+
+    def step(self, s: Step, turn: Int) -> None:
+        e = self.e
         for j, place in enumerate(s.places):
-            e.store(self.address(place), self.args, 8 * (SLOT_OPERANDS + j), 8)
+            e.store(self.address(place, turn), self.args, 8 * (SLOT_OPERANDS + j), 8)
         tasks: Int = e.mul(self.batch, s.tasks) if s.batched else s.tasks
         alone = f"call void @{s.symbol}(ptr {self.args.text}, i64 0, i64 {e.text(tasks)}, i64 0)"
         if not s.batched and s.tasks == 1:
@@ -104,12 +115,14 @@ class _Driver:
         e.line(f"br label %{done}")
         e.label(done)
 
-    def address(self, place: Place) -> Value:
-        e = self.e
+    def address(self, place: Place, turn: Int) -> Value:
+        e, moved = self.e, self.e.add(place.first, self.e.mul(turn, place.move))
         match place.space:
             case "weights":
-                return e.offset(self.weights, place.number + place.first)
+                return e.offset(self.weights, e.add(moved, place.number))
+            case "state":
+                return e.offset(self.state, e.add(moved, place.number))
             case "work":
-                return e.offset(e.offset(self.work, e.mul(self.batch, place.number)), place.first)
+                return e.offset(e.offset(self.work, e.mul(self.batch, place.number)), moved)
         first = len(FRAME) + (len(self.plan.inputs) if place.space == "output" else 0)
-        return e.offset(e.load(self.frame, 8 * (first + place.number), PTR, 8), place.first)
+        return e.offset(e.load(self.frame, 8 * (first + place.number), PTR, 8), moved)

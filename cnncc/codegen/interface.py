@@ -174,7 +174,8 @@ class Api(Emitter):
                           CODES["WEIGHTS"])
             batch: Int = args.get("batch", 1)
             weights = args.get("weights", Value(f"@{self.prefix}_weights", PTR))
-            slots = {**args, "batch": batch, "first": 0, "last": len(plan.steps), "work": args["workspace"],
+            slots = {**args, "batch": batch, "first": 0, "last": len(plan.steps), "state": 0,
+                     "work": args["workspace"],
                      "scratch": self.offset(args["workspace"], self.mul(batch, plan.work)),
                      "weights": self.offset(weights, v.weights)}
             for i, x in enumerate([*(slots[n] for n in FRAME), *operands]):

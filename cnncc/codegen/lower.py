@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnncc.codegen.access import Pos, Positions, Term
+from cnncc.codegen.access import Pos, Positions, Run, Term
 from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Value
-from cnncc.codegen.stage import Pointers, Run, StageLowering
+from cnncc.codegen.stage import Pointers, StageLowering
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index
 from cnncc.ir.kernel import Kernel, Stage
-from cnncc.ir.regions import scratch_offsets, scratch_shapes
+from cnncc.ir.regions import accumulators, scratch_offsets, scratch_shapes
 from cnncc.ir.target import Target
 from cnncc.ir.types import Extent
 
@@ -50,14 +50,16 @@ class _KernelLowering:
         for i, t in enumerate(kernel.operands):
             self.bases[t.name] = e.load(args, 8 * (SLOT_OPERANDS + i), PTR, 8)
         self.shapes: dict[str, tuple[Extent, ...]] = {t.name: t.type.shape for t in kernel.operands}
-        if kernel.scratch:
-            offsets, nbytes = scratch_offsets(kernel)
+        offsets, nbytes = scratch_offsets(kernel)
+        if nbytes:
             own = e.offset(e.load(args, 8 * SLOT_SCRATCH, PTR, 8), e.mul(thread, nbytes))
             self.shapes.update(scratch_shapes(kernel))
             self.bases.update((name, e.offset(own, at)) for name, at in offsets.items())
         self.origins: dict[str, list[Int]] = {}
         self.last = kernel.stages[-1]
-        self.stages = [StageLowering(e, kernel, s, target, self.shapes) for s in kernel.stages]
+        waits = accumulators(kernel)
+        self.stages = [StageLowering(e, kernel, s, target, self.shapes, waits.get(j))
+                       for j, s in enumerate(kernel.stages)]
 
     def extent(self, e: Extent) -> Int:
         return self.batch if isinstance(e, str) else e

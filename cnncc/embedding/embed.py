@@ -152,11 +152,10 @@ def _compiled(graph: Graph, targets: Sequence[Target], first: int,
     variants, parts = [], []
     for i, target in enumerate(targets):
         report("compiling", 0.1 + 0.4 * i / len(targets))
-        optimized = passes(graph, target)
-        code = plan(optimized)
+        code = plan(passes(graph, target))
         nbytes = -(-code.plan.weights // ALIGNMENT) * ALIGNMENT
         parts.append(buffers.aligned(nbytes))
-        pack(dict(optimized.constants), code.packings, parts[-1])
+        pack(code.constants, code.packings, parts[-1])
         texts = tuple((symbol, text) for symbol, text in code.texts(target) if symbol != "pool")
         variants.append(Variant(target, code.plan, texts, first))
         first += nbytes

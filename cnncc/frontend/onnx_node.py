@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +13,7 @@ import numpy as np
 from cnncc.frontend.files import expect
 from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, dtype_name
 from cnncc.ir.errors import ModelError
-from cnncc.ir.graph import Attr, Builder
+from cnncc.ir.graph import Attr, Builder, Loop, Node
 from cnncc.ir.plan import Signal
 from cnncc.ir.signature import Array
 from cnncc.ir.types import NUMPY, Extent, TensorType
@@ -21,6 +21,8 @@ from cnncc.ir.types import NUMPY, Extent, TensorType
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TensorProto
 
+Moving: TypeAlias = tuple[str, int, int]
+"""A value of which each turn of a loop finds its part `step` further along an axis: value, axis, step."""
 KINDS = {1: ("f", "a float"), 2: ("i", "an int"), 3: ("s", "a string"), 4: ("t", "a tensor"),
          6: ("floats", "floats"), 7: ("ints", "ints"), 8: ("strings", "strings")}
 """AttributeProto.type: the field that holds the value, and how messages call the kind."""
@@ -57,7 +59,6 @@ class Scope:
     constants: dict[str, Array | TensorProto] = field(default_factory=dict)
     needed: set[str] = field(default_factory=set)   # what the model's outputs depend on
     folded: int = 0
-    steps: int = 0                                  # of recurrent nodes, which are unrolled
     signals: list[tuple[str, Signal]] = field(default_factory=list)
     counted: dict[str, tuple[int, str]] = field(default_factory=dict)   # axis, and how much of it there is
     open: set[str] = field(default_factory=set)     # constants that depend on the size of the open batch
@@ -251,6 +252,25 @@ class Call:
         self.spend(array.nbytes)
         return self.scope.builder.const(f"{self.out}.{step}", array)
 
+    def loop(self, count: int, moving: Sequence[Moving], whole: Sequence[str], state: Moving,
+             turn: Callable[[Call, Sequence[str], Sequence[str], str], str]) -> str:
+        """Add a loop over a state that is a clause by now; the state after `count` turns.
+
+        `turn` makes the first turn of what it is given: what moves, what all turns read the same, the state.
+        """
+        outer = self.scope.builder
+        operands = [v for v, *_ in moving] + [*whole]
+        body = Builder(f"{self.out}.body")
+        names = [body.input(body.fresh(v), outer.type(v)) for v in operands]
+        names.append(body.input(body.fresh(state[0]), outer.type(state[0]), "state"))
+        own = copy(self)
+        own.scope = replace(self.scope, builder=body)
+        end = turn(own, names[:len(moving)], names[len(moving):-1], names[-1])
+        self.scope.folded = own.scope.folded
+        moves = (*(m[1:] for m in moving), *(None for _ in whole), state[1:])
+        loop = Loop(body.graph([("state", end)]), count, moves)
+        return outer.add(Node(outer.fresh(f"{self.out}.loop"), "loop", tuple(operands), outer.type(state[0]),
+                              origin=(self.name,), base=state[0], loop=loop))
 
     def spend(self, nbytes: int) -> None:
         """Account for a constant derived from the model's. Raises ModelError where they are too many."""

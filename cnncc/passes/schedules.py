@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cnncc.ir.expr import cost, tables
+from cnncc.ir.expr import Load, cost, tables
 from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
@@ -23,6 +23,7 @@ from cnncc.passes.prices import Prices, count_of, number, turns_of
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
+SHORT = 6                   # tiles along less than this are tried along another dimension too
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 LONG_SUM = 1024             # terms beyond which a sum is made of parts
 UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
@@ -83,7 +84,9 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
                part: bool = False) -> list[Candidate]:
     """All candidates for a kernel of one stage, the cheapest first; a `part` keeps its dimensions."""
     space = _Space(kernel if part else collapse(kernel), tuple(weights), target)
-    spaces = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
+    vectors = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
+    spaces = (t for s in vectors for t in (s, *(_Space(space.kernel, space.weights, target, s.simd, taps)
+                                                for taps in s.other_taps())))
     return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
 
 
@@ -122,18 +125,31 @@ class _Space(Prices):
     """What a kernel of one stage allows."""
 
     def other_vectors(self) -> Iterator[str]:
-        """Dimensions whose vectors are whole in all operands, where those of the result must be gathered."""
-        if not any(self._gathered(x, self.simd) for x in self.loads) or self.stage.first.scattered:
+        """Dimensions whose vectors are whole in all operands, where the result's are gathered or short."""
+        short = self.simd is not None and number(self.extents[self.simd]) < self.lanes // 2
+        if not (short or any(self._gathered(x, self.simd) for x in self.loads)) or self.stage.first.scattered:
             return
         shape, order = self.kernel.output.type.shape, self.kernel.output.layout.order
         if any(block and number(shape[a]) % block for a, block in order):
             return                          # lanes beyond an extent would not be zero
         plain = all(not block for _, block in order)
         least = 2 if self.stage.first.fold == "=" else self.lanes
+        leaving = {d for x in self.loads
+                   for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True)
+                   if outside(i, e, self.extents) for d in i.dims}
         for d, e in self.extents.items():
-            if isinstance(e, int) and e >= least and d not in self.folded \
+            if isinstance(e, int) and e >= least and d not in self.folded and d not in leaving \
                     and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
                 yield d
+
+    def other_taps(self) -> Iterator[list[str]]:
+        """Rows that move vectors along a sum, as taps do in gradients of weights: the last, the last two."""
+        found = [d for d in self.rows if isinstance(self.extents[d], int) and any(
+            d in i.dims and set(i.dims) & set(self.reduced) for x in self.loads for i in x.index
+            if self.simd in self._dims(x) or self.simd in self.reduced)]
+        for n in range(1, min(2, len(found)) + 1):
+            if product([number(self.extents[d]) for d in found[-n:]]) < self.target.registers:
+                yield found[-n:]
 
     # ---- candidates
 
@@ -141,10 +157,21 @@ class _Space(Prices):
         if self.stage.first.scattered:
             yield self.priced(self._in_order(), None, 1, 1, 1)
             return
-        spare = self.target.registers - 1
+        for tile in self.tiles():
+            yield from self._tiled(tile)
+
+    def tiles(self) -> list[str | None]:
+        """What may be unrolled beside the vector: the last row's dimension; where that is short, others."""
+        last = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
+        if last is None or number(self.extents[last]) >= SHORT or self.stage.first.fold == "=":
+            return [last]
+        return [last, *(d for d in self.rows if d != last and not isinstance(self.extents[d], str)
+                        and any(d in self._dims(x) and last not in self._dims(x) for x in self.broadcast))]
+
+    def _tiled(self, tile: str | None) -> Iterator[Candidate]:
+        spare = self.target.registers
         fold = product([number(self.extents[d]) for d in self.folded])
         vectors = -(-number(self.extents[self.simd]) // self.lanes) if self.simd else 1
-        tile = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
         if self.simd in self.reduced:
             vectors = 1
         extent = number(self.extents[tile]) if tile else 1
@@ -156,11 +183,16 @@ class _Space(Prices):
             for rw in widths.values():
                 if rw * nb * long > LONG and rw * nb > 1:
                     continue
-                if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
-                    continue
-                fits = True
-                for loops in self.orders(tile, rw, nb):
-                    yield self.priced(loops, tile, rw, nb, fold)
+                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - nb - 1
+                shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
+                for loops in self.orders(tile, rw, nb) if free >= 0 else ():
+                    if held <= free:
+                        fits = True
+                        yield self.priced(loops, tile, rw, nb, fold)
+                    if shared and len(shared) < len(self.loads):
+                        fits = True
+                        again = [*loops[1], *(Loop("reload", t) for t in shared)]
+                        yield self.priced((loops[0], again), tile, rw, nb, fold)
         if not fits:                        # more than there are registers, whatever the tile
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
@@ -179,11 +211,13 @@ class _Space(Prices):
         """Vectors that overlapping taps and the factors of a table keep in registers."""
         factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
         if factors:
-            return len(factors)
-        windows = [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
-                   if tile and rw > 1 and {tile, d} <= set(i.dims)]
-        held = [(rw + r) * nb if self.simd in self._dims(x) else 1 for x, r in windows]
-        return max(held, default=0)
+            return len(factors) + 1
+        return max(((rw + r) * nb for _, r in self._windows(tile)), default=0) if rw > 1 else 0
+
+    def _windows(self, tile: str | None) -> list[tuple[Load, int]]:
+        """The loads of vectors that taps along the tile share, and how many taps there are."""
+        return [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
+                if tile and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
@@ -199,19 +233,66 @@ class _Space(Prices):
         inner = self._levels(tile, rw) if tile else []
         outer = [x for d in rows for x in self._levels(d, 1)]
         flat = tile and tile != self.batch and not rows and len(inner) == 1
-        chunks = self._chunks(str(tile), rw) if flat else []
+        groups = self._groups(str(tile), rw) if flat else []
         if self.broadcast or not wide:
-            for chunk in chunks or [[]]:
-                yield ([*batch, *outer, *chunk, *wide, *inner], inside)
-        if wide and (outer or chunks or not self.broadcast):
+            for group in groups or [[]]:
+                yield ([*batch, *outer, *group, *wide, *inner], inside)
+        if wide and (outer or groups or not self.broadcast):
             yield ([*batch, *wide, *outer, *inner], inside)
             strip = self._strip(rows[0], nb) if rows else 0
             if strip and self.weights:
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
+        for chunks in self._chunks(nb):
+            done = {x.dim for x in chunks if x.step == 1}
+            rest = [x for x in inside if x.dim not in done and x.kind != "prefetch"]
+            if self._streams() and (outer or inner):
+                yield ([*batch, *wide, *chunks, *outer, *inner], [*rest, *self._ahead(nb, chunks)])
+            elif tile and not self._streams():
+                block = inner[0].step if len(inner) > 1 else rw
+                tasks = Loop("for", tile, block * count_of(number(self.extents[tile]), block * ENOUGH))
+                yield ([*batch, tasks, *chunks, *outer, *wide, *inner], rest)
 
-    def _chunks(self, tile: str, rw: int) -> list[list[Loop]]:
+    def _streams(self) -> list[Load]:
+        """The loads of weights that all of the sum walks."""
+        return [x for x in self.loads if x.tensor in self.weights and set(self.reduced) <= self._dims(x)
+                and self.simd in self._dims(x)]
+
+    def _chunks(self, nb: int) -> Iterator[list[Loop]]:
+        """The sum in parts of which a tile's weights stay in L1, or else what all tiles read in L2."""
+        if self.stage.first.fold == "=" or self.simd in self.reduced:
+            return
+        alone = [d for d in self.reduced
+                 if all(i.single == d for x in self.loads for i in x.index if d in i.dims)]
+        if self._streams():
+            d = max(alone, key=lambda d: number(self.extents[d]), default=None)
+            nbytes = self._tile_bytes(nb)
+            symbolic = self.batch and isinstance(self.extents[self.batch], str)
+            if d is None or nbytes <= self.target.l1 // 2 or symbolic:
+                return
+            extent = number(self.extents[d])
+            image = sum(self.tensors[x.tensor].nbytes for x in self.broadcast if d in self._dims(x))
+            n = int(extent * self.target.l1 / 2 / (nbytes + image)) // self.lanes * self.lanes
+            if n < extent:
+                yield [Loop("chunk", d, max(n, self.lanes))]
+            return
+        if sum(self.tensors[x.tensor].nbytes for x in self.loads) < self.target.l2:
+            return
+        first = max(self.loads, key=lambda x: self.tensors[x.tensor].nbytes)
+        outermost = (d for a, _ in self.tensors[first.tensor].layout.order for d in first.index[a].dims)
+        d = next((d for d in outermost if d in self.reduced), None)
+        if d in alone:
+            yield [Loop("chunk", d)]
+
+    def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
+        """The next chunk's weights are asked for while this one's are used."""
+        for x in self._streams():
+            if self.tensors[x.tensor].nbytes > self.target.l2 // 4:
+                part = product([count_of(number(self.extents[c.dim]), c.step) for c in chunks])
+                yield Loop("prefetch", x.tensor, self._tile_bytes(1) // part)
+
+    def _groups(self, tile: str, rw: int) -> list[list[Loop]]:
         """Loops over some tiles at a time: few, or as many as make two or four chunks."""
         extent = number(self.extents[tile])
         few = rw * max(1, min(8, extent // (16 * rw)))
@@ -239,10 +320,14 @@ class _Space(Prices):
         blocked: list[str] = []
         windows: list[str] = []
         plain: list[str] = []
+        rows: list[str] = []            # walked by taps that are unrolled
         for d in self.reduced:
             if d == self.simd:
                 continue
-            if d in self.stage.first.tabled or any(
+            if number(self.extents[d]) > turns and any(i.coefficient(d) and not self.taps.isdisjoint(i.dims)
+                                                       for x in self.loads for i in x.index):
+                rows.append(d)
+            elif d in self.stage.first.tabled or any(
                     i.coefficient(d) and unrolled & set(i.dims) for x in self.loads for i in x.index):
                 windows.append(d)
             elif any(self.tensors[x.tensor].layout.block(a) > 1 and x.tensor not in self.weights
@@ -253,8 +338,11 @@ class _Space(Prices):
         loops = [Loop("for", d, self.lanes) for d in blocked if number(self.extents[d]) > self.lanes]
         shifting = [d for d in plain
                     if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
-        loops += [Loop("for", d) for d in shifting]
-        loops += [Loop("for", d) for d in plain if d not in shifting]
+        images = [d for d in plain if all(x.index and x.index[0].single == d for x in self.loads)]
+        loops += [Loop("for", d) for d in (*images, *shifting)]
+        loops += [Loop("for", d) for d in plain if d not in (*images, *shifting)]
+        loops += [Loop("for", d, turns if d == rows[-1] else 1) for d in rows]
+        loops += [Loop("unroll", d) for d in rows[-1:]]
         loops += self._counted(windows, acc)
         taps = [Loop("unroll", d) for d in windows]
         # unrolled taps around a counted loop are blocks of their own; around none they share one block
@@ -337,7 +425,9 @@ class _Space(Prices):
     def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int,
                fold: int) -> Candidate:
         outside, inside = loops
-        compute = self._compute(tile, rw, nb, fold, inside)
+        chunks = product([count_of(number(self.extents[x.dim]), x.step)
+                          for x in outside if x.kind == "chunk"])
+        compute = self._compute(tile, rw, nb, fold, inside, chunks)
         cycles = compute + self._memory(outside)
         outside = self._parallel(outside, cycles)
         tasks = self._tasks(outside)
@@ -372,7 +462,7 @@ class _Space(Prices):
                 break
             repeated = any(y.dim == x.dim for y in result[:i])
             meeting = self.stage.first.scattered and all(j.single != x.dim for j in self.stage.out.index)
-            if repeated or meeting:
+            if repeated or meeting or x.kind == "chunk":
                 break
             result[i] = replace(x, kind="par")
             tasks *= 1 if symbolic else count_of(number(self.extents[x.dim]), x.step)

@@ -106,7 +106,18 @@ def _rank(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     return Formula(Load("y", y), "+=", expr, extents), shape
 
 
+def _compare_rows(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """How row a of x compares with row b: 0 as equal, an odd number as greater, another one as less.
+
+    The number is that of w, even and falling, where they first differ.
+    """
+    (rows, k), (a, b, r) = shapes[0], map(Index.of, ("i0", "i1", "r"))
+    loads = {"x": Load("x", (a, r)), "w": Load("x", (b, r)), "u": Load("w", (r,))}
+    expr = rewrite(parse_expr("where(x == w, i64(0), where(x > w, u + 1, u))"), lambda x: loads[x.tensor])
+    return Formula(Load("y", (a, b)), "max=", expr, (("i0", rows), ("i1", rows), ("r", k))), (rows, rows)
+
+
 for name, bound in (("gather", _gather), ("gather_elements", _gather_elements), ("gather_nd", _gather_nd),
                     ("scatter_elements", _scatter_elements), ("scatter_nd", _scatter_nd), ("sample", _sample),
-                    ("rank", _rank)):
+                    ("rank", _rank), ("compare_rows", _compare_rows)):
     register(Op(name, bound))
