@@ -19,14 +19,13 @@ import cnncc
 from cnncc.cli import main
 from cnncc.codegen.aot import frames
 from cnncc.codegen.cpuid import EXTENDED, ONE, SEVEN, masks
-from cnncc.compiler import optimize, read
+from cnncc.compiler import optimize, plan, read
 from cnncc.embedding.archive import archive
 from cnncc.embedding.header import comment
 from cnncc.embedding.names import KEYWORDS, check_name, distinct, mangled
 from cnncc.ir.errors import InputError, UnsupportedError
 from cnncc.ir.graph import Graph
 from cnncc.ir.target import LEVELS, TRIPLE, Target
-from cnncc.passes.memory import plan_memory
 
 LEVEL = "x86-64-v3"
 
@@ -206,8 +205,8 @@ def test_workspace(name: str, optimized: str) -> None:
     """At most a tenth more than what lives at a time, rounded up to lines of the cache."""
     target = Target(TRIPLE, *LEVELS[LEVEL], small=optimized == "size")
     graph = optimize(read(NETWORKS[name]()), target)
-    plan, _, _ = plan_memory(graph)
-    assert plan.work <= 1.1 * live(graph) + 64 * len(plan.steps)
+    made = plan(graph).plan
+    assert made.work <= 1.1 * live(graph) + 64 * len(made.steps)
 
 
 def test_less_code(tmp_path: Path) -> None:
