@@ -25,7 +25,7 @@ Made by `tools/api.py` from the docstrings. Each name is imported when it is fir
 cheap. The layers of `Builder` are in [operators.md](operators.md#layers-of-definitions-and-of-builder).
 """
 SECTIONS: dict[str, Sequence[str]] = {
-    "Compiling": ("compile", "load", "reference", "convert", "op"),
+    "Compiling": ("compile", "load", "reference", "convert", "op", "tune", "tuner.Report", "tuner.Row"),
     "Compiled models": ("CompiledModel", "SpecialisingModel", "runtime.model.Threaded", "ir.plan.Value",
                         "runtime.profiler.StepTime", "Reference"),
     "Networks in Python": ("Builder", "Graph"),

@@ -6,6 +6,7 @@ result (the vector), which other one is innermost (the tile), which operands are
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,11 @@ from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
+from cnncc.passes.layouts import PACKED, copy_kernel
 from cnncc.passes.prices import Prices, count_of, number, turns_of
+from cnncc.passes.tuned import Tuned
+
+log = logging.getLogger("cnncc")
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
@@ -27,45 +32,64 @@ SHORT = 6                   # tiles along less than this are tried along another
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 LONG_SUM = 1024             # terms beyond which a sum is made of parts
 UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
+ROLLED = 48                 # the same where little code is wanted
+AROUND = 200                # instructions of a kernel around its tile
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Loops for a kernel and their predicted cost in cycles of one core."""
+    """Loops for a kernel, their predicted cost in cycles of one core, and instructions where they count."""
 
     cycles: float
     outside: tuple[Loop, ...]
     inside: tuple[Loop, ...]
     space: _Space
+    code: float = 0.0
+
+    @property
+    def price(self) -> float:
+        """What is to be least: where code counts, as much as a kernel has anyway is worth twice the time."""
+        return self.cycles * (1 + self.code / AROUND)
 
     @property
     def kernel(self) -> Kernel:
         return self.space.kernel_with(self)
 
+    @property
+    def loops(self) -> Schedule:
+        return Schedule((*self.outside, *self.inside))
+
     def __str__(self) -> str:
-        return f"{self.cycles:12.0f} cycles  {Schedule((*self.outside, *self.inside))}"
+        return f"{self.cycles:12.0f} cycles  {self.loops}"
 
 
-def choose_schedules(graph: Graph, target: Target) -> Graph:
-    """The cheapest candidate of each kernel; weights take the order in which it reads them."""
+def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -> Graph:
+    """The cheapest candidate of each kernel, or the tuned one; weights take the order of its reading."""
     known: dict[tuple[Kernel, tuple[str, ...]], Kernel] = {}
     nodes: dict[str, Node] = {}
+
+    def chosen(kernel: Kernel, weights: tuple[str, ...]) -> Kernel:
+        if (kernel, weights) not in known:
+            known[kernel, weights] = schedule(kernel, weights, target, tuned)
+        return known[kernel, weights]
     for n in graph:
-        if n.kernel is not None:
-            key = n.kernel, weights_of(n, graph)
-            if key not in known:
-                known[key] = schedule(*key, target)
-            n = replace(n, kernel=known[key])
+        if n.kernel is not None and n.attr["does"] != PACKED:
+            kernel = chosen(n.kernel, weights_of(n, graph))
+            for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
+                if nodes[i].attr.get("does") == PACKED:
+                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
+            n = replace(n, kernel=kernel)
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
 
 
 def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
-    """The operands whose memory order the schedule may choose: constants with several extents."""
+    """The operands whose memory order the schedule may choose: constants with several extents, copies."""
     assert n.kernel is not None
     return tuple(t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False)
-                 if graph[i].op == "const" and sum(e != 1 for e in t.type.shape) > 1
+                 if (graph[i].op == "const" or graph[i].attr.get("does") == PACKED)
+                 and sum(e != 1 for e in t.type.shape) > 1
                  and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1
                  and not any(t.name in s.lookups for s in n.kernel.stages)
                  and not any(i.lookup for s in n.kernel.stages for x in s.loads if x.tensor == t.name
@@ -79,13 +103,23 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
     vectors = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
     spaces = (t for s in vectors for t in (s, *(_Space(space.kernel, space.weights, target, s.simd, taps)
                                                 for taps in s.other_taps())))
-    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.cycles)
+    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
 
 
-def schedule(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
-    """The kernel with the cheapest loops; stages that share loops are scheduled each for its part."""
+def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tuned | None = None) -> Kernel:
+    """The kernel with the cheapest loops, or those that were measured to be faster.
+
+    Stages that share loops are scheduled each for its part.
+    """
     if len(kernel.stages) == 1:
-        return candidates(kernel, weights, target)[0].kernel
+        found = candidates(kernel, weights, target)
+        choice = tuned.choice(kernel, weights) if tuned else None
+        if choice is None:
+            return found[0].kernel
+        fitting = [c for c in found if str(c.loops) == choice.loops]
+        if not fitting:
+            log.warning("tuned loops are no candidate any more: %s", choice.loops)
+        return (*fitting, *found)[0].kernel
     for j, part in enumerate(parts(kernel)):
         best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
         loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
@@ -170,6 +204,7 @@ class _Space(Prices):
         widths = {count_of(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {count_of(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
         long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
+        fits = False
         for nb in heights.values():
             for rw in widths.values():
                 if rw * nb * long > LONG and rw * nb > 1:
@@ -178,11 +213,13 @@ class _Space(Prices):
                 shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
                 for loops in self.orders(tile, rw, nb) if free >= 0 else ():
                     if held <= free:
+                        fits = True
                         yield self.priced(loops, tile, rw, nb, fold)
                     if shared and len(shared) < len(self.loads):
+                        fits = True
                         again = [*loops[1], *(Loop("reload", t) for t in shared)]
                         yield self.priced((loops[0], again), tile, rw, nb, fold)
-        if spare < fold + 2:
+        if not fits:                        # more than there are registers, whatever the tile
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
 
@@ -304,7 +341,7 @@ class _Space(Prices):
 
     def inside(self, tile: str | None, rw: int, acc: int) -> list[Loop]:
         """The loops of a tile with so many accumulators."""
-        turns = turns_of(acc)
+        turns = 1 if self.target.small else turns_of(acc)
         unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set())
         blocked: list[str] = []
         windows: list[str] = []
@@ -352,12 +389,13 @@ class _Space(Prices):
     def _counted(self, windows: Sequence[str], acc: int) -> Iterator[Loop]:
         """Loops over some taps at a time, the longest windows first, where all would be too much code."""
         body = acc * product([number(self.extents[d]) for d in windows])
+        most = ROLLED if self.target.small else UNROLLED
         for d in sorted(windows, key=lambda d: -number(self.extents[d])):
             extent = number(self.extents[d])
             skips = any(d in i.dims and outside(i, e, self.extents) for x in self.loads
                         for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True))
-            if body > UNROLLED and not skips and d not in self.stage.first.tabled:
-                step = min(extent, max(1, UNROLLED * extent // body))
+            if body > most and not skips and d not in self.stage.first.tabled:
+                step = min(extent, max(1, most * extent // body))
                 yield Loop("for", d, step)
                 body = body * step // extent
 
@@ -421,7 +459,8 @@ class _Space(Prices):
         tasks = self._tasks(outside)
         if cycles > SMALL:
             cycles *= 1 + max(0, 1 / max(tasks, 1) - 1 / ENOUGH)
-        return Candidate(cycles, tuple(outside), tuple(inside), self)
+        code = self._code(tile, rw, nb, fold, inside) if self.target.small else 0.0
+        return Candidate(cycles, tuple(outside), tuple(inside), self, code)
 
     def kernel_with(self, chosen: Candidate) -> Kernel:
         par = tuple(x for x in chosen.outside if x.kind == "par")
@@ -471,6 +510,9 @@ class _Space(Prices):
             a = axis_of.get(loop.dim)
             if a is not None and a != vector and loop.dim in self.reduced:
                 block = loop.step if loop.kind == "for" and loop.step > 1 else 0
-                front.append((a, block))
+                if (a, block) not in front:     # else one step is a turn
+                    front.append((a, block))
         rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in (*front, *back))]
-        return Layout((*rest, *front, *back))
+        order = [*rest, *front, *back]
+        return Layout(tuple(part for part, (a, _) in zip(order, [*order[1:], (-1, 0)], strict=False)
+                            if part[0] != a))       # parts of an axis that follow each other are one
