@@ -45,7 +45,8 @@ def train(say: Any, *options: str) -> tuple[int, str, str]:
 
 def test_train(say: Any) -> None:
     code, out, err = train(say, "--schedule", "one_cycle", "--augment", "--out", "m.onnx",
-                           "--log", "log.jsonl", "--std", "0.5", "--decay", "1e-4", "--clip", "5", "--smoothing", "0.1")
+                           "--log", "log.jsonl", "--std", "0.5", "--decay", "1e-4", "--clip", "5",
+                           "--smoothing", "0.1")
     assert code == 0 and out.startswith("test: loss ") and "; m.onnx" in out
     assert err.count("epoch ") == 4 and "val_accuracy" in err
     with np.load("data.npz") as data:
