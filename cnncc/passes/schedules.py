@@ -170,9 +170,9 @@ class _Space(Prices):
 
     def other_taps(self) -> Iterator[list[str]]:
         """Rows that move vectors along a sum, as taps do in gradients of weights: the last, the last two."""
-        found = [d for d in self.rows if isinstance(self.extents[d], int) and any(
-            d in i.dims and set(i.dims) & set(self.reduced) for x in self.loads for i in x.index
-            if self.simd in self._dims(x) or self.simd in self.reduced)]
+        found = [d for d in self.rows if isinstance(e := self.extents[d], int) and any(
+            d in i.dims and any(o in self.reduced and e < number(self.extents[o]) for o in i.dims)
+            for x in self.loads for i in x.index if self.simd in self._dims(x) or self.simd in self.reduced)]
         for n in range(1, min(2, len(found)) + 1):
             if product([number(self.extents[d]) for d in found[-n:]]) < self.target.registers:
                 yield found[-n:]
@@ -209,7 +209,8 @@ class _Space(Prices):
             for rw in widths.values():
                 if rw * nb * long > LONG and rw * nb > 1:
                     continue
-                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - nb - 1
+                loaded = nb * fold if self.taps and rw > 1 else nb
+                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
                 shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
                 for loops in self.orders(tile, rw, nb) if free >= 0 else ():
                     if held <= free:
