@@ -6,8 +6,10 @@ Every case runs in a process of its own, with a time limit. Nothing is downloade
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
+import os
 import re
 import sys
 import warnings
@@ -29,6 +31,7 @@ from cnncc.ir.errors import UnsupportedError
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 VERDICTS = ("passed", "failed", "unsupported", "out of scope")
+SETTLED = ("passed", "out of scope")
 TINY = ("FLOAT8", "FLOAT6", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2")
 
 # What a compiler of CNN inference will not take, by a model's domains, ops or types, with the reason.
@@ -52,10 +55,7 @@ OUT_OF_SCOPE: list[tuple[str, set[Any]]] = [
      {"sequence_type", "optional_type", "map_type", "sparse_tensor_type", "OptionalHasElement",
       "OptionalGetElement", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
       "SequenceInsert", "SequenceLength", "SplitToSequence", "ConcatFromSequence"}),
-    ("results of sizes that data say, apart from NonZero's", {"NonMaxSuppression", "Unique", "Compress"}),
     ("random numbers: no two engines draw the same", {"Bernoulli", "RandomUniformLike"}),
-    ("no operators of convolutional networks: not yet", {"BitCast", "DeformConv", "Det", "ReverseSequence",
-                                                         "RoiAlign", "TensorScatter"}),
     ("text: values are numbers", {TensorProto.STRING, "StringNormalizer", "StringConcat", "StringSplit",
                                   "RegexFullMatch", "TfIdfVectorizer"}),
     ("image files: pictures are decoded before the network", {"ImageDecoder"}),
@@ -171,24 +171,8 @@ def guarded(case: Case, seconds: float) -> Result:
     return Result(case.name, "failed", [(", ".join(case.ops), why)])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ops", help="only cases with one of these ops: Conv,Relu")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="of cases (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=60, help="for each case (%(default)g)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args(argv)
-    ops = set(args.ops.split(",")) if args.ops else None
-    results = []
-    for case in cases(args.kinds.split(",")):
-        if ops is None or ops & set(case.ops):
-            results.append(guarded(case, args.seconds))
-            if sys.stderr.isatty():
-                print(f"\r{len(results)} {case.name[:60]:60}", end="", file=sys.stderr)
-    counts = Counter(r.verdict for r in results)
-    if args.json:
-        print(json.dumps({"counts": counts, "results": [asdict(r) for r in results]}, indent=1))
-        return int(counts["failed"] > 0)
+def report(results: Sequence[Result]) -> None:
+    """What failed, what can't be compiled and what isn't meant to be, with reasons and counts."""
     for r in results:
         if r.verdict == "failed":
             print(f"failed {r.name}: {r.rows[0][1]}")
@@ -201,8 +185,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"unsupported {op}: " + "; ".join(f"{n} x {why}" for why, n in found.most_common()))
     for why, n in Counter(r.rows[0][1] for r in results if r.verdict == "out of scope").most_common():
         print(f"out of scope {why}: {n}")
-    print(f"{len(results)} cases: " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS))
-    return int(counts["failed"] > 0)
+    print(summary(results))
+
+
+def summary(results: Sequence[Result]) -> str:
+    counts = Counter(r.verdict for r in results)
+    return f"{len(results)} cases: " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS)
+
+
+def read(path: Path) -> list[Result]:
+    """The results that an earlier run left, a line of JSON for each; the last line may be incomplete."""
+    results = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            r = json.loads(line)
+            results.append(Result(r["name"], r["verdict"], [(op, why) for op, why in r["rows"]]))
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ops", help="only cases with one of these ops: Conv,Relu")
+    parser.add_argument("--match", default="", help="only cases whose name has this regular expression")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of cases (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="for each case (%(default)g)")
+    parser.add_argument("--results", type=Path, metavar="FILE",
+                        help="keep every result as a line of JSON; what passed or is out of scope there "
+                             "isn't run again")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(argv)
+    ops = set(args.ops.split(",")) if args.ops else None
+    chosen = [case for case in cases(args.kinds.split(","))
+              if re.search(args.match, case.name) and (ops is None or ops & set(case.ops))]
+    known = {r.name: r for r in (read(args.results) if args.results else ()) if r.verdict in SETTLED}
+    results: list[Result] = []
+    with open(args.results or os.devnull, "a", encoding="utf-8") as file:
+        for case in chosen:
+            result = known.get(case.name) or guarded(case, args.seconds)
+            results.append(result)
+            if case.name not in known:
+                print(json.dumps(asdict(result)), file=file, flush=True)
+            if sys.stderr.isatty():
+                print(f"\r{len(results)} of {len(chosen)} {case.name[:60]:60}", end="", file=sys.stderr)
+            elif result.verdict == "failed" or len(results) % 100 == 0:
+                print(f"{summary(results)}; {case.name}: {result.verdict}", file=sys.stderr, flush=True)
+    if args.json:
+        counts = Counter(r.verdict for r in results)
+        print(json.dumps({"counts": counts, "results": [asdict(r) for r in results]}, indent=1))
+    else:
+        report(results)
+    return int(any(r.verdict == "failed" for r in results))
 
 
 if __name__ == "__main__":

@@ -73,11 +73,11 @@ def repeated(n: int) -> Source:
 
 
 def distinct(n: int) -> Source:
-    """`n` convolutions of different shapes in a row."""
+    """`n` convolutions of different shapes in a row, small and large windows by turns."""
     b = cnncc.Builder("distinct")
     x = b.input("x", [1, 8, 12, 12])
     for i in range(n):
-        x = b.conv(x, out=8 + i % 50, k=1 + 2 * (i // 50 % 3), dilation=1 + i // 150)
+        x = b.conv(x, out=8 + i % 50, k=1 + 2 * (i % 3), dilation=1 + i // 150)
     return b.graph(x)
 
 

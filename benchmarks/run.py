@@ -103,9 +103,9 @@ def markdown(records: Mapping[str, Mapping[str, Any]], setting: Setting, engines
     return "\n".join([*rows, mean])
 
 
-NOTE = """Medians of one call in milliseconds; (~): disturbed by other load, to be measured again by the next run.
+NOTE = """Medians of one call in milliseconds; (~): disturbed by other load, the next run measures it again.
 Ratio: the time of the fastest other engine over that of cnncc. % of peak: of the multiply-adds of plain sums.
-Error: max|y - reference| / max|reference| of cnncc, the reference is NumPy in float32; (!): more than rounding.
+Error: max|y - reference| / max|reference|, of cnncc, against NumPy in float32; (!): more than rounding.
 """
 
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncc.console import Verbs, echo, level_options, progress, tell, writing
+from cnncc.cli_train import training
+from cnncc.console import (
+    Verbs,
+    echo,
+    image_options,
+    level_options,
+    numbers_option,
+    progress,
+    tell,
+    threads_option,
+    writing,
+)
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
@@ -35,16 +46,6 @@ main = cli.run      # the program's entry point
 # ---- options and arguments that verbs share
 
 
-def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(map(int if param.name == "threads" else float, value.split(",")))
-    except ValueError:
-        raise click.BadParameter(f"{value!r}: expected numbers with commas", ctx, param) from None
-    if param.name in ("scale", "std") and not all(numbers):
-        raise click.BadParameter("must not be 0", ctx, param)
-    return numbers
-
-
 def _not_compiled(ctx: click.Context, param: click.Parameter, path: str) -> str:
     if _is_artifact(path):
         from cnncc.ir.errors import ModelError
@@ -57,12 +58,9 @@ def _is_artifact(path: str) -> bool:
 
 
 option = click.option
-numbers_option = functools.partial(option, callback=_numbers, metavar="N[,N...]")
 model_argument: Any = click.argument("model", metavar="MODEL")
 onnx_argument: Any = click.argument("model", metavar="MODEL", callback=_not_compiled)
 inputs_argument: Any = click.argument("inputs", nargs=-1, metavar="[INPUT]...")
-threads_option: Any = option("--threads", type=int,
-                             help="Threads to run with (default: the CPUs we may use).")
 target_option: Any = option("--target", type=click.Choice(["native", "x86-64-v2", "x86-64-v3", "x86-64-v4"]),
                             default="native", help="Instructions to use.")
 precision_option: Any = option("--precision", type=click.Choice(["fast", "strict"]), default="fast",
@@ -96,12 +94,6 @@ schedules_option: Any = option("--schedules", metavar="FILE", help="Loops that `
 # The keywords of `compile`.
 running_options = (threads_option, shapes_option, outputs_option, target_option, precision_option,
                    cache_option, schedules_option)
-image_options = (                                                   # the fields of `Pixels`
-    option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
-           help="Order of an image input's axes."),
-    numbers_option("--scale", default=str(1 / 255), show_default="1/255", help="Factor on pixels."),
-    numbers_option("--mean", default="0", help="Then subtracted: one number or one a channel."),
-    numbers_option("--std", default="1", help="Divided by: one number or one a channel."))
 
 
 def _open(path: str, **how: Any) -> CompiledModel | SpecialisingModel:
@@ -119,11 +111,11 @@ def _open(path: str, **how: Any) -> CompiledModel | SpecialisingModel:
 # ---- verbs
 
 
-@cli.verb(threads_option, results=False)
-def demo(threads: int | None) -> None:
+@cli.verb(option("--train", is_flag=True, help="Train it first."), threads_option, results=False)
+def demo(train: bool, threads: int | None) -> None:
     """Compile a small network for handwritten digits, run, check and time it."""
     from cnncc.demo import demo as lines
-    for line in lines(threads):
+    for line in lines(threads, train):
         echo(line)
 
 
@@ -392,3 +384,6 @@ def env() -> None:
     tell({**found, "variables": variables},
          "\n".join([*(f"{k:12} {' '.join(v) if isinstance(v, list) else v}" for k, v in found.items()),
                     *(f"{'variable':12} {k}={v}" for k, v in variables.items())]))
+
+
+cli.commands.update(training.commands)

@@ -41,12 +41,12 @@ Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 def pipeline(tuned: Tuned | None = None) -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import algorithms, fold, fuse, layouts, movement, schedules, stages
+    from cnncc.passes import algorithms, fold, fuse, layouts, movement, packing, schedules, stages
     return (movement.merge_pads, fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views,
             fold.share_equal, movement.place_early, algorithms.choose_algorithms, fuse.form,
             movement.read_through, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
-            functools.update_wrapper(functools.partial(schedules.choose_schedules, tuned=tuned),
-                                     schedules.choose_schedules))
+            packing.pack_weights, functools.update_wrapper(
+                functools.partial(schedules.choose_schedules, tuned=tuned), schedules.choose_schedules))
 
 
 def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,
@@ -116,11 +116,12 @@ def stages(graph: Graph, target: Target, tuned: Tuned | None = None) -> Iterator
 
     Raises InternalError naming the pass.
     """
+    from cnncc.ir.loops import everywhere
     folder = os.environ.get("CNNCC_DUMP")
     for i, (name, run) in enumerate([("read", None), *((p.__name__, p) for p in pipeline(tuned))]):
         try:
             if run is not None:
-                graph = run(graph, target)
+                graph = everywhere(run, graph, target)
                 graph.verify()
         except CnnccError:
             raise
@@ -143,11 +144,12 @@ def optimize(graph: Graph, target: Target, tuned: Tuned | None = None) -> Graph:
 
 @dataclass(frozen=True)
 class Code:
-    """What a scheduled graph needs to run: the plan, the kernels by symbol, the order of the weights."""
+    """What a scheduled graph needs to run: plan, kernels by symbol, the order of the weights, these."""
 
     plan: Plan
     kernels: dict[str, Kernel]
     packings: tuple[Packing, ...]
+    constants: Mapping[str, Array]
 
     def texts(self, target: Target) -> Iterator[tuple[str, str]]:
         """(symbol, LLVM text) of each module, one at a time."""
@@ -166,9 +168,11 @@ class Code:
 
 def plan(graph: Graph) -> Code:
     """The plan of an optimized graph."""
+    from cnncc.ir.loops import inlined
     from cnncc.passes.memory import plan_memory
-    result, packings, kernels = plan_memory(graph)
-    return Code(result, kernels, packings)
+    found = inlined(graph)
+    result, packings, kernels = plan_memory(found)
+    return Code(result, kernels, packings, found.graph.constants)
 
 
 @dataclass(frozen=True)
@@ -321,7 +325,7 @@ def _build(source: Source, options: Options, threads: int | None, report: Callab
         for _, text in code.texts(target):
             compiler.submit(text)
         weights = buffers.aligned(max(code.plan.weights, 1))[:code.plan.weights]
-        pack(dict(graph.constants), code.packings, weights)
+        pack(code.constants, code.packings, weights)
         objects = compiler.results(lambda done, total: report("compiling", 0.2 + 0.8 * done / total))
     meta = {"version": __version__, "target": target.record(), "folded": folded(original, code.plan)}
     return CompiledModel(code.plan, objects, weights, meta, threads)

@@ -12,11 +12,13 @@ from cnncc.codegen.worker import Machine, assembly
 from cnncc.compiler import folded, optimize, pipeline, plan, stages
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.loops import inlined
+from cnncc.ir.regions import parts
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
 from cnncc.passes.algorithms import choose_algorithms, tile_sizes
-from cnncc.passes.memory import symbol_of
-from cnncc.passes.schedules import candidates, choose_schedules, parts, weights_of
+from cnncc.passes.memory import anchored, symbol_of
+from cnncc.passes.schedules import candidates, choose_schedules, weights_of
 
 
 def passes() -> dict[str, str]:
@@ -38,8 +40,12 @@ def graph_after(graph: Graph, target: Target, name: str | None = None) -> tuple[
 
 
 def nodes_of(graph: Graph, name: str) -> list[Node]:
-    """The nodes of a graph that are called `name`, or come from the user's node of that name; maybe none."""
-    return [n for n in graph if n.op not in ("input", "const") and (n.name == name or name in n.origin)]
+    """The nodes of a graph that are called `name`, or come from the user's node of that name; maybe none.
+
+    Those in bodies of loops are among them.
+    """
+    return [n for n in inlined(graph).graph
+            if n.op not in ("input", "const") and (n.name == name or name in n.origin)]
 
 
 def check_name(graph: Graph, name: str) -> None:
@@ -86,12 +92,12 @@ def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Wh
     check_name(graph, name)
     after = dict(stages(graph, target))
     names = list(after)
-    earlier, final = after[names[names.index(choose_schedules.__name__) - 1]], after[names[-1]]
-    found = []
+    before, final = after[names[names.index(choose_schedules.__name__) - 1]], after[names[-1]]
+    found, earlier, chosen = [], inlined(before).graph, inlined(final).graph.nodes
     for n in nodes_of(earlier, name):
         if n.kernel is None:
             continue
-        taken = final[n.name].kernel if n.name in final.nodes else None
+        taken = chosen[n.name].kernel if n.name in chosen else None
         weights = weights_of(n, earlier)
         several = parts(n.kernel) if len(n.kernel.stages) > 1 else [n.kernel]
         for i, part in enumerate(several):
@@ -101,10 +107,10 @@ def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Wh
             if taken is not None:   # a kernel's only stage has the kernel's own loops outside
                 shared = taken.loops.loops if len(taken.stages) == 1 else ()
                 loops = str(Schedule((*shared, *taken.stages[i].schedule.loops))).replace("par ", "")
-            chosen = next((j for j, (_, text) in enumerate(rows) if text.replace("par ", "") == loops), None)
+            place = next((j for j, (_, text) in enumerate(rows) if text.replace("par ", "") == loops), None)
             what = f", stage {i + 1} of {len(several)}" if len(several) > 1 else ""
             found.append(Why(n.name, str(n.attr.get("does", n.op)) + what, n.origin, len(rows),
-                             tuple(rows[:top]), chosen))
+                             tuple(rows[:top]), place))
     return found, "" if found else folded(graph, plan(final).plan).get(name, "no kernel computes it")
 
 
@@ -116,9 +122,9 @@ def native(graph: Graph, target: Target, name: str | None, emit: str) -> Iterato
         check_name(graph, name)
     final = optimize(graph, target)
     owners: dict[str, list[str]] = {}
-    for n in nodes_of(final, name) if name is not None else final:
+    for n in nodes_of(final, name) if name is not None else inlined(final).graph:
         if n.kernel is not None:
-            owners.setdefault(symbol_of(n.kernel), []).append(", ".join(n.origin) or n.name)
+            owners.setdefault(symbol_of(anchored(n.kernel)[0]), []).append(", ".join(n.origin) or n.name)
     machine = Machine(target.triple, target.cpu, target.features)
     for symbol, text in plan(final).texts(target):
         if name is None or symbol in owners:

@@ -224,7 +224,7 @@ OTHERS: dict[str, Callable[..., Array]] = {
     ),
     "reduce_max": lambda x, a: np.max(x, axis=a["axes"], keepdims=a["keepdims"]),
     "softmax": _softmax,
-    "batch_norm": lambda x, scale, shift, a: x * scale + shift,
+    "batch_norm": lambda x, weight, bias, mean, variance, a: x * weight[:, None, None] + bias[:, None, None],
     "transpose": lambda x, a: x.transpose(a["perm"]),
     "slice": lambda x, a: x[tuple(
         np.s_[:] if isinstance(e, str) else b + s * np.arange(e) if i < 0 else slice(
@@ -321,7 +321,7 @@ def compiled(graph: Graph, target: Target | None = None, threads: int = 1) -> Co
     code = plan(graph := optimize(graph, target))
     objects = [object_of(text, target) for _, text in code.texts(target)]
     weights = buffers.aligned(max(code.plan.weights, 1))[:code.plan.weights]
-    pack(dict(graph.constants), code.packings, weights)
+    pack(code.constants, code.packings, weights)
     return CompiledModel(code.plan, objects, weights, {"target": target.record()}, threads)
 
 

@@ -20,8 +20,8 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 def python(*args: str) -> str:
     paths = os.pathsep.join([str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths, "CNNCC_CACHE_DIR": ""}
-    return subprocess.run([sys.executable, *args], env=environment, check=True, capture_output=True, text=True,
-                          timeout=300).stdout
+    return subprocess.run([sys.executable, *args], env=environment, check=True, capture_output=True,
+                          text=True, timeout=300).stdout
 
 
 @pytest.mark.parametrize(("name", "parameters", "operations"), [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 from kernels import compiled, results
 from onnx import helper, numpy_helper
 
-from cnncc.compiler import optimize, plan
+from cnncc.compiler import compile, optimize, plan, stages
+from cnncc.explain import native, why
 from cnncc.frontend.onnx import read
-from cnncc.ir.errors import ModelError, UnsupportedError
+from cnncc.ir.errors import InternalError, ModelError, UnsupportedError
 from cnncc.ir.reference import evaluate
 from cnncc.ir.target import target_for
+from cnncc.ir.text import parse_graph
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 BATCH, FEATURES, HIDDEN = 3, 5, 7
@@ -111,14 +114,57 @@ def test_outputs_may_be_left_out(outputs: list[str]) -> None:
 
 
 @pytest.mark.parametrize("op", GATES)
-def test_equal_steps_are_equal_kernels(op: str) -> None:
-    """The first step reads no state, the second one the first's: from then on nothing new is compiled."""
-    count = []
-    for steps in (4, 9):
-        graph = read(recurrent(op, operands(op, steps, 1, ("B",)), "WRB"))
+def test_the_turns_are_the_same_for_any_number_of_steps(op: str) -> None:
+    plans = []
+    for steps in (4, 900):
+        graph = read(recurrent(op, operands(op, steps, 2, ("B",)), "WRB"))
         code = plan(optimize(graph, target_for("native")))
-        count.append((len(code.kernels), len(code.plan.steps)))
-    assert count[0][0] == count[1][0] and count[0][1] < count[1][1]
+        assert {t.count for t in code.plan.loops} == {steps} and len(code.plan.loops) == 2
+        plans.append([[s.ops for s in code.plan.steps[t.first:t.last]] for t in code.plan.loops])
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_many_steps(op: str) -> None:
+    given = operands(op, 3000, 2, ("B", "h"))
+    feeds = {k: given[k] for k in "Xh"}
+    source = recurrent(op, given, "WRB")
+    got = results(compiled(read(source)), feeds)
+    for name, y in oracle(source, feeds).items():
+        np.testing.assert_allclose(got[name], y, rtol=1e-4, atol=1e-5)
+
+
+def test_after_every_pass_the_value_and_the_text_are_right() -> None:
+    given = operands("LSTM", 4, 2, ("B", "c", "lengths"))
+    graph = read(recurrent("LSTM", given, "WRB"))
+    feeds = {k: given[k] for k in ("X", "c", "lengths")}
+    expected = evaluate(graph, feeds, np.float64)
+    for name, after in stages(graph, target_for("native")):
+        for k, y in evaluate(after, feeds, np.float64).items():
+            np.testing.assert_allclose(y, expected[k], rtol=1e-12, err_msg=f"{name} {k}")
+        assert str(parse_graph(str(after))) == str(after), name
+
+
+def test_a_loop_that_does_not_fit_is_found() -> None:
+    graph = read(recurrent("RNN", operands("RNN", 4, 1, ()), "WR"))
+    n = next(n for n in graph if n.loop)
+    assert n.loop is not None
+    wrong = (replace(n, inputs=n.inputs[:-1]), replace(n, base=""),
+             replace(n, loop=replace(n.loop, moves=n.loop.moves[1:])))
+    for bad in wrong:
+        with pytest.raises(InternalError):
+            replace(graph, nodes={**graph.nodes, n.name: bad}).verify()
+
+
+def test_steps_of_a_loop_are_profiled_and_explained() -> None:
+    given = operands("GRU", 50, 1, ("B",))
+    source = recurrent("GRU", given, "WRB")
+    times = compile(source.SerializeToString(), cache=False).profile(given["X"], repeat=2)
+    product = next(t for t in times if t.flops >= 50 * 2 * BATCH * HIDDEN * 2 * HIDDEN and "matmul" in t.ops)
+    assert product.nodes == ("node",)
+    target = target_for("native")
+    assert all(w.chosen is not None for w in why(read(source), target, "node")[0])
+    assert len(list(native(read(source), target, "node", "llvm"))) == len({t.symbol for t in times})
 
 
 def test_double_precision() -> None:
@@ -133,8 +179,6 @@ def test_double_precision() -> None:
 
 def test_what_is_refused() -> None:
     given = operands("RNN", 4, 1, ())
-    with pytest.raises(UnsupportedError, match="at most"):
-        read(recurrent("RNN", given | {"X": np.zeros((4000, BATCH, FEATURES), np.float32)}, "WR"))
     with pytest.raises(UnsupportedError, match="activation"):
         read(recurrent("RNN", given, "WR", activations=["Sine"]))
     for changed in ({"W": given["W"][:, 1:]}, {"R": given["R"][..., 1:]}, {"B": given["W"][0]}):

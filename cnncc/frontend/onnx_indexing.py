@@ -6,21 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnncc.frontend.onnx_moves import cut, fixed, ints, table_gather
-from cnncc.frontend.onnx_node import Call, Row, support
-from cnncc.frontend.onnx_reduce import running
-from cnncc.ir.signature import Array
-from cnncc.ir.types import INTEGERS, Extent, product
+from cnncc.frontend.onnx_conv import Sizes
+from cnncc.frontend.onnx_moves import fixed, ints, table_gather
+from cnncc.frontend.onnx_node import Call, Row
+from cnncc.ir.types import Extent, product
 
 FOLDS = {b"none": "=", b"add": "+=", b"mul": "*=", b"max": "max=", b"min": "min="}
-TAPS: dict[bytes, tuple[int, Sequence[Sequence[float]]]] = {
-    b"nearest": (0, [[1.0]]),
-    b"linear": (0, [[1.0, 0.0], [-1.0, 1.0]]),
-    b"cubic": (-1, [[0.0, 1.0, 0.0, 0.0], [-0.75, 0.0, 0.75, 0.0], [1.5, -2.25, 1.5, -0.75],
-                    [-0.75, 1.25, -1.25, 0.75]])}
-"""The first tap beside the floor of a coordinate, and the taps' weights: rows of coefficients, that of t**0
-first. Cubic: Keys' kernel with a = -0.75."""
-LONGEST = 1 << 14       # elements of which each may be compared with each
 
 
 def places(c: Call, i: int, extents: Sequence[int]) -> str:
@@ -31,6 +22,11 @@ def places(c: Call, i: int, extents: Sequence[int]) -> str:
     c.expect(c.dtype(w) in ("i32", "i64"), f"its indices are of {c.dtype(w)}")
     if c.dtype(w) != "i64":
         w = c.emit("cast", [w], "places", to="i64")
+    return within(c, w, extents)
+
+
+def within(c: Call, w: str, extents: Sequence[int]) -> str:
+    """Indices as they are; the call fails where one is outside of its axis."""
     limits = c.const(np.array(extents, np.int64), "limits")
     outside = c.emit("any_outside", [w, limits], "outside", axes=tuple(range(len(c.shape(w)))),
                      keepdims=False)
@@ -102,109 +98,54 @@ def scatter_nd(c: Call) -> str:
     return c.emit("scatter_nd", operands, base=base, fold=fold, shape=shape)
 
 
-def _placed(c: Call, x: str, index: str, axis: int, shape: Sequence[Extent]) -> str:
+def placed(c: Call, x: str, index: str, axis: int, shape: Sequence[Extent]) -> str:
     """The elements of x amid zeros of a `shape`, where `index` says along an axis."""
     base = c.emit("fill", [], "base", shape=tuple(shape), value=0, dtype=c.dtype(x))
     return c.emit("scatter_elements", [x, index], "placed", base=base, axis=axis, fold="=",
                   shape=tuple(shape))
 
 
-def grid_sample(c: Call) -> str:
-    x, grid, size = c.value(0), c.value(1), c.spatial(c.value(0))
-    mode = c.attribute("mode", "s", b"linear")
-    mode = {b"bilinear": b"linear", b"bicubic": b"cubic"}.get(mode, mode)
-    align, outside = c.flag("align_corners"), c.attribute("padding_mode", "s", b"zeros")
-    c.expect(mode in TAPS and outside in (b"zeros", b"border", b"reflection"),
-             f"mode is {mode[:60]!r}, padding_mode {outside[:60]!r}")
-    rank, shape = len(size), c.shape(grid)
-    c.expect(len(shape) == rank + 2 and shape[-1] == rank and shape[0] == c.shape(x)[0],
-             f"a grid of {list(shape)} doesn't fit images of {list(c.shape(x))}")
-    grid = cut(c, grid, {rank + 1: range(rank - 1, -1, -1)}, "reversed")    # the last axis came first
-    grid = c.emit("reshape", [grid], "column", shape=(*shape, 1))
-    sizes = np.array(size, np.float32)[:, None]
-    at = _affine(c, grid, (sizes - 1) / 2 if align else sizes / 2, (sizes - 1) / 2, "at")
-    index, weights = _taps(c, at, mode)
-    index, weights = _settled(c, index, weights, np.array(size, np.int64)[:, None], align, outside)
-    return c.emit("sample", [x, index, weights])
-
-
-def _affine(c: Call, x: str, factor: Array, term: Array, step: str) -> str:
-    scaled = c.emit("mul", [x, c.const(factor.astype(np.float32), f"{step}.factor")], f"{step}.scaled")
-    return c.emit("add", [scaled, c.const(term.astype(np.float32), f"{step}.term")], step)
-
-
-def _taps(c: Call, at: str, mode: bytes) -> tuple[str, str]:
-    """The places of the taps around coordinates [.., 1], as int64, and their weights: [.., taps]."""
-    first, rows = TAPS[mode]
-    base = c.emit("round" if mode == b"nearest" else "floor", [at], "floor")
-    taps = c.const(np.arange(first, first + len(rows[0])), "taps")
-    index = c.emit("add", [c.emit("cast", [base], "whole", to="i64"), taps], "index")
-    t = c.emit("sub", [at, base], "t")
-    powers = np.array(rows, np.float32)
-    weights = c.emit("mul", [t, c.const(powers[-1], "power")], "weight") if len(powers) > 1 else \
-        c.emit("expand", [c.const(powers[0], "power")], "weight", shape=(*c.shape(at)[:-1], 1))
-    for p in powers[-2:0:-1]:
-        sum = c.emit("add", [weights, c.const(p, "power")], "weight")
-        weights = c.emit("mul", [sum, t], "weight")
-    if len(powers) > 1:
-        weights = c.emit("add", [weights, c.const(powers[0], "power")], "weight")
-    return index, weights
-
-
-def _settled(c: Call, index: str, weights: str, size: Array, align: bool, outside: bytes) -> tuple[str, str]:
-    """Places within images of `size`, with weights: what is outside counts nothing, is cut or mirrored."""
-    zero, last = c.const(size * 0, "zero"), c.const(size - 1, "last")
-    if outside == b"border":
-        return c.emit("clip_to", [index, zero, last], "inside"), weights
-    if outside == b"zeros":
-        ok = c.emit("and", [c.emit("ge", [index, zero], "above"), c.emit("le", [index, last], "below")], "ok")
-        none = c.const(np.zeros(1, np.float32), "none")
-        return index, c.emit("where", [ok, weights, none], "known")
-    period = np.maximum(2 * size - 2 * align, 1)
-    turn = c.emit("mod", [index, c.const(period, "period")], "turn")
-    back = c.emit("sub", [c.const(np.maximum(period - 1 + align, 0), "turned"), turn], "back")
-    return c.emit("where", [c.emit("le", [turn, last], "ahead"), turn, back], "inside"), weights
-
-
-def top_k(c: Call) -> tuple[str, ...]:
-    """The k first in order, each at the place that its rank says: how many others come before it."""
+def reverse_sequence(c: Call) -> str:
+    """Of each sequence of a batch its first part, as long as data say, in reverse order."""
     x, shape = c.value(0), c.shape(c.value(0))
-    axis = c.axis(c.attribute("axis", "i", -1), len(shape))
-    largest = c.flag("largest", True)
-    c.flag("sorted", True)
-    k = c.attribute("k", "i", 0) if c.opset < 10 else int(c.needed(1, "k", "int64").reshape(-1)[0])
-    n, = fixed(c, shape, [axis])
-    c.expect(0 < k <= n, f"k is {k} of {n} elements")
-    support(n <= LONGEST, f"it orders {n:,} elements, at most {LONGEST:,} are supported")
-    support(all(isinstance(e, int) for e in shape), "it has an open batch")
-    order = c.const(np.arange(n), "order")
-    kind = ("smallest", "largest")[largest] + ("" if c.dtype(x) in INTEGERS else "_float")
-    rank = c.emit("rank", [x, order], "rank", axis=axis, order=kind)
-    numbers = c.emit("reshape", [order], "column", shape=(n, *(1,) * (len(shape) - 1 - axis)))
-    numbers = c.emit("expand", [numbers], "numbers", shape=shape)
-    results = []
-    for out, values in zip(c.node.output, (x, numbers), strict=False):
-        own = c.named(out or c.out)
-        results.append(cut(own, _placed(own, values, rank, axis, shape), {axis: range(k)}))
-    return tuple(results)
+    time, batch = c.attribute("time_axis", "i", 0), c.attribute("batch_axis", "i", 1)
+    c.expect({time, batch} == {0, 1} and len(shape) > 1, f"its axes are {time} and {batch}")
+    steps, = fixed(c, shape, [time])
+    lengths = c.value(1)
+    c.expect(c.shape(lengths) == (shape[batch],),
+             f"input 1 has the shape {list(c.shape(lengths))}, expected {[shape[batch]]}")
+    ones = (1,) * (len(shape) - 2)
+    lengths = within(c, c.emit("reshape", [lengths], "lengths", shape=(
+        (shape[0], 1, *ones) if time else (1, shape[1], *ones))), [steps + 1])
+    at = c.const(np.arange(steps).reshape(1, -1, *ones) if time else np.arange(steps).reshape(-1, 1, *ones),
+                 "at")
+    last = c.emit("sub", [lengths, c.const(np.array(1), "one")], "last")
+    index = c.emit("where", [c.emit("lt", [at, lengths], "within"), c.emit("sub", [last, at], "back"), at],
+                   "index")
+    return c.emit("gather_elements", [x, c.emit("expand", [index], "places", shape=shape)], axis=time)
 
 
-def non_zero(c: Call) -> str:
-    """The indices of what isn't zero, one behind the other; the rest of the columns doesn't count."""
-    x, shape = c.value(0), c.shape(c.value(0))
-    sizes = fixed(c, shape, range(len(shape)))
-    n, rank = product(sizes), len(sizes)
-    c.spend(8 * n * rank)
-    flat = c.emit("cast", [c.emit("reshape", [x], "flat", shape=(n,))], "true", to="bool")
-    ones = c.emit("cast", [flat], "ones", to="i64")
-    earlier = running(c, "running_sum", ones, 0, False, True, "earlier")
-    beyond = c.const(np.array([n]), "beyond")
-    place = c.emit("where", [flat, earlier, beyond], "place")
-    index = c.const(np.stack(np.unravel_index(np.arange(n), sizes)) if rank else np.zeros((0, 1)), "index")
-    place = c.emit("expand", [place], "places", shape=(rank, n))
-    placed = _placed(c, index, place, 1, (rank, n + 1))
-    c.scope.counted[c.out] = 1, c.emit("reduce_sum", [ones], "count", axes=(0,), keepdims=False)
-    return cut(c, placed, {1: range(n)})
+def tensor_scatter(c: Call) -> str:
+    """A cache with updates written along an axis from the place on that data say, around its end if asked."""
+    x, u = c.value(0), c.value(1)
+    shape, part = c.shape(x), c.shape(u)
+    axis, mode = c.axis(c.attribute("axis", "i", -2), len(shape)), c.attribute("mode", "s", b"linear")
+    c.expect(mode in (b"linear", b"circular"), f"mode is {mode[:60]!r}")
+    c.expect(axis > 0 and len(part) == len(shape) and [*shape[:axis], *shape[axis + 1:]] ==
+             [*part[:axis], *part[axis + 1:]],
+             f"updates of {list(part)} don't fit {list(shape)} along axis {axis}")
+    size, count = *fixed(c, shape, [axis]), *fixed(c, part, [axis])
+    ones = (1,) * (len(shape) - 1)
+    c.expect(not c.has(2) or c.shape(c.operand(2)) == shape[:1], "its write_indices don't fit its batch")
+    first = c.emit("reshape", [c.value(2)], "first", shape=(shape[0], *ones)) if c.has(2) else \
+        c.const(np.zeros((1, *ones), np.int64), "first")
+    at = c.const(np.arange(count).reshape(-1, *(1,) * (len(shape) - 1 - axis)), "at")
+    index = c.emit("add", [first, at], "index")
+    if mode == b"circular":
+        index = c.emit("mod", [index, c.const(np.array(size), "size")], "index")
+    index = c.emit("expand", [within(c, index, [size])], "places", shape=part)
+    return c.emit("scatter_elements", [u, index], base=c.emit("copy", [x], "base"), axis=axis, fold="=",
+                  shape=shape)
 
 
 def max_unpool(c: Call) -> str:
@@ -212,15 +153,14 @@ def max_unpool(c: Call) -> str:
     x, spatial = c.value(0), c.spatial(c.value(0))
     n, shape = len(spatial), fixed(c, c.shape(x), range(len(spatial) + 2))
     c.expect(c.shape(c.operand(1)) == tuple(shape), "its indices differ in shape from its input")
-    kernel, strides = c.sizes("kernel_shape", n, 1, None), c.sizes("strides", n, 1, (1,) * n)
-    pads = c.sizes("pads", 2 * n, 0, (0,) * 2 * n)
+    own = Sizes.of(c, n)
     size = [(e - 1) * s + k - low - high for e, s, k, low, high in
-            zip(spatial, strides, kernel, pads[:n], pads[n:], strict=True)]
+            zip(spatial, own.strides, own.kernel, own.begin, own.end, strict=True)]
     c.expect(min(size) > 0, f"its result would have the size {size}")
     whole = product([*shape[:2], *size])
     flat, index = (c.emit("reshape", [v], step, shape=(product(shape),))
                    for v, step in ((x, "flat"), (places(c, 1, [whole]), "flat.index")))
-    y = _placed(c, flat, index, 0, (whole,))
+    y = placed(c, flat, index, 0, (whole,))
     wanted = ints(c, 2, "output shape") if c.has(2) else [*shape[:2], *size]
     more = [w - e for w, e in zip(wanted, (*shape[:2], *size), strict=False)]
     c.expect(len(wanted) == n + 2 and more[:2] == [0, 0] and min(more) >= 0, f"it can't have shape {wanted}")
@@ -232,11 +172,10 @@ ROWS = {
     "Gather": Row(gather, 2, 2),
     "GatherElements": Row(gather_elements, 2, 2),
     "GatherND": Row(gather_nd, 2, 2),
-    "GridSample": Row(grid_sample, 2, 2),
     "MaxUnpool": Row(max_unpool, 2, 3),
-    "NonZero": Row(non_zero, 1, 1),
+    "ReverseSequence": Row(reverse_sequence, 2, 2),
     "Scatter": Row(scatter_elements, 3, 3),
     "ScatterElements": Row(scatter_elements, 3, 3),
     "ScatterND": Row(scatter_nd, 3, 3),
-    "TopK": Row(top_k, 1, 2),
+    "TensorScatter": Row(tensor_scatter, 2, 3),
 }

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from cnncc.frontend.files import expect
-from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, dtype_name
+from cnncc.frontend.onnx_file import DTYPES, MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, dtype_name
 from cnncc.ir.errors import ModelError
-from cnncc.ir.graph import Attr, Builder
+from cnncc.ir.graph import Attr, Builder, Loop, Node
 from cnncc.ir.plan import Signal
 from cnncc.ir.signature import Array
 from cnncc.ir.types import NUMPY, Extent, TensorType
@@ -21,6 +21,8 @@ from cnncc.ir.types import NUMPY, Extent, TensorType
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TensorProto
 
+Moving: TypeAlias = tuple[str, int, int]
+"""A value of which each turn of a loop finds its part `step` further along an axis: value, axis, step."""
 KINDS = {1: ("f", "a float"), 2: ("i", "an int"), 3: ("s", "a string"), 4: ("t", "a tensor"),
          6: ("floats", "floats"), 7: ("ints", "ints"), 8: ("strings", "strings")}
 """AttributeProto.type: the field that holds the value, and how messages call the kind."""
@@ -57,9 +59,9 @@ class Scope:
     constants: dict[str, Array | TensorProto] = field(default_factory=dict)
     needed: set[str] = field(default_factory=set)   # what the model's outputs depend on
     folded: int = 0
-    steps: int = 0                                  # of recurrent nodes, which are unrolled
     signals: list[tuple[str, Signal]] = field(default_factory=list)
     counted: dict[str, tuple[int, str]] = field(default_factory=dict)   # axis, and how much of it there is
+    narrow: set[str] = field(default_factory=set)   # constants of a type that isn't computed with
     open: set[str] = field(default_factory=set)     # constants that depend on the size of the open batch
     roots: dict[str, frozenset[str]] = field(default_factory=dict)  # inputs whose values make it a constant
 
@@ -69,6 +71,8 @@ class Scope:
             dtype, _, _ = self.file.describe(value)
             support(dtype is not None,
                     f"reads {name[:200]!r} of type {dtype_name(value.data_type)}, which is not supported")
+            if value.data_type not in DTYPES:
+                self.narrow.add(name)
             value = self.constants[name] = self.widened(self.file.array(value))
         return value
 
@@ -98,8 +102,9 @@ class Scope:
 
     def alias(self, name: str, known: str) -> None:
         """Give a value a second name."""
-        if known in self.open:
-            self.open.add(name)
+        for marked in (self.open, self.narrow):
+            if known in marked:
+                marked.add(name)
         tables: tuple[dict[str, Any], ...] = self.values, self.constants, self.roots
         for table in tables:
             if known in table:
@@ -190,7 +195,12 @@ class Call:
         name = self.node.input[i]
         support(name not in self.scope.counted or self.node.op_type == "Transpose",
                 f"reads {name[:200]!r}, of which data say how large it is: make it an output")
-        return self.scope.array(name) if name in self.scope.constants else self.scope.value(name)
+        if name not in self.scope.constants:
+            return self.scope.value(name)
+        value = self.scope.array(name)
+        support(name not in self.scope.narrow or self.node.op_type in ("Cast", "DequantizeLinear"),
+                f"reads {name[:200]!r}, of a type that isn't computed with")
+        return value
 
     def value(self, i: int) -> str:
         """Our name of the operand, also of a constant."""
@@ -251,6 +261,25 @@ class Call:
         self.spend(array.nbytes)
         return self.scope.builder.const(f"{self.out}.{step}", array)
 
+    def loop(self, count: int, moving: Sequence[Moving], whole: Sequence[str], state: Moving,
+             turn: Callable[[Call, Sequence[str], Sequence[str], str], str]) -> str:
+        """Add a loop over a state that is a clause by now; the state after `count` turns.
+
+        `turn` makes the first turn of what it is given: what moves, what all turns read the same, the state.
+        """
+        outer = self.scope.builder
+        operands = [v for v, *_ in moving] + [*whole]
+        body = Builder(f"{self.out}.body")
+        names = [body.input(body.fresh(v), outer.type(v)) for v in operands]
+        names.append(body.input(body.fresh(state[0]), outer.type(state[0]), "state"))
+        own = copy(self)
+        own.scope = replace(self.scope, builder=body)
+        end = turn(own, names[:len(moving)], names[len(moving):-1], names[-1])
+        self.scope.folded = own.scope.folded
+        moves = (*(m[1:] for m in moving), *(None for _ in whole), state[1:])
+        loop = Loop(body.graph([("state", end)]), count, moves)
+        return outer.add(Node(outer.fresh(f"{self.out}.loop"), "loop", tuple(operands), outer.type(state[0]),
+                              origin=(self.name,), base=state[0], loop=loop))
 
     def spend(self, nbytes: int) -> None:
         """Account for a constant derived from the model's. Raises ModelError where they are too many."""

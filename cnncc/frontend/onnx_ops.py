@@ -9,6 +9,7 @@ import numpy as np
 from cnncc.frontend import (
     onnx_contrib,
     onnx_conv,
+    onnx_detection,
     onnx_einsum,
     onnx_elementwise,
     onnx_indexing,
@@ -18,10 +19,11 @@ from cnncc.frontend import (
     onnx_recurrent,
     onnx_reduce,
     onnx_resize,
+    onnx_selection,
 )
-from cnncc.frontend.layers import scale_and_shift
 from cnncc.frontend.onnx_conv import Axis, window
 from cnncc.frontend.onnx_elementwise import of
+from cnncc.frontend.onnx_file import DTYPES
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_shapes import extents
 from cnncc.ir.signature import Array
@@ -91,16 +93,10 @@ def _batch_norm(c: Call) -> str:
         axes = onnx_reduce.along(c, x, [a for a in range(len(shape)) if a != 1])
         y = c.emit("standardize", [x], "standard", axes=axes, epsilon=epsilon)
         return onnx_reduce.affine(c, y, shape=(*shape[1:2], *(1,) * (len(shape) - 2)))
-    if not any(isinstance(c.operand(i), str) for i in parameters):
-        vectors = [c.needed(i, "parameters", "float32", "float64").astype(own) for i in parameters]
-        scale, shift = scale_and_shift(vectors, epsilon, len(shape))
-        return c.emit("batch_norm", [x, c.const(scale, "scale"), c.const(shift, "shift")])
-    weight, bias, mean, variance = (
-        c.emit("reshape", [c.value(i)], "parameter", shape=(*shape[1:2], *(1,) * (len(shape) - 2)))
-        for i in parameters)
-    root = c.emit("inverse_root", [variance], "root", factor=1.0, epsilon=epsilon)
-    y = c.emit("standard", [x, mean, c.emit("mul", [root, weight], "scale")], "scaled")
-    return c.emit("add", [y, bias])
+    vectors = [c.value(i) if isinstance(v := c.operand(i), str) or v.dtype == own
+               else c.const(v.astype(own), f"parameter{i}") for i in parameters]
+    return c.emit("batch_norm", [x, *vectors], epsilon=epsilon,
+                  momentum=round(c.attribute("momentum", "f", 0.9), 6))
 
 
 def _shaped(c: Call, x: str | Array, shape: Shape) -> str | Array:
@@ -149,7 +145,10 @@ def _constant(c: Call) -> Array:
     c.expect(len(c.attributes) == 1, f"has {len(c.attributes)} attributes, expected one")
     name = next(iter(c.attributes))
     if name == "value":
-        return c.scope.widened(c.scope.file.array(c.attribute(name, "t")))
+        tensor = c.attribute(name, "t")
+        if tensor.data_type not in DTYPES:
+            c.scope.narrow.add(c.out)
+        return c.scope.widened(c.scope.file.array(tensor))
     forms = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
     support(name in forms, f"attribute {name[:60]!r} is not supported")
     return np.array(c.attribute(name, forms[name]), np.float32 if "float" in name else np.int64)
@@ -158,6 +157,7 @@ def _constant(c: Call) -> Array:
 ROWS = {
     **onnx_conv.ROWS,
     **onnx_contrib.ROWS,
+    **onnx_detection.ROWS,
     **onnx_einsum.ROWS,
     **onnx_elementwise.ROWS,
     **onnx_indexing.ROWS,
@@ -167,6 +167,7 @@ ROWS = {
     **onnx_recurrent.ROWS,
     **onnx_reduce.ROWS,
     **onnx_resize.ROWS,
+    **onnx_selection.ROWS,
     "BatchNormalization": Row(_batch_norm, 5, 5, ("momentum", "is_test")),
     "Constant": Row(_constant, 0, 0),
     "Flatten": Row(_flatten, 1, 1),

@@ -1,22 +1,21 @@
-"""Importer rows for RNN, GRU and LSTM: unrolled, with one product of all steps' inputs before the steps.
+"""Importer rows for RNN, GRU and LSTM: a counted loop over the steps, after one product of all their inputs.
 
-Each step is the same ops at other places of the same values, so that all steps call the same kernels.
+Its state holds those of all steps: [steps + 1, batch, hidden] (layout=1: the batch first), of an LSTM twice
+as wide. The initial one comes first, where a direction goes back last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 
 from cnncc.frontend.onnx_elementwise import activation, of
 from cnncc.frontend.onnx_moves import cut, fixed, reshaped
-from cnncc.frontend.onnx_node import Call, Row, support
+from cnncc.frontend.onnx_node import Call, Row
 from cnncc.ir.types import NUMPY
-
-MAX_STEPS = 1 << 11     # of all nodes of a model, those of both directions counted
 
 Function: TypeAlias = Callable[[Call, str, str], str]
 
@@ -124,30 +123,37 @@ def _vectors(c: Call, i: int, d: int, count: int, size: int, ways: int, step: st
     return [reshaped(c, p, (size,), step) for p in parts]
 
 
-def _states(c: Call, first: int, count: int, d: int, ways: int, axis: int, shape: tuple[int | str, int]
-            ) -> list[str]:
-    """The initial states [batch, hidden] of one direction, zero where they aren't given."""
-    result = []
-    for i in range(first, first + count):
+def _initial(c: Call, states: int, d: int, ways: int, axis: int, shape: tuple[int | str, int], steps: int,
+             back: bool) -> str:
+    """The loop's state with the initial states of one direction in it, zero where none are given."""
+    hidden, parts = shape[1], []
+    whole = (*shape[:axis], steps + 1, *shape[axis:-1], states * hidden)
+    for i in range(5, 5 + states):
         if c.has(i):
             x, wanted = c.value(i), (*shape[:axis], ways, *shape[axis:])
             c.expect(c.shape(x) == wanted,
                      f"input {i} has the shape {list(c.shape(x))}, expected {list(wanted)}")
-            result.append(reshaped(c, cut(c, x, {axis: range(d, d + 1)}, "initial"), shape, "initial"))
+            parts.append(cut(c, x, {axis: range(d, d + 1)}, "initial"))
         else:
-            result.append(c.const(np.zeros((1, shape[1]), NUMPY[c.dtype(c.value(0))]), "zero"))
-    return result
+            parts.append(c.emit("fill", [], "zero", shape=(*shape[:axis], 1, *shape[axis:]), value=0,
+                                dtype=c.dtype(c.value(0))))
+    base = ""
+    for i, part in enumerate(parts):
+        at = {axis: steps * back, 2: i * hidden}
+        base = c.emit("place", [part], "states", base, begin=tuple(at.get(a, 0) for a in range(3)),
+                      steps=(1, 1, 1), shape=whole)
+    return base
 
 
-def _masks(c: Call, steps: int, batch: int | str) -> list[str] | None:
-    """For each step which of the batch's sequences [batch, 1] are that long; None: all of them always."""
+def _alive(c: Call, axis: int, steps: int, batch: int | str) -> str | None:
+    """Which of the batch's sequences are as long as each step; None: all of them always."""
     if not c.has(4) or (not isinstance(x := c.operand(4), str) and (x >= steps).all()):
         return None
     given = c.value(4)
     c.expect(c.shape(given) == (batch,), f"input 4 has the shape {list(c.shape(given))}, expected [{batch}]")
-    lengths = c.emit("reshape", [given], "lengths", shape=(batch, 1))
-    numbers = (np.full((1, 1), t, NUMPY[c.dtype(given)]) for t in range(steps))
-    return [c.emit("gt", [lengths, c.const(n, "number")], f"alive{t}") for t, n in enumerate(numbers)]
+    lengths = c.emit("reshape", [given], "lengths", shape=(batch, 1, 1) if axis else (1, batch, 1))
+    numbers = np.arange(steps, dtype=NUMPY[c.dtype(given)]).reshape((1, -1, 1) if axis else (-1, 1, 1))
+    return c.emit("gt", [lengths, c.const(numbers, "number")], "alive")
 
 
 def _recurrent(step: Callable[..., tuple[str, ...]], gates: int, defaults: Sequence[bytes],
@@ -155,58 +161,79 @@ def _recurrent(step: Callable[..., tuple[str, ...]], gates: int, defaults: Seque
     """Y [steps, directions, batch, hidden], then the last of each state; layout=1 has the batch first."""
     states = 2 if step is _lstm else 1
 
-    def direction(c: Call, d: int, back: bool, ways: int, functions: Sequence[Function],
-                  masks: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    def direction(c: Call, d: int, back: bool, ways: int, functions: Sequence[Function], alive: str | None
+                  ) -> str:
+        """The states after and before all steps."""
         axis = int(c.flag("layout"))
         x, hidden = c.value(0), c.attribute("hidden_size", "i", int(c.shape(c.value(2))[-1]))
-        batch, features = c.shape(x)[1 - axis], int(c.shape(x)[2])
+        batch, steps, features = c.shape(x)[1 - axis], int(c.shape(x)[axis]), int(c.shape(x)[2])
         size = gates * hidden
         w, r = (_matrix(c, i, d, size, n, ways, "weights") for i, n in ((1, features), (2, hidden)))
         biases = _vectors(c, 3, d, 2, size, ways, "bias")
         cell = _Cell(hidden, functions, r, biases[1] if biases else None,
-                     _vectors(c, 7, d, 3, hidden, ways, "peephole") if states == 2 else (),
+                     tuple(_vectors(c, 7, d, 3, hidden, ways, "peephole") if states == 2 else ()),
                      bool(flag) and c.flag(flag))
         inputs = c.emit("matmul", [x, w], f"inputs{d}")
         for b in biases[:1] if step is _gru and cell.flag else biases:
             inputs = c.emit("add", [inputs, b], f"inputs{d}")
-        values = _states(c, 5, states, d, ways, axis, (batch, hidden))
-        outputs: dict[int, str] = {}
-        for t in range(int(c.shape(x)[axis]))[::-1 if back else 1]:
-            own = c.named(f"{c.out}.{d}.{t}")
-            part = reshaped(own, cut(own, inputs, {axis: range(t, t + 1)}, "input"), (batch, size), "view")
-            old, values = values, list(step(cell, own, part, *values))
-            outputs[t] = values[0]
-            if masks:
-                values = [own.emit("where", [masks[t], new, v], "kept")
-                          for new, v in zip(values, old, strict=True)]
-                zero = own.const(np.zeros((1, 1), NUMPY[c.dtype(x)]), "zero")
-                outputs[t] = own.emit("where", [masks[t], outputs[t], zero], "output")
-        return [outputs[t] for t in sorted(outputs)], values
+        at = steps - 1 if back else 0
+        whole = [r, *([cell.bias] if cell.bias else ()), *cell.peepholes]
+
+        def turn(own: Call, moving: Sequence[str], whole: Sequence[str], state: str) -> str:
+            def now(v: str, place: int, name: str, low: int = 0, size: int | None = None) -> str:
+                width = int(own.shape(v)[2]) if size is None else size
+                part = cut(own, v, {axis: range(place, place + 1), 2: range(low, low + width)}, name)
+                return reshaped(own, part, (batch, width), name)
+            weights, *rest = whole
+            known = replace(cell, weights=weights, bias=rest[0] if cell.bias else None,
+                            peepholes=tuple(rest[bool(cell.bias):]))
+            old = [now(state, at + back, "state", i * hidden, hidden) for i in range(states)]
+            new = list(step(known, own, now(moving[0], at, "input"), *old))
+            for v in moving[1:]:
+                going = now(v, at, "going")
+                new = [own.emit("where", [going, a, b], "kept") for a, b in zip(new, old, strict=True)]
+            for i, v in enumerate(new):
+                place = {axis: at + (not back), 2: i * hidden}
+                v = own.emit("reshape", [v], "part", shape=(batch, 1, hidden) if axis else (1, batch, hidden))
+                state = own.emit("place", [v], "states", state, shape=own.shape(state), steps=(1, 1, 1),
+                                 begin=tuple(place.get(a, 0) for a in range(3)))
+            return state
+        state = _initial(c, states, d, ways, axis, (batch, hidden), steps, back)
+        moving = [(v, axis, -1 if back else 1) for v in (inputs, *([alive] if alive else ()), state)]
+        return c.named(f"{c.out}.{d}").loop(steps, moving[:-1], whole, moving[-1], turn)
 
     def convert(c: Call) -> tuple[str, ...]:
         x, axis, way = of(c, c.value(0)), int(c.flag("layout")), c.attribute("direction", "s", b"forward")
         c.expect(way in (b"forward", b"reverse", b"bidirectional"), f"direction is {way[:60]!r}")
         c.expect(len(c.shape(x)) == len(c.shape(c.value(2))) == 3, "its operands are no [., ., .]")
         ways, (steps,) = 1 + (way == b"bidirectional"), fixed(c, c.shape(x), (axis,))
-        c.scope.steps += ways * steps
-        support(c.scope.steps <= MAX_STEPS, f"the model has {c.scope.steps:,} steps of recurrent nodes, "
-                                            f"which are unrolled: at most {MAX_STEPS:,}")
-        functions, masks = _functions(c, defaults, ways), _masks(c, steps, c.shape(x)[1 - axis])
-        own = len(defaults)
-        made = [direction(c, d, way == b"reverse" or d == 1, ways, functions[d * own:(d + 1) * own], masks)
-                for d in range(ways)]
+        functions, alive = _functions(c, defaults, ways), _alive(c, axis, steps, c.shape(x)[1 - axis])
+        own, backs = len(defaults), [way == b"reverse", True][:ways]
+        made = [direction(c, d, back, ways, functions[d * own:(d + 1) * own], alive)
+                for d, back in enumerate(backs)]
+        hidden = int(c.shape(made[0])[2]) // states
+        ends = [0 if back else steps for back in backs]
 
-        def joined(out: int, parts: Sequence[str], shape: tuple[int, ...]) -> str:
-            """States [batch, hidden] along a new axis, seen as one or two."""
+        def joined(out: int, parts: Sequence[str]) -> str:
+            """The values of all directions along a new axis after the steps', or in their place."""
             own = c.named((*c.node.output, *[""] * 3)[out] or c.out)
-            batch, hidden = c.shape(parts[-1])
-            view = (batch, 1, hidden) if axis else (1, batch, hidden)
-            views = [own.emit("reshape", [p], "part", shape=view) for p in parts]
-            y = own.emit("concat", views, "joined", axis=axis) if len(views) > 1 else views[0]
-            return reshaped(own, y, (batch, *shape, hidden) if axis else (*shape, batch, hidden))
-        all_steps = [outputs[t] for t in range(steps) for outputs, _ in made]
-        last = (joined(1 + s, [values[s] for _, values in made], (ways,)) for s in range(states))
-        return joined(0, all_steps, (steps, ways)), *last
+            if out:
+                return own.emit("concat", parts, axis=axis) if ways > 1 else parts[0]
+            shapes = [c.shape(p) for p in parts]
+            views = [own.emit("reshape", [p], "part", shape=(*s[:1 + axis], 1, *s[1 + axis:]))
+                     for p, s in zip(parts, shapes, strict=True)]
+            return own.emit("concat", views, axis=1 + axis) if ways > 1 else views[0]
+
+        def part(d: int, i: int, places: range, out: int) -> str:
+            own = c.named((*c.node.output, *[""] * 3)[out] or c.out)
+            return cut(own, made[d], {axis: places, 2: range(i * hidden, (i + 1) * hidden)}, f"part{d}")
+        y = [part(d, 0, range(not back, steps + (not back)), 0) for d, back in enumerate(backs)]
+        if alive:
+            zero = c.const(np.zeros((1, 1, 1), NUMPY[c.dtype(x)]), "zero")
+            y = [c.emit("where", [alive, v, zero], f"known{d}") for d, v in enumerate(y)]
+        last = (joined(1 + i, [part(d, i, range(end, end + 1), 1 + i) for d, end in enumerate(ends)])
+                for i in range(states))
+        return joined(0, y), *last
     return Row(convert, 3, 6 if states == 1 else 8)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cnncc.ir.errors import InternalError
@@ -166,10 +166,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function of `ir.scalars` applied to scalar expressions."""
+    """A function of `ir.scalars` applied to scalar expressions; `size` is the number of operations."""
 
     fn: str
     args: tuple[Expr, ...]
+    size: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", 1 + sum(size(a) for a in self.args))
 
     def __str__(self) -> str:
         if self.fn in BINARY:
@@ -235,7 +239,7 @@ def tables(e: Expr) -> Iterator[Table]:
 
 def size(e: Expr) -> int:
     """The number of scalar operations in `e`."""
-    return 1 + sum(size(a) for a in e.args) if isinstance(e, Call) else 0
+    return e.size if isinstance(e, Call) else 0
 
 
 def cost(e: Expr) -> int:

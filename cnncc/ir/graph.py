@@ -30,7 +30,8 @@ def quote(name: str) -> str:
 class Node:
     """A value and how it is made: `op` names an entry of `ir.ops`, or is `input`, `const` or `kernel`.
 
-    `origin` names the nodes of the user's file that it came from. A node with a `base` is a clause: it writes
+    `origin` names the nodes of the user's file that it came from. A `loop` is a node over the state that its
+    body begins with, which is of the op `state` there. A node with a `base` is a clause: it writes
     its part into the memory of that value, and the rest stays. Others may read of a base what no clause over
     it writes.
     """
@@ -43,6 +44,7 @@ class Node:
     origin: tuple[str, ...] = ()
     kernel: Kernel | None = None
     base: str = ""
+    loop: Loop | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -60,16 +62,38 @@ class Node:
             head += f" over {quote(self.base)}"
         if self.origin:
             head += " from " + ", ".join(map(quote, self.origin))
-        if self.kernel is None:
-            return head
-        return head + "".join("\n    " + line for line in self.kernel.lines())
+        more = self.kernel.lines() if self.kernel else self.loop.lines() if self.loop else ()
+        return head + "".join("\n    " + line for line in more)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`body` runs `count` times. Its inputs are the operands of the node, then the state, the node's base.
+
+    The body is written for the first turn: for each input `moves` says (axis, step) where every next turn
+    finds all that it accesses `step` further along an axis, None where all turns read the same. The state
+    may be written over; the body's only output is its last clause.
+    """
+
+    body: Graph
+    count: int
+    moves: tuple[tuple[int, int] | None, ...]
+
+    @property
+    def state(self) -> str:
+        return self.body.inputs[-1]
+
+    def lines(self) -> Iterator[str]:
+        yield f"turns {self.count} moves {list(self.moves)}"
+        yield from str(self.body).splitlines()
 
 
 @dataclass(frozen=True)
 class Graph:
     """`nodes` in topological order, `outputs` as (user's name, value), `constants` of the const nodes.
 
-    The last outputs are those of the `signals`.
+    The last outputs are those of the `signals`. `state` are input nodes that aren't the user's: memory of the
+    model's own, each with the value that it holds after a call.
     """
 
     name: str
@@ -78,6 +102,12 @@ class Graph:
     outputs: tuple[tuple[str, str], ...]
     constants: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     signals: tuple[Signal, ...] = ()
+    state: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The values that a call leaves behind: outputs, new states."""
+        return tuple(v for _, v in (*self.outputs, *self.state))
 
     @property
     def shown(self) -> tuple[tuple[str, str], ...]:
@@ -95,12 +125,12 @@ class Graph:
         return tuple(self.nodes[i].type for i in node.inputs)
 
     def users(self) -> dict[str, list[str]]:
-        """For each value the nodes that need it (once per operand), with `""` for each graph output."""
+        """For each value the nodes that need it (once per operand), with `""` for each of the `results`."""
         result: dict[str, list[str]] = {name: [] for name in self.nodes}
         for n in self:
             for i in n.needs:
                 result[i].append(n.name)
-        for _, value in self.outputs:
+        for value in self.results:
             result[value].append("")
         return result
 
@@ -111,7 +141,7 @@ class Graph:
     def live(self) -> Graph:
         """The graph without what no output needs (inputs stay) and without unused constants."""
         needed: set[str] = set()
-        stack = [v for _, v in self.outputs]
+        stack = list(self.results)
         while stack:
             name = stack.pop()
             if name not in needed:
@@ -128,10 +158,10 @@ class Graph:
         flags = [(o, s) for o, s in zip(self.outputs[len(self.shown):], self.signals, strict=True)
                  if s.output is None]
         wanted = (*((name, name) for name in outputs), *(o for o, _ in flags))
-        return replace(self, outputs=wanted, signals=tuple(s for _, s in flags)).live()
+        return replace(self, outputs=wanted, signals=tuple(s for _, s in flags), state=()).live()
 
     def verify(self) -> None:
-        """Raises InternalError where an invariant is broken."""
+        """Raises InternalError where an invariant is broken, in bodies of loops too."""
         seen: set[str] = set()
         over: dict[str, str] = {}
         for name, n in self.nodes.items():
@@ -149,15 +179,31 @@ class Graph:
             if n.op == "kernel" and (n.kernel is None or len(n.kernel.operands) != len(n.inputs) + 1):
                 raise InternalError(f"node {name}: the kernel's operands don't match the inputs")
             self._verify_loads(n)
+            self._verify_loop(n)
             seen.add(name)
-        for name in (*self.inputs, *(v for _, v in self.outputs)):
+        for name, value in self.state:
+            n = self.nodes[name]
+            if n.op != "input" or name in self.inputs or self.nodes[value].type != n.type:
+                raise InternalError(f"{value} can't take the place of {name}")
+        for name in (*self.inputs, *self.results):
             if name not in seen:
                 raise InternalError(f"the graph names {name}, which doesn't exist")
         for n in self:
             for base in (i for i in n.inputs if i in over):
                 self._verify_reader(n, base, over)
-        if shown := over.keys() & {v for _, v in self.outputs}:
+        if shown := over.keys() & {*self.results}:
             raise InternalError(f"the output {min(shown)} is written over")
+
+    def _verify_loop(self, n: Node) -> None:
+        """A body has an input for each operand, of the same type, and one for the state."""
+        if n.loop is None:
+            return
+        body, moves = n.loop.body, n.loop.moves
+        body.verify()
+        types = [body[i].type for i in body.inputs]
+        if types != [self.nodes[i].type for i in n.needs] or len(moves) != len(types) or not n.base \
+                or body[n.loop.state].op != "state" or any(inner.loop for inner in body):
+            raise InternalError(f"loop {n.name}: its body doesn't fit")
 
     def _formulas(self, n: Node) -> tuple[Formula, ...]:
         if n.kernel is not None:
@@ -236,6 +282,7 @@ class Graph:
         for s in self.signals:
             where = "" if s.output is None else f" {s.output} {s.axis}"
             lines.append(f"  signal {s.text!r}{where}")
+        lines += [f"  state {quote(name)}={quote(value)}" for name, value in self.state]
         return "\n".join(lines)
 
 
@@ -280,9 +327,9 @@ class Builder:
     def type(self, name: str) -> TensorType:
         return self.nodes[name].type
 
-    def input(self, name: str, type: TensorType) -> str:
+    def input(self, name: str, type: TensorType, op: str = "input") -> str:
         self.inputs.append(name)
-        return self.add(Node(name, "input", (), type))
+        return self.add(Node(name, op, (), type))
 
     def const(self, name: str, value: np.ndarray) -> str:
         name = self.fresh(name)
@@ -300,8 +347,10 @@ class Builder:
         type = OPS[op].infer([self.nodes[i].type for i in inputs], attrs)
         return self.add(Node(self.fresh(name), op, inputs, type, attributes, origin, base=base))
 
-    def graph(self, outputs: Iterable[tuple[str, str]], signals: Sequence[Signal] = ()) -> Graph:
+    def graph(self, outputs: Iterable[tuple[str, str]], signals: Sequence[Signal] = (),
+              state: Iterable[tuple[str, str]] = ()) -> Graph:
         """The graph of all nodes so far; `outputs` are (name for the user, value), the `signals`' last."""
-        g = Graph(self.name, self.nodes, tuple(self.inputs), tuple(outputs), self.constants, tuple(signals))
+        g = Graph(self.name, self.nodes, tuple(self.inputs), tuple(outputs), self.constants, tuple(signals),
+                  tuple(state))
         g.verify()
         return g

@@ -20,8 +20,9 @@ Shape = tuple[Extent, ...]
 Shapes = Sequence[Sequence[Extent]]
 Indices = tuple[Index, ...]
 Gradient: TypeAlias = "Callable[[Parts, Made, str], Mapping[int, str]]"
-"""Of a node's parts, the node, and the gradient of its result: those of its operands, by number."""
-NAMES = ("x", "w", "u", "v")
+"""Of a node's parts, the node, and the gradient of its result: those of its operands, by number, an empty
+name where another operand's has it."""
+NAMES = ("x", "w", "u", "v", "t", "z", "o", "j")
 MANY = 4096                 # bound formulas that are kept
 
 

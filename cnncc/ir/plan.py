@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from cnncc.ir.types import Extent
 
-Space = Literal["input", "output", "weights", "work"]
+ALIGN = 64                  # bytes: a cache line, which buffers begin at
+Space = Literal["input", "output", "weights", "state", "work"]
 
 # Slots of a call frame, eight bytes each: the only argument of the native entry `run`.
-FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "acquire", "parallel", "release")
+FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "state", "acquire", "parallel",
+         "release")
 """`first` and `last` bound the steps that run (all: 0 and the number of steps); `acquire`, `parallel` and
 `release` are the pool's functions, null to run alone. The inputs' addresses follow, then the outputs'."""
 
@@ -21,12 +23,14 @@ class Place:
     """An address: `number` says which input or output, or the offset in bytes.
 
     In the work space the offset is per unit of the batch: buffer address = work + offset * batch. `first` is
-    where a kernel's part of the buffer begins, in bytes from its address.
+    where a kernel's part of the buffer begins, in bytes from its address; every turn of a loop moves it by
+    `move` bytes.
     """
 
     space: Space
     number: int
     first: int = 0
+    move: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,22 @@ class Value:
     name: str
     dtype: str
     shape: tuple[Extent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor of the model's own memory, which calls change: its place in bytes.
+
+    There it has the shape `axes` (some of its own together) and the `layout`, as text.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    layout: str
+    offset: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +73,7 @@ class Signal:
 @dataclass(frozen=True, slots=True)
 class Step:
     """One kernel call. `tasks` is multiplied by the batch where `batched`; numbers are per unit of the batch.
+    Those of operations and bytes are of all turns, where the step is one of a loop.
 
     `nodes` names the nodes of the user's model that are computed here; `ops` names what the kernel does.
     """
@@ -69,11 +90,20 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Turns:
+    """The steps from `first` on, before `last`, run `count` times, one after the other."""
+
+    first: int
+    last: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """`work` bytes are needed per unit of the batch, `scratch` bytes per thread, `weights` bytes once.
 
     `symbol` names the symbolic extent, None where the batch is fixed (it counts as 1 then). The last outputs
-    are those of the `signals`.
+    are those of the `signals`. `state` is kept from call to call.
     """
 
     name: str
@@ -85,6 +115,13 @@ class Plan:
     weights: int
     symbol: str | None
     signals: tuple[Signal, ...] = ()
+    loops: tuple[Turns, ...] = ()
+    state: tuple[Held, ...] = ()
+
+    @property
+    def held(self) -> int:
+        """Bytes of the state."""
+        return max((h.offset + h.nbytes for h in self.state), default=0)
 
     @property
     def shown(self) -> tuple[Value, ...]:
@@ -103,4 +140,7 @@ def restore(data: Mapping[str, Any]) -> Plan:
     steps = tuple(Step(**{**s, "places": tuple(Place(**p) for p in s["places"]), "nodes": tuple(s["nodes"])})
                   for s in data["steps"])
     return Plan(data["name"], values("inputs"), values("outputs"), steps, data["work"], data["scratch"],
-                data["weights"], data["symbol"], tuple(Signal(**s) for s in data["signals"]))
+                data["weights"], data["symbol"], tuple(Signal(**s) for s in data["signals"]),
+                tuple(Turns(**t) for t in data["loops"]),
+                tuple(Held(**{**h, "shape": tuple(h["shape"]), "axes": tuple(h["axes"])})
+                      for h in data["state"]))

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Call, Const, Expr, Index, Load, Table, loads, rewrite
 from cnncc.ir.formula import IDENTITY, Formula, multiply_add
-from cnncc.ir.graph import Builder, Graph, Node
+from cnncc.ir.graph import Builder, Graph, Loop, Node
 from cnncc.ir.infer import stage_dtypes
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.ops import NAMES, OPS
@@ -365,15 +365,15 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], floats: DTypeLike = np.f
     sizes = {s: n for name in graph.inputs
              for s, n in zip(graph[name].type.shape, inputs[name].shape, strict=True) if isinstance(s, str)}
     if keep is not None:
-        graph = replace(graph, outputs=tuple((name, name) for name in keep), signals=())
-    graph = graph.live()
+        graph = replace(graph, outputs=tuple((name, name) for name in keep), signals=(), state=())
+    graph = replace(graph, state=()).live()
     uses = {name: len(users) for name, users in graph.users().items()}
     values: dict[str, Array] = {}
     for n in graph:
         if not uses[n.name]:            # an input that nothing reads
             continue
-        if n.op in ("input", "const"):
-            values[n.name] = np.asarray(inputs[n.name] if n.op == "input" else graph.constants[n.name],
+        if n.op in ("input", "state", "const"):
+            values[n.name] = np.asarray(graph.constants[n.name] if n.op == "const" else inputs[n.name],
                                         held(n.type.dtype, floats))
         else:
             base = values.get(n.base)
@@ -392,6 +392,8 @@ def _node(graph: Graph, n: Node, operands: list[Array], sizes: Mapping[str, int]
     shape = n.type.static(**sizes)
     if n.kernel is not None:
         return run_kernel(n.kernel, operands, sizes, floats, base).reshape(shape)
+    if n.loop is not None and base is not None:
+        return _turns(n.loop, [*operands, base], floats)
     op = OPS[n.op]
     if op.bound is not None:
         formula, _ = op.formula(graph.types(n), n.attr)
@@ -404,3 +406,15 @@ def _node(graph: Graph, n: Node, operands: list[Array], sizes: Mapping[str, int]
         b.input(i, graph[i].type)
     parts = b.graph([("result", op.composed(b, n))])
     return evaluate(parts, dict(zip(n.inputs, operands, strict=True)), floats)["result"]
+
+
+def _turns(loop: Loop, operands: Sequence[Array], floats: DTypeLike) -> Array:
+    """The state after all turns; what a turn accesses is moved to where the first one finds it."""
+    (_, value), = loop.body.outputs
+    *_, state = operands
+    for turn in range(loop.count):
+        feeds = {i: np.roll(x, -turn * move[1], move[0]) if move else x for i, x, move in
+                 zip(loop.body.inputs, (*operands[:-1], state), loop.moves, strict=True)}
+        state, move = evaluate(loop.body, feeds, floats, [value])[value], loop.moves[-1]
+        state = np.roll(state, turn * move[1], move[0]) if move else state
+    return state

@@ -43,7 +43,7 @@ def gradients(graph: Graph, of: str, wrt: Sequence[str]) -> Graph:
     found = {name: d.total(name) or b.op("fill", [], f"{name}.grad", shape=b.type(name).shape, value=0.0,
                                          dtype=b.type(name).dtype) for name in wrt}
     done = b.graph([*graph.shown, *((f"{name}.grad", v) for name, v in found.items()),
-                    *graph.outputs[len(graph.shown):]], graph.signals)
+                    *graph.outputs[len(graph.shown):]], graph.signals, graph.state)
     return done.live()
 
 
@@ -98,10 +98,11 @@ class _Reverse:
             return
         if op.gradient is not None:
             node = replace(n, name=f"{n.name}.grad")
-            for i, part in op.gradient(Parts(b, node), n, dy).items():
-                if i in wanted:
-                    self.add(n.inputs[i], part)
-                    wanted.remove(i)
+            parts = op.gradient(Parts(b, node), n, dy)
+            for i in parts.keys() & {*wanted}:
+                if parts[i]:
+                    self.add(n.inputs[i], parts[i])
+                wanted.remove(i)
         if wanted and op.bound is None:
             raise UnsupportedError("has no derivative with respect to all of its operands")
         if wanted:
@@ -196,7 +197,7 @@ def derived(b: Builder, f: Formula, values: Mapping[str, str], name: str, origin
     """Add a node for a formula over `values`, by the names that it calls them, floats first."""
     found = dict.fromkeys(x.tensor for x in f.loads)
     used = sorted(found, key=lambda t: b.type(values[t]).dtype not in FLOATS)
-    text = str(f.renamed(dict(zip(used, NAMES, strict=False))))
+    text = str(f.renamed(dict(zip(used, NAMES, strict=False)))).replace(" ", "")
     given = {"dtype": dtype} if dtype else {}
     return b.op("derived", [values[t] for t in used], name, origin, base, text=text, extents=f.extents,
                 shape=tuple(shape), **given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,13 +14,14 @@ from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.layout import Layout
-from cnncc.ir.plan import Place, Plan, Step
+from cnncc.ir.loops import Inlined
+from cnncc.ir.plan import ALIGN, Held, Place, Plan, Step, Turns
 from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.signature import value as value_record
 from cnncc.ir.tasks import task_count
 from cnncc.ir.types import BYTES, Extent
+from cnncc.passes.updates import held, updates_last
 
-ALIGN = 64                  # bytes: a cache line
 TIME = 64                   # nodes: buffers are looked up by such parts of their lives
 
 
@@ -75,37 +77,50 @@ def _shift(kernel: Kernel, t: Tensor, axis: int) -> int:
     return min((i.bounds({d: int(sizes[d]) for d in i.dims})[0] for i, sizes in found), default=0)
 
 
-def plan_memory(graph: Graph) -> tuple[Plan, tuple[Packing, ...], dict[str, Kernel]]:
+def plan_memory(found: Inlined) -> tuple[Plan, tuple[Packing, ...], dict[str, Kernel]]:
     """The plan of a scheduled graph, what the weights' memory must hold, and the kernels by symbol."""
+    graph = found.graph
     packings: dict[tuple[str, str], Packing] = {}
-    places = _places(graph)
+    if graph.state:
+        graph = updates_last(graph)
+    state, root = held(graph), _roots(graph)
+    places = _places(graph, root, state)
     used = 0
     steps: list[Step] = []
     kernels: dict[str, Kernel] = {}
+    turns = {name: n.loop.count for n in graph if n.loop is not None for name in found.bodies[n.name]}
+    loops: list[Turns] = []
     for n in graph:
+        if n.loop is not None:
+            count = sum(graph[name].kernel is not None for name in found.bodies[n.name])
+            loops.append(Turns(len(steps) - count, len(steps), n.loop.count))
         if n.kernel is None:
             continue
         own: list[Place] = []
+        many, nbytes = turns.get(n.name, 1), 0
         kernel, firsts = anchored(n.kernel)
         for t, value, first in zip(kernel.operands, (*n.inputs, n.name), firsts, strict=True):
-            if graph[value].op != "const":
-                own.append(replace(places[value], first=first))
+            move = found.moves.get(value, 0)
+            nbytes += t.nbytes * (1 if move else many)      # all turns together pass over what moves once
+            if graph[root[value]].op != "const":
+                own.append(replace(places[value], first=first, move=move))
                 continue
-            key = (value, f"{t.type} {t.layout}")
+            key = (root[value], f"{t.type} {t.layout}")
             if key not in packings:
-                packings[key] = Packing(value, t.type.shape, t.layout, used, t.nbytes)
+                packings[key] = Packing(root[value], t.type.shape, t.layout, used, t.nbytes)
                 used += _aligned(t.nbytes)
-            own.append(Place("weights", packings[key].offset, first))
+            own.append(Place("weights", packings[key].offset, first, move))
         tasks, batch = task_count(kernel)
         symbol = symbol_of(kernel)
         kernels[symbol] = kernel
         steps.append(Step(symbol, tuple(own), tasks, batch is not None, scratch_offsets(kernel)[1], n.origin,
-                          n.attr["does"], kernel.flops(), kernel.nbytes()))
+                          n.attr["does"], kernel.flops() * many, nbytes))
     symbols = {s for n in graph for s in n.type.symbols}
     values = [[value_record(user, graph[v].type) for user, v in pairs]
               for pairs in ([(i, i) for i in graph.inputs], graph.outputs)]
     plan = Plan(graph.name, tuple(values[0]), tuple(values[1]), tuple(steps), _work_bytes(graph, places),
-                max((s.scratch for s in steps), default=0), used, next(iter(symbols), None), graph.signals)
+                max((s.scratch for s in steps), default=0), used, next(iter(symbols), None), graph.signals,
+                tuple(loops), state)
     return plan, tuple(packings.values()), kernels
 
 
@@ -123,14 +138,21 @@ def _work_bytes(graph: Graph, places: dict[str, Place]) -> int:
                 if n.kernel is not None and places[n.name].space == "work"), default=0)
 
 
-def _places(graph: Graph) -> dict[str, Place]:
-    """An address for every value: first fit by liveness, the largest first; views and clauses share one."""
+def _roots(graph: Graph) -> dict[str, str]:
+    """The value in whose memory each one is."""
     root: dict[str, str] = {}
     for n in graph:
         root[n.name] = root[n.base or n.inputs[0]] if n.base or n.op == "reshape" else n.name
+    return root
+
+
+def _places(graph: Graph, root: dict[str, str], state: Sequence[Held]) -> dict[str, Place]:
+    """An address for every value: first fit by liveness, the largest first; views and clauses share one."""
     result: dict[str, Place] = {v: Place("input", i) for i, v in enumerate(graph.inputs)}
     for number, (_, v) in enumerate(graph.outputs):
         result.setdefault(root[v], Place("output", number))
+    for (name, v), h in zip(graph.state, state, strict=True):
+        result[name] = result[v] = Place("state", h.offset)
     order = {name: i for i, name in enumerate(graph.nodes)}
     ends: dict[str, int] = {}
     for n in graph:
@@ -155,7 +177,7 @@ def _places(graph: Graph) -> dict[str, Place]:
     return result
 
 
-def pack(constants: dict[str, np.ndarray], packings: tuple[Packing, ...], memory: np.ndarray) -> None:
+def pack(constants: Mapping[str, np.ndarray], packings: tuple[Packing, ...], memory: np.ndarray) -> None:
     """Write all constants into the weights' memory (uint8), each in its order."""
     for p in packings:
         packed = p.layout.pack(constants[p.value].reshape([int(e) for e in p.shape]))

@@ -57,10 +57,13 @@ class _Access:
 
 
 class Prices:
-    """A kernel of one stage with vectors along a dimension: what its loops cost."""
+    """A kernel of one stage with vectors along a dimension: what its loops cost.
+
+    The `folded` dimensions are always unrolled: those that the result lacks, tables' rows, `taps`.
+    """
 
     def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target,
-                 simd: str | None = None) -> None:
+                 simd: str | None = None, taps: Sequence[str] = ()) -> None:
         self.kernel, self.target, self.weights = kernel, target, weights
         self.known: dict[int, frozenset[str]] = {}
         self.stage: Stage = kernel.stages[-1]
@@ -70,7 +73,8 @@ class Prices:
         self.reduced = list(first.reduced) if first.fold != "=" else []
         self.out = [d for d in self.extents if d not in self.reduced]
         result = set(self.stage.formulas[-1].out_dims)
-        self.folded = [d for d in self.out if d not in result or d in first.tabled]     # always unrolled
+        self.taps = frozenset(taps)
+        self.folded = [d for d in self.out if d not in result or d in (*first.tabled, *taps)]
         self.lanes = stage_lanes(self.stage, self.tensors, target)
         self.simd = simd or self._vector()
         out = self.stage.out.index

@@ -15,11 +15,12 @@ from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
-from cnncc.ir.regions import scratch_shapes
+from cnncc.ir.regions import parts
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
+from cnncc.passes.layouts import PACKED, copy_kernel
 from cnncc.passes.prices import Prices, count_of, number, turns_of
 from cnncc.passes.tuned import Tuned
 
@@ -59,21 +60,28 @@ def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -
     """The cheapest candidate of each kernel, or the tuned one; weights take the order of its reading."""
     known: dict[tuple[Kernel, tuple[str, ...]], Kernel] = {}
     nodes: dict[str, Node] = {}
+
+    def chosen(kernel: Kernel, weights: tuple[str, ...]) -> Kernel:
+        if (kernel, weights) not in known:
+            known[kernel, weights] = schedule(kernel, weights, target, tuned)
+        return known[kernel, weights]
     for n in graph:
-        if n.kernel is not None:
-            key = n.kernel, weights_of(n, graph)
-            if key not in known:
-                known[key] = schedule(*key, target, tuned)
-            n = replace(n, kernel=known[key])
+        if n.kernel is not None and n.attr["does"] != PACKED:
+            kernel = chosen(n.kernel, weights_of(n, graph))
+            for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
+                if nodes[i].attr.get("does") == PACKED:
+                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
+            n = replace(n, kernel=kernel)
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
 
 
 def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
-    """The operands whose memory order the schedule may choose: constants with several extents."""
+    """The operands whose memory order the schedule may choose: constants with several extents, copies."""
     assert n.kernel is not None
     return tuple(t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False)
-                 if graph[i].op == "const" and sum(e != 1 for e in t.type.shape) > 1
+                 if (graph[i].op == "const" or graph[i].attr.get("does") == PACKED)
+                 and sum(e != 1 for e in t.type.shape) > 1
                  and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1
                  and not any(t.name in s.lookups for s in n.kernel.stages)
                  and not any(i.lookup for s in n.kernel.stages for x in s.loads if x.tensor == t.name
@@ -84,7 +92,9 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
                part: bool = False) -> list[Candidate]:
     """All candidates for a kernel of one stage, the cheapest first; a `part` keeps its dimensions."""
     space = _Space(kernel if part else collapse(kernel), tuple(weights), target)
-    spaces = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
+    vectors = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
+    spaces = (t for s in vectors for t in (s, *(_Space(space.kernel, space.weights, target, s.simd, taps)
+                                                for taps in s.other_taps())))
     return sorted((c for s in spaces for c in s.all()), key=lambda c: c.cycles)
 
 
@@ -113,28 +123,13 @@ def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tune
     return kernel
 
 
-def parts(kernel: Kernel) -> list[Kernel]:
-    """Each stage as a kernel of its own, its extents what one turn of the shared loops computes of it."""
-    result = []
-    boxes = scratch_shapes(kernel)
-    for stage in kernel.stages:
-        part = {d: x.step for x in kernel.loops.loops for d in [x.dim] if stage is kernel.stages[-1]}
-        if stage is not kernel.stages[-1]:
-            box = zip(stage.out.index, boxes[stage.out.tensor], strict=True)
-            part = {i.single: int(n) for i, n in box if i.single}
-        small = tuple(replace(f, extents=tuple((d, min(part[d], number(e)) if d in part else e)
-                                               for d, e in f.extents)) for f in stage.formulas)
-        used = dict.fromkeys((*(x.tensor for x in stage.loads), stage.out.tensor))
-        result.append(Kernel(tuple(kernel.tensors[u] for u in used), (replace(stage, formulas=small),)))
-    return result
-
-
 class _Space(Prices):
     """What a kernel of one stage allows."""
 
     def other_vectors(self) -> Iterator[str]:
-        """Dimensions whose vectors are whole in all operands, where those of the result must be gathered."""
-        if not any(self._gathered(x, self.simd) for x in self.loads) or self.stage.first.scattered:
+        """Dimensions whose vectors are whole in all operands, where the result's are gathered or short."""
+        short = self.simd is not None and number(self.extents[self.simd]) < self.lanes // 2
+        if not (short or any(self._gathered(x, self.simd) for x in self.loads)) or self.stage.first.scattered:
             return
         shape, order = self.kernel.output.type.shape, self.kernel.output.layout.order
         if any(block and number(shape[a]) % block for a, block in order):
@@ -148,6 +143,15 @@ class _Space(Prices):
             if isinstance(e, int) and e >= least and d not in self.folded and d not in leaving \
                     and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
                 yield d
+
+    def other_taps(self) -> Iterator[list[str]]:
+        """Rows that move vectors along a sum, as taps do in gradients of weights: the last, the last two."""
+        found = [d for d in self.rows if isinstance(self.extents[d], int) and any(
+            d in i.dims and set(i.dims) & set(self.reduced) for x in self.loads for i in x.index
+            if self.simd in self._dims(x) or self.simd in self.reduced)]
+        for n in range(1, min(2, len(found)) + 1):
+            if product([number(self.extents[d]) for d in found[-n:]]) < self.target.registers:
+                yield found[-n:]
 
     # ---- candidates
 
@@ -245,7 +249,8 @@ class _Space(Prices):
             if self._streams() and (outer or inner):
                 yield ([*batch, *wide, *chunks, *outer, *inner], [*rest, *self._ahead(nb, chunks)])
             elif tile and not self._streams():
-                tasks = Loop("for", tile, rw * count_of(number(self.extents[tile]), rw * ENOUGH))
+                block = inner[0].step if len(inner) > 1 else rw
+                tasks = Loop("for", tile, block * count_of(number(self.extents[tile]), block * ENOUGH))
                 yield ([*batch, tasks, *chunks, *outer, *wide, *inner], rest)
 
     def _streams(self) -> list[Load]:
@@ -314,10 +319,14 @@ class _Space(Prices):
         blocked: list[str] = []
         windows: list[str] = []
         plain: list[str] = []
+        rows: list[str] = []            # walked by taps that are unrolled
         for d in self.reduced:
             if d == self.simd:
                 continue
-            if d in self.stage.first.tabled or any(
+            if number(self.extents[d]) > turns and any(i.coefficient(d) and not self.taps.isdisjoint(i.dims)
+                                                       for x in self.loads for i in x.index):
+                rows.append(d)
+            elif d in self.stage.first.tabled or any(
                     i.coefficient(d) and unrolled & set(i.dims) for x in self.loads for i in x.index):
                 windows.append(d)
             elif any(self.tensors[x.tensor].layout.block(a) > 1 and x.tensor not in self.weights
@@ -328,8 +337,11 @@ class _Space(Prices):
         loops = [Loop("for", d, self.lanes) for d in blocked if number(self.extents[d]) > self.lanes]
         shifting = [d for d in plain
                     if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
-        loops += [Loop("for", d) for d in shifting]
-        loops += [Loop("for", d) for d in plain if d not in shifting]
+        images = [d for d in plain if all(x.index and x.index[0].single == d for x in self.loads)]
+        loops += [Loop("for", d) for d in (*images, *shifting)]
+        loops += [Loop("for", d) for d in plain if d not in (*images, *shifting)]
+        loops += [Loop("for", d, turns if d == rows[-1] else 1) for d in rows]
+        loops += [Loop("unroll", d) for d in rows[-1:]]
         loops += self._counted(windows, acc)
         taps = [Loop("unroll", d) for d in windows]
         # unrolled taps around a counted loop are blocks of their own; around none they share one block
@@ -471,4 +483,6 @@ class _Space(Prices):
                 block = loop.step if loop.kind == "for" and loop.step > 1 else 0
                 front.append((a, block))
         rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in (*front, *back))]
-        return Layout((*rest, *front, *back))
+        order = [*rest, *front, *back]
+        return Layout(tuple(part for part, (a, _) in zip(order, [*order[1:], (-1, 0)], strict=False)
+                            if part[0] != a))       # parts of an axis that follow each other are one

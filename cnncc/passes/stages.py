@@ -70,12 +70,27 @@ def _elements(t: Tensor) -> int:
     return product([1 if isinstance(e, str) else e for e in t.type.shape])
 
 
+def _reached(kernel: Kernel, t: Tensor) -> int:
+    """The elements of an operand between the first and the last place that are accessed along each axis."""
+    loads = [(x, f) for s in kernel.stages for f in s.formulas for x in (f.out, *f.loads)
+             if x.tensor == t.name]
+    result = 1
+    for axis, extent in enumerate(t.type.shape):
+        if isinstance(extent, int):
+            own = [(x.index[axis], f.sizes) for x, f in loads]
+            ends = [p for i, sizes in own for p in i.bounds({d: int(sizes[d]) for d in i.dims})]
+            whole = not own or any(i.lookup is not None for i, _ in own)
+            result *= extent if whole else min(extent, 1 + max(ends) - min(ends))
+    return result
+
+
 def _rows(p: Node, n: Node) -> Node | None:
     """One kernel per batch index, where all values of a row are few."""
     assert p.kernel is not None and n.kernel is not None
     if len(n.kernel.stages) == STAGES:
         return None
-    if len(p.kernel.stages) != 1 or any(_elements(t) > ROW for k in (p.kernel, n.kernel) for t in k.operands):
+    if len(p.kernel.stages) != 1 or any(
+            _reached(k, t) > ROW for k in (p.kernel, n.kernel) for t in k.operands):
         return None
     if n.kernel.loops.loops and any(x.step != 1 for x in n.kernel.loops.loops):
         return None
@@ -84,7 +99,8 @@ def _rows(p: Node, n: Node) -> Node | None:
     shared: tuple[Loop, ...] = ()
     if lead is not None and (isinstance(last.extents[lead], str) or n.kernel.loops.loops):
         for s in (*n.kernel.stages[:-1], last, p.kernel.stages[0]):
-            if s.out.index[0].single != lead or any(x.index and x.index[0].single != lead for x in s.loads):
+            if any(x.index and x.index[0].single != lead for x in s.loads) \
+                    or not s.out.index or s.out.index[0].single != lead:
                 return None
         shared = (Loop("par", lead),)
     if not (_elementwise(p.kernel.stages[0]) or _elementwise(last) or len(n.kernel.stages) > 1):
@@ -144,6 +160,7 @@ def _merge(p: Node, n: Node, shared: Schedule) -> Node:
     inputs: list[str] = []
     taken = {t.name for t in (*n.kernel.operands, *n.kernel.scratch)}
     scratch = _free("t", taken)
+    taken.add(scratch)
     for t, i in zip(n.kernel.operands, n.inputs, strict=False):
         if i == p.name:
             names[t.name] = scratch

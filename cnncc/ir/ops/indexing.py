@@ -65,23 +65,26 @@ def _scatter_nd(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
 
 
 def _sample(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
-    """Weighted sums of elements of images x; w[n, p.., axis, r] are the places, u their weights.
+    """Folds of weighted elements of images x; w[n, p.., axis, r] are the places, u their weights.
 
-    A weight of zero leaves an element out, whatever it is.
+    With v the images that it names, else image n. Of a sum a weight of zero leaves an element out.
     """
-    x, w, _ = shapes
+    x, w, _, *named = shapes
     rank, taps = len(x) - 2, int(w[-1])
     shape = (w[0], x[1], *w[1:-2])
     y = axes(len(shape))
     places, sizes = (y[0], *y[2:]), [(f"r{a}", taps) for a in range(rank)]
     rows = [(*places, Index((), a), Index.of(f"r{a}")) for a in range(rank)]
-    value: Expr = Load("x", (*y[:2], *(Index((), 0, Load("w", row)) for row in rows)))
+    image = Index((), 0, Load("v", y[:1])) if named else y[0]
+    value: Expr = Load("x", (image, y[1], *(Index((), 0, Load("w", row)) for row in rows)))
     weight: Expr = Load("u", rows[0])
     for row in rows[1:]:
         weight = Call("mul", (weight, Load("u", row)))
-    term = Call("where", (Call("eq", (weight, Const(0))), Const(0), Call("mul", (value, weight))))
+    term: Expr = Call("mul", (value, weight))
+    if attrs["fold"] == "+=":
+        term = Call("where", (Call("eq", (weight, Const(0))), Const(0), term))
     extents = (*((f"i{a}", e) for a, e in enumerate(shape)), *sizes)
-    return Formula(Load("y", y), "+=", term, extents), shape
+    return Formula(Load("y", y), attrs["fold"], term, extents), shape
 
 
 _BEFORE = {"largest": "{0} > {1}", "smallest": "{0} < {1}",
@@ -106,7 +109,18 @@ def _rank(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
     return Formula(Load("y", y), "+=", expr, extents), shape
 
 
+def _compare_rows(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """How row a of x compares with row b: 0 as equal, an odd number as greater, another one as less.
+
+    The number is that of w, even and falling, where they first differ.
+    """
+    (rows, k), (a, b, r) = shapes[0], map(Index.of, ("i0", "i1", "r"))
+    loads = {"x": Load("x", (a, r)), "w": Load("x", (b, r)), "u": Load("w", (r,))}
+    expr = rewrite(parse_expr("where(x == w, i64(0), where(x > w, u + 1, u))"), lambda x: loads[x.tensor])
+    return Formula(Load("y", (a, b)), "max=", expr, (("i0", rows), ("i1", rows), ("r", k))), (rows, rows)
+
+
 for name, bound in (("gather", _gather), ("gather_elements", _gather_elements), ("gather_nd", _gather_nd),
                     ("scatter_elements", _scatter_elements), ("scatter_nd", _scatter_nd), ("sample", _sample),
-                    ("rank", _rank)):
+                    ("rank", _rank), ("compare_rows", _compare_rows)):
     register(Op(name, bound))
