@@ -15,7 +15,7 @@ from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
-from cnncc.ir.regions import scratch_shapes
+from cnncc.ir.regions import parts
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
@@ -129,22 +129,6 @@ def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tune
                          else t for t in kernel.operands)
         kernel = replace(kernel, operands=operands, stages=tuple(stages))
     return kernel
-
-
-def parts(kernel: Kernel) -> list[Kernel]:
-    """Each stage as a kernel of its own, its extents what one turn of the shared loops computes of it."""
-    result = []
-    boxes = scratch_shapes(kernel)
-    for stage in kernel.stages:
-        part = {d: x.step for x in kernel.loops.loops for d in [x.dim] if stage is kernel.stages[-1]}
-        if stage is not kernel.stages[-1]:
-            box = zip(stage.out.index, boxes[stage.out.tensor], strict=True)
-            part = {i.single: int(n) for i, n in box if i.single}
-        small = tuple(replace(f, extents=tuple((d, min(part[d], number(e)) if d in part else e)
-                                               for d, e in f.extents)) for f in stage.formulas)
-        used = dict.fromkeys((*(x.tensor for x in stage.loads), stage.out.tensor))
-        result.append(Kernel(tuple(kernel.tensors[u] for u in used), (replace(stage, formulas=small),)))
-    return result
 
 
 class _Space(Prices):
