@@ -190,7 +190,7 @@ def test_going_on_gives_the_same_bits(tmp_path: Path) -> None:
     def fit(folder: Path, **how: Any) -> Trainer:
         t = trainer(augment=[Crop(1)])
         t.fit(X, Y, epochs=3, schedule="cosine", checkpoints=folder, every=2, keep=99, resume=True,
-              early_stopping=EarlyStopping(patience=9), validation=dots(10, 1), log_file=folder / "log.csv",
+              early_stopping=EarlyStopping(patience=9), validation=dots(10, 1), log=folder / "log.csv",
               **how)
         return t
     whole = fit(tmp_path / "whole")
