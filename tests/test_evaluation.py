@@ -18,7 +18,7 @@ from cnncc.train.losses import MeanSquared
 
 
 def test_the_names_of_the_package() -> None:
-    assert dir(train) == train.__all__ and all(getattr(train, name) for name in train.__all__)
+    assert dir(train) == sorted(train.__all__) and all(getattr(train, name) for name in train.__all__)
     assert cnncc.Trainer is train.Trainer and cnncc.SGD is train.SGD
     with pytest.raises(AttributeError, match="no attribute 'Adamw'"):
         train.Adamw     # noqa: B018
