@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import cnncc
 from cnncc.ir.errors import CnnccError, InputError, ModelError
@@ -101,6 +102,13 @@ def test_the_bits_do_not_depend_on_threads_or_on_how_data_come() -> None:
     other = trainer()
     other.fit([(X[:30], Y[:30]), (X[30:], Y[30:])], epochs=2)
     assert same(listed, other) and not same(one, listed)
+
+
+def test_tensors_of_pytorch() -> None:
+    own, other = trainer(), trainer()
+    own.fit(X.astype(np.float32), Y)
+    other.fit(torch.tensor(X.astype(np.float32)), torch.tensor(Y))
+    assert same(own, other)
 
 
 def test_one_hot_targets_and_those_of_other_losses() -> None:
@@ -245,6 +253,17 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
         file.write_bytes(b"")
     with pytest.raises(InputError, match="no checkpoint is good"):
         trainer().fit(X, Y, checkpoints=tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
+    trainer().fit(X, Y, checkpoints=tmp_path)
+    [file] = checkpoint.Folder(tmp_path).files()
+    found = checkpoint.read(file)
+    for meta in (found.meta | {"position": {"epoch": 1, "speed": 2}},
+                 {k: v for k, v in found.meta.items() if k != "history"}):
+        checkpoint.write(file, found.state, meta)
+        with pytest.raises(InputError, match=r"step-000000003\.safetensors: .* of another version"):
+            trainer().fit(X, Y, checkpoints=tmp_path, resume=True)
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path) -> None:

@@ -265,19 +265,22 @@ class Trainer:
             if problems:
                 raise InputError(f"{folder.path}: no checkpoint is good: {problems[0]}")
             return
-        own, theirs = self._record(), found.meta["run"]
+        own, theirs = self._record(), found.meta.get("run", {})
         if different := [key for key in own if own[key] != theirs.get(key)]:
             key = different[0]
             raise InputError(f"{found.path}: is of a run with another {', '.join(different)}: {key} was "
                              f"{theirs.get(key)!s:.200}, now {own[key]!s:.200}")
         parts: dict[str, dict[str, Array]] = {"state": {}, "best": {}}
-        for name, array in found.state.items():
-            part, _, name = name.partition(":")
-            parts[part][name] = array
+        try:
+            for name, array in found.state.items():
+                part, _, name = name.partition(":")
+                parts[part][name] = array
+            self.position, self.history = Position(**found.meta["position"]), History(found.meta["history"])
+            if stopping and found.meta["stopping"]:
+                stopping.restored(found.meta["stopping"], parts["best"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{found.path}: is a checkpoint of another version: {error}") from None
         self.state = parts["state"]
-        self.position, self.history = Position(**found.meta["position"]), History(found.meta["history"])
-        if stopping and found.meta["stopping"]:
-            stopping.restored(found.meta["stopping"], parts["best"])
         log.info("%s: going on from step %d", found.path, self.position.step)
 
     def _record(self) -> dict[str, Any]:
