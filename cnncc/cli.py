@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncc.console import Verbs, echo, level_options, progress, tell, writing
+from cnncc.cli_train import training
+from cnncc.console import (
+    Verbs,
+    echo,
+    image_options,
+    level_options,
+    numbers_option,
+    progress,
+    tell,
+    threads_option,
+    writing,
+)
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
@@ -35,16 +46,6 @@ main = cli.run      # the program's entry point
 # ---- options and arguments that verbs share
 
 
-def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(map(int if param.name == "threads" else float, value.split(",")))
-    except ValueError:
-        raise click.BadParameter(f"{value!r}: expected numbers with commas", ctx, param) from None
-    if param.name in ("scale", "std") and not all(numbers):
-        raise click.BadParameter("must not be 0", ctx, param)
-    return numbers
-
-
 def _not_compiled(ctx: click.Context, param: click.Parameter, path: str) -> str:
     if _is_artifact(path):
         from cnncc.ir.errors import ModelError
@@ -57,12 +58,9 @@ def _is_artifact(path: str) -> bool:
 
 
 option = click.option
-numbers_option = functools.partial(option, callback=_numbers, metavar="N[,N...]")
 model_argument: Any = click.argument("model", metavar="MODEL")
 onnx_argument: Any = click.argument("model", metavar="MODEL", callback=_not_compiled)
 inputs_argument: Any = click.argument("inputs", nargs=-1, metavar="[INPUT]...")
-threads_option: Any = option("--threads", type=int,
-                             help="Threads to run with (default: the CPUs we may use).")
 target_option: Any = option("--target", type=click.Choice(["native", "x86-64-v2", "x86-64-v3", "x86-64-v4"]),
                             default="native", help="Instructions to use.")
 precision_option: Any = option("--precision", type=click.Choice(["fast", "strict"]), default="fast",
@@ -101,22 +99,17 @@ def _ops(ctx: click.Context, param: click.Parameter, paths: Iterable[str]) -> di
 
 ops_option: Any = option("--ops", multiple=True, callback=_ops, metavar="FILE",
                          help="Ops of your own: formulas by name, in YAML.")
+schedules_option: Any = option("--schedules", metavar="FILE", help="Loops that `cnncc tune` has measured.")
 # The keywords of `compile`.
 running_options = (threads_option, shapes_option, outputs_option, ops_option, target_option,
-                   precision_option, cache_option)
-image_options = (                                                   # the fields of `Pixels`
-    option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
-           help="Order of an image input's axes."),
-    numbers_option("--scale", default=str(1 / 255), show_default="1/255", help="Factor on pixels."),
-    numbers_option("--mean", default="0", help="Then subtracted: one number or one a channel."),
-    numbers_option("--std", default="1", help="Divided by: one number or one a channel."))
+                   precision_option, cache_option, schedules_option)
 
 
 def _open(path: str, **how: Any) -> CompiledModel | SpecialisingModel:
     """A compiled model from its own file or from an ONNX file."""
     if _is_artifact(path):
-        if how["outputs"]:
-            _not_compiled(click.get_current_context(), click.Option(["--outputs"]), path)
+        if given := next((name for name in ("outputs", "schedules") if how[name]), None):
+            _not_compiled(click.get_current_context(), click.Option([f"--{given}"]), path)
         from cnncc.runtime.model import load
         return load(path, threads=how["threads"])
     from cnncc.compiler import compile
@@ -127,18 +120,19 @@ def _open(path: str, **how: Any) -> CompiledModel | SpecialisingModel:
 # ---- verbs
 
 
-@cli.verb(threads_option, results=False)
-def demo(threads: int | None) -> None:
+@cli.verb(option("--train", is_flag=True, help="Train it first."), threads_option, results=False)
+def demo(train: bool, threads: int | None) -> None:
     """Compile a small network for handwritten digits, run, check and time it."""
     from cnncc.demo import demo as lines
-    for line in lines(threads):
+    for line in lines(threads, train):
         echo(line)
 
 
 @cli.verb(onnx_argument,
           option("-o", "--output", metavar="FILE", help="Write the compiled model (.cnncc) here."),
           option("--threads", type=int, help="Processes that compile (default: the CPUs we may use)."),
-          shapes_option, outputs_option, ops_option, target_option, precision_option, cache_option)
+          shapes_option, outputs_option, ops_option, target_option, precision_option, cache_option,
+          schedules_option)
 def compile(model: str, output: str | None, threads: int | None, **how: Any) -> None:
     """Compile MODEL, show what became of it, and write it to a file."""
     import time
@@ -174,7 +168,8 @@ def compile(model: str, output: str | None, threads: int | None, **how: Any) -> 
           *image_options, *running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
         threads: int | None, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None,
-        ops: dict[str, Any], target: str, precision: str, cache: bool, **pixels: Any) -> None:
+        ops: dict[str, Any], target: str, precision: str, cache: bool, schedules: str | None,
+        **pixels: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
 
     Several images are a batch. Of an output [N, classes] the best classes are shown, of others statistics.
@@ -184,7 +179,7 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
         raise click.UsageError("--output must end in .npz")
     names = read_labels(labels) if labels else []
     made = _open(model, threads=threads, shapes=shapes, outputs=outputs, ops=ops, target=target,
-                 precision=precision, cache=cache)
+                 precision=precision, cache=cache, schedules=schedules)
     found = made.run(None, read_feeds(made.inputs, inputs, Pixels(**pixels)))
     results = dict(zip((v.name for v in made.outputs), found, strict=True))
     if output:
@@ -236,6 +231,34 @@ def convert(model: str, output: str, ops: dict[str, Any]) -> None:
         write(model, output, ops=ops)
     nbytes = os.path.getsize(output)
     tell({"output": output, "bytes": nbytes}, f"{nbytes / 1e3:,.1f} KB in {output}")
+
+
+@cli.verb(onnx_argument,
+          option("-o", "--output", metavar="FOLDER", required=True, help="Write the files here."),
+          option("--name", metavar="NAME", help="Begins all symbols and files (default: the model's file)."),
+          option("--target", metavar="LEVEL[+LEVEL...]", default="native",
+                 help="native, x86-64-v2, -v3 or -v4; of several the code takes the best that the CPU has."),
+          option("--threads", type=click.Choice(["none", "pthread", "callback"]), default="none",
+                 is_flag=False, flag_value="pthread",
+                 help="A function for several threads: with a pool of its own, or on those of the program."),
+          option("--weights", type=click.Choice(["object", "file"]), default="object",
+                 help="Where the weights are."),
+          option("--optimize", type=click.Choice(["speed", "size"]), default="speed",
+                 help="size: less code."),
+          option("--shared", is_flag=True, help="Make a shared library too (with CC, else cc)."),
+          shapes_option, outputs_option, precision_option)
+def embed(model: str, output: str, **how: Any) -> None:
+    """Write what C and C++ programs need to run MODEL, without Python or a library, into a folder."""
+    from cnncc.embedding.embed import embed as write
+    with progress() as report:
+        made = write(model, output, progress=report, **how)
+    r = made.record
+    work = "workspace" + f" per {r['batch']}" * bool(r["batch"])
+    sizes = {"code": r["code"], "weights": r["weights"]["bytes"], work: r["workspace"]["activations"],
+             "scratch per thread": r["workspace"]["scratch"], "stack": r["stack"]}
+    shown = ", ".join(f"{what} {nbytes / 1e3:,.1f} KB" for what, nbytes in sizes.items())
+    tell({"folder": made.folder, "files": made.files, **r},
+         f"{made.folder}: {', '.join(made.files)}\n{shown}")
 
 
 @cli.verb(onnx_argument,
@@ -339,6 +362,22 @@ def bench(model: str, against: str, threads: tuple[int, ...], batch: int,
     tell(found, table(found), good=not wrong)
 
 
+@cli.verb(onnx_argument,
+          option("-o", "--output", metavar="FILE", required=True, help="The schedules; what exists is kept."),
+          option("--seconds", type=click.FloatRange(0.01, 86400), default=60.0, help="To measure in all."),
+          option("--tries", type=click.IntRange(2, 1000), default=12, help="Schedules to try of a kernel."),
+          batch_option(default=1), shapes_option, target_option, precision_option)
+def tune(model: str, output: str, **how: Any) -> None:
+    """Measure schedules of MODEL's kernels, those that take longest first; the faster ones go into a file.
+
+    The file is for --schedules. What is in it is not measured again: interrupt this and go on as you like.
+    """
+    from cnncc.tuner import tune as measure
+    with writing(output), progress() as report:
+        found = measure(model, output, progress=report, **how)
+    tell(found, str(found))
+
+
 @cli.verb(click.argument("what", type=click.Choice(["list", "clear"]), default="list"))
 def cache(what: str) -> None:
     """List what is in the compile cache, or clear it."""
@@ -387,3 +426,6 @@ def env() -> None:
     tell({**found, "variables": variables},
          "\n".join([*(f"{k:12} {' '.join(v) if isinstance(v, list) else v}" for k, v in found.items()),
                     *(f"{'variable':12} {k}={v}" for k, v in variables.items())]))
+
+
+cli.commands.update(training.commands)

@@ -1,4 +1,4 @@
-"""What all verbs of the command line share: -v, -q, --json, the log, progress, results, failures."""
+"""What verbs of the command line share: -v, -q, --json, options, the log, progress, results, failures."""
 
 from __future__ import annotations
 
@@ -85,6 +85,34 @@ class Verbs(click.Group):
             return _failed(error)
 
 
+# ---- options that verbs share
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(map(int if param.name == "threads" else float, value.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected numbers with commas", ctx, param) from None
+    if param.name in ("scale", "std") and not all(numbers):
+        raise click.BadParameter("must not be 0", ctx, param)
+    return numbers
+
+
+numbers_option = functools.partial(click.option, callback=_numbers, metavar="N[,N...]")
+threads_option: Any = click.option("--threads", type=int,
+                                   help="Threads to run with (default: the CPUs we may use).")
+image_options = (                                                   # the fields of `Pixels`
+    click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
+           help="Order of an image input's axes."),
+    numbers_option("--scale", default=str(1 / 255), show_default="1/255", help="Factor on pixels."),
+    numbers_option("--mean", default="0", help="Then subtracted: one number or one a channel."),
+    numbers_option("--std", default="1", help="Divided by: one number or one a channel."))
+
+
+
+# ---- what they print
+
+
 def set_log(level: str = "") -> None:
     """Send log lines of `level` (else of CNNCC_LOG, else warning) and above to stderr, from now on."""
     import logging
@@ -96,6 +124,11 @@ def set_log(level: str = "") -> None:
     logger.setLevel(word.upper() if known else "WARNING")
     if not known:
         logger.warning("CNNCC_LOG=%r: expected debug, info, warning or error", word)
+
+
+def quiet() -> bool:
+    """Whether no progress is wanted."""
+    return bool(_given["quiet"])
 
 
 def echo(text: str, err: bool = False) -> None:

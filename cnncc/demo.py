@@ -5,19 +5,25 @@ from __future__ import annotations
 import functools
 import time
 import timeit
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.resources import files
 
 import numpy as np
 
-from cnncc.compiler import compile, read, reference, stages
+from cnncc import zoo
+from cnncc.compiler import as_onnx, compile, read, reference, stages
 from cnncc.ir.errors import InternalError
+from cnncc.ir.signature import Array
 from cnncc.ir.target import target_for
 from cnncc.reference_model import error_of
+from cnncc.train.augment import Crop
+from cnncc.train.optimizers import SGD
+from cnncc.train.trainer import Trainer
 from cnncc.verify import tolerance
 
 SHADES = "  .:-=+*#%@"
 SHOWN = 6
+EPOCHS = 20
 NEXT = """
 Next, with a model of your own:
   cnncc info model.onnx                      # are all of its ops supported?
@@ -27,13 +33,38 @@ Next, with a model of your own:
   python -c "import cnncc; help(cnncc.compile)\""""
 
 
-def demo(threads: int | None = None) -> Iterator[str]:
-    """The lines of the demonstration, as they become known. Raises InternalError if a result is wrong."""
-    data = files("cnncc") / "data"
-    content = (data / "digits.onnx").read_bytes()
-    with (data / "digits.npz").open("rb") as file, np.load(file, allow_pickle=False) as held_out:
-        images, labels = held_out["images"], held_out["labels"]
+def _digits(name: str) -> tuple[Array, Array]:
+    """Images and labels of a file in the package."""
+    with (files("cnncc") / "data" / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return arrays["images"], arrays["labels"]
+
+
+def _trained(threads: int | None) -> Generator[str, None, bytes]:
+    """The network trained on the other digits, as an ONNX file."""
+    images, labels = _digits("digits_train.npz")
+    trainer = Trainer(zoo.path("digits"), optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4), batch=32,
+                      threads=threads, augment=[Crop(1)])
+    yield f"Training on {len(labels)} digits: each step, with its gradients and update, is one native call."
+    begin = time.perf_counter()
     x = images[:, None].astype(np.float32) / 16
+    history = trainer.fit(x, labels, epochs=EPOCHS, schedule="one_cycle")
+    for row in history.rows[::EPOCHS // 5]:
+        yield f"  epoch {row['epoch']:3}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}"
+    yield f"Trained in {time.perf_counter() - begin:.1f} s, compiled in that: {trainer.position.step} steps."
+    yield ""
+    return as_onnx(trainer.inference())
+
+
+def demo(threads: int | None = None, train: bool = False) -> Iterator[str]:
+    """The lines of the demonstration, as they become known. Raises InternalError if a result is wrong.
+
+    With `train` it begins by training the network, instead of with one that is trained.
+    """
+    images, labels = _digits("digits.npz")
+    x = images[:, None].astype(np.float32) / 16
+    content = (files("cnncc") / "data" / "digits.onnx").read_bytes()
+    if train:
+        content = yield from _trained(threads)
 
     yield f"The model: digits.onnx, {len(content) / 1e3:.0f} KB; 8 x 8 grey values in, 10 probabilities out."
     target = target_for()

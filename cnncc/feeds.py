@@ -108,7 +108,7 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Array]) ->
 
 def read_labels(path: str) -> list[str]:
     """The lines of a text file. Raises InputError."""
-    with _readable(path):
+    with readable(path):
         return Path(path).read_text(encoding="utf-8").splitlines()
 
 
@@ -135,7 +135,7 @@ def _split(text: str, known: Mapping[str, Value]) -> tuple[str | None, str]:
 
 
 @contextmanager
-def _readable(file: str) -> Iterator[None]:
+def readable(file: str) -> Iterator[None]:
     """Whatever NumPy, zipfile and Pillow raise for a damaged file becomes an InputError."""
     try:
         yield
@@ -148,7 +148,7 @@ def _readable(file: str) -> Iterator[None]:
 
 def _arrays(file: str, name: str | None, known: Mapping[str, Value]) -> dict[str | None, Array]:
     """The array of an .npy, or the arrays of an .npz, by the input that they are for."""
-    with _readable(file):
+    with readable(file):
         # Mapped: a header that claims more than the file has is refused before anything is allocated.
         found = np.load(file, mmap_mode="r", allow_pickle=False)
         if isinstance(found, np.ndarray):
@@ -182,7 +182,7 @@ def _image(file: str, place: Value, pixels: Pixels) -> Array:
         if (n := len(getattr(pixels, what))) not in (1, channels):
             expected = f"1 number or {channels}" if channels > 1 else "1 number"
             raise InputError(f"--{what}: expected {expected}, got {n}")
-    with _readable(file), Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
+    with readable(file), Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
         if isinstance(width, str):      # open, as the image is
             width = image.width
         if isinstance(height, str):

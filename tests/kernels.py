@@ -224,7 +224,7 @@ OTHERS: dict[str, Callable[..., Array]] = {
     ),
     "reduce_max": lambda x, a: np.max(x, axis=a["axes"], keepdims=a["keepdims"]),
     "softmax": _softmax,
-    "batch_norm": lambda x, scale, shift, a: x * scale + shift,
+    "batch_norm": lambda x, weight, bias, mean, variance, a: x * weight[:, None, None] + bias[:, None, None],
     "transpose": lambda x, a: x.transpose(a["perm"]),
     "slice": lambda x, a: x[tuple(
         np.s_[:] if isinstance(e, str) else b + s * np.arange(e) if i < 0 else slice(

@@ -56,8 +56,8 @@ def residual() -> Graph:
     b.input("x", TensorType("f32", (1, 32, 14, 14)))
     a = b.op("relu", [_conv(b, "x", "first", 32, 1)], "relu1", ("relu1",))
     y = _conv(b, a, "second", 32, 3)
-    scale, shift = (b.const(name, _weights(32, 1, 1)) for name in ("scale", "shift"))
-    y = b.op("batch_norm", [y, scale, shift], "bn", ("bn",))
+    vectors = [b.const(name, abs(_weights(32))) for name in ("weight", "bias", "mean", "variance")]
+    y = b.op("batch_norm", [y, *vectors], "bn", ("bn",), epsilon=1e-5)
     y = b.op("relu", [b.op("add", [y, a], "sum", ("sum",))], "relu2", ("relu2",))
     y = b.op("reduce_mean", [y], "mean", ("mean",), axes=(2, 3), keepdims=True)
     y = b.op("reshape", [y], "flat", ("flat",), shape=(1, 32))

@@ -16,6 +16,8 @@ from cnncc.frontend.onnx import inspect, read
 from cnncc.ir.errors import InputError, ModelError, UnsupportedError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
+from cnncc.ir.target import target_for
+from cnncc.passes.fold import fold_batchnorm
 
 DIGITS = Path(__file__).parent.parent / "cnncc" / "data" / "digits.onnx"
 
@@ -64,7 +66,7 @@ def refusal(source: onnx.ModelProto) -> tuple[tuple[str, str, str], ...]:
          "y: f32[1, 2, 4] = conv(x, c1) begin=(0,) dilations=(1,) end=(0,) group=1 strides=(1,)"),
         (single("Conv", [1, 1, 6], floats(2, 1, 3), floats(2)), "y: f32[1, 2, 4] = add(y.conv, y.bias)"),
         (single("BatchNormalization", ["N", 3, 4, 4], *[floats(3)] * 3, np.ones(3, np.float32)),
-         "y: f32[N, 3, 4, 4] = batch_norm(x, y.scale, y.shift)"),
+         "y: f32[N, 3, 4, 4] = batch_norm(x, c1, c2, c3, c4) epsilon=1e-05 momentum=0.9"),
         (single("Relu", [2, 3]), "y: f32[2, 3] = relu(x)"),
         (single("Clip", [2], opset=7, min=0.0, max=6.0), "y: f32[2] = clip(x) high=6.0 low=0.0"),
         (single("Clip", [2], np.float32(-1), np.float32(6)), "y: f32[2] = clip(x) high=6.0 low=-1.0"),
@@ -120,8 +122,10 @@ def refusal(source: onnx.ModelProto) -> tuple[tuple[str, str, str], ...]:
         (single("Softmax", ["N", 4, 5], opset=12), "y: f32[N, 4, 5] = reshape(y.softmax) shape=('N',4,5)"),
         (single("Softmax", ["N", 4, 1], opset=7), "y: f32[N, 4, 1] = softmax(x) axis=1"),
         (single("Identity", [2]), "x: f32[2] = input()"),
-        (single("Dropout", [2], opset=7, ratio=0.3), "x: f32[2] = input()"),
-        (single("Dropout", [2], np.float32(0.3), np.array(False), opset=13), "x: f32[2] = input()"),
+        (single("Dropout", [2], opset=7, ratio=0.25), "y: f32[2] = dropout(x) ratio=0.25"),
+        (single("Dropout", [2], np.float32(0.25), np.array(False), opset=13),
+         "y: f32[2] = dropout(x) ratio=0.25"),
+        (single("Dropout", [2], opset=7, ratio=0.0), "x: f32[2] = input()"),
     ])
 def test_the_graph_of_an_op(source: onnx.ModelProto, text: str) -> None:
     graph = read(source)
@@ -140,6 +144,7 @@ def test_batch_norm_is_folded_in_float64() -> None:
                     momentum=0.5, spatial=1)
     graph = read(source)
     scale = gamma.astype(float) / np.sqrt(variance.astype(float) + np.float32(1e-3))
+    graph = fold_batchnorm(graph, target_for())
     np.testing.assert_array_equal(graph.constants["y.scale"], scale.astype(np.float32).reshape(3, 1, 1))
     np.testing.assert_array_equal(graph.constants["y.shift"],
                                   (beta - mean * scale).astype(np.float32).reshape(3, 1, 1))
@@ -246,8 +251,9 @@ def test_outputs_may_be_aliases_inputs_and_constants() -> None:
     nodes = [node("Identity", ["x"], ["a"]), node("Relu", ["a"], ["b"]),
              node("Dropout", ["b"], ["c", "mask"])]
     graph = read(model(nodes, {"x": [2]}, ["c", "a", "b", "k"], {"k": floats(3)}))
-    assert graph.outputs == (("c", "b"), ("a", "x"), ("b", "b"), ("k", "k"))
+    assert graph.outputs == (("c", "c"), ("a", "x"), ("b", "b"), ("k", "k"))
     assert graph["b"].origin == ("Relu_1",)
+    assert graph["c"].op == "dropout" and graph["c"].inputs == ("b",)
 
 
 def test_all_forms_of_constants() -> None:

@@ -265,14 +265,14 @@ def test_other_ops_as_in_torch() -> None:
     x, mean, scale, shift = rng.standard_normal((3, 4, 6, 5)), *rng.standard_normal((3, 4))
     b = Builder("ops")
     b.input("x", TensorType("f64", ("N", 4, 6, 5)))
-    s, t = (b.const(n, v.reshape(4, 1, 1)) for n, v in (("s", scale), ("t", shift - mean * scale)))
+    vectors = [b.const(n, v) for n, v in (("s", scale), ("t", shift), ("m", mean), ("v", np.ones(4)))]
     window: dict[str, Any] = {"kernel": (3, 2), "strides": (2, 1), "dilations": (1, 1), "begin": (1, 0),
                               "end": (0, 1)}
     outputs = {
         "softmax": b.op("softmax", ["x"], "softmax", axis=1),
         "mean": b.op("reduce_mean", ["x"], "mean", axes=(2, 3), keepdims=False),
         "kept": b.op("reduce_max", ["x"], "kept", axes=(1, ), keepdims=True),
-        "norm": b.op("batch_norm", ["x", s, t], "norm"),
+        "norm": b.op("batch_norm", ["x", *vectors], "norm", epsilon=0.0),
         "clip": b.op("clip", ["x"], "clip", low=-0.5, high=1.0),
         "pool": b.op("max_pool", ["x"], "pool", **window),
         "sum": b.op("sum_pool", ["x"], "sum", **window),

@@ -37,6 +37,16 @@ class Pos:
         return Pos(self.const + offset, self.rep + offset, self.terms, span)
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` tiles of `size`, the first at `start`; `rep` is the start for tests of validity."""
+
+    start: Int
+    size: int
+    count: Int
+    rep: int = 0
+
+
 Positions = Mapping[str, Pos]
 
 

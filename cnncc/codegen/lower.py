@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnncc.codegen.access import Pos, Positions, Term
+from cnncc.codegen.access import Pos, Positions, Run, Term
 from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Value
-from cnncc.codegen.stage import Pointers, Run, StageLowering
+from cnncc.codegen.stage import Pointers, StageLowering
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index
 from cnncc.ir.kernel import Kernel, Stage
-from cnncc.ir.regions import scratch_offsets, scratch_shapes
+from cnncc.ir.regions import accumulators, scratch_offsets, scratch_shapes
 from cnncc.ir.target import Target
 from cnncc.ir.types import Extent
 
@@ -24,11 +24,17 @@ ATTRIBUTES = 'nounwind "min-legal-vector-width"="512" "prefer-vector-width"="512
 SLOT_BATCH, SLOT_SCRATCH, SLOT_OPERANDS = 0, 1, 2
 
 
+def attributes(target: Target) -> str:
+    """Those of a kernel's function: the level's instructions and no others, for whatever CPU it is tuned."""
+    return (f'{ATTRIBUTES} "target-cpu"="{target.level}" "tune-cpu"="{target.cpu}" '
+            f'"target-features"="{target.features}"')
+
+
 def lower(kernel: Kernel, name: str, target: Target) -> str:
     """The LLVM text of a module that defines the kernel."""
     e = Emitter()
     params = [(PTR, "args"), (I64, "begin"), (I64, "end"), (I64, "thread")]
-    with e.function(name, "void", params, ATTRIBUTES) as (args, begin, end, thread):
+    with e.function(name, "void", params, attributes(target)) as (args, begin, end, thread):
         _KernelLowering(e, kernel, target, args, thread).tasks(begin, end)
         e.line("ret void")
     return e.module()
@@ -44,14 +50,16 @@ class _KernelLowering:
         for i, t in enumerate(kernel.operands):
             self.bases[t.name] = e.load(args, 8 * (SLOT_OPERANDS + i), PTR, 8)
         self.shapes: dict[str, tuple[Extent, ...]] = {t.name: t.type.shape for t in kernel.operands}
-        if kernel.scratch:
-            offsets, nbytes = scratch_offsets(kernel)
+        offsets, nbytes = scratch_offsets(kernel)
+        if nbytes:
             own = e.offset(e.load(args, 8 * SLOT_SCRATCH, PTR, 8), e.mul(thread, nbytes))
             self.shapes.update(scratch_shapes(kernel))
             self.bases.update((name, e.offset(own, at)) for name, at in offsets.items())
         self.origins: dict[str, list[Int]] = {}
         self.last = kernel.stages[-1]
-        self.stages = [StageLowering(e, kernel, s, target, self.shapes) for s in kernel.stages]
+        waits = accumulators(kernel)
+        self.stages = [StageLowering(e, kernel, s, target, self.shapes, waits.get(j))
+                       for j, s in enumerate(kernel.stages)]
 
     def extent(self, e: Extent) -> Int:
         return self.batch if isinstance(e, str) else e

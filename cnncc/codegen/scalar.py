@@ -8,6 +8,7 @@ from cnncc.codegen import functions
 from cnncc.codegen.emitter import Emitter, Type, Value
 from cnncc.codegen.lanes import Lanes
 from cnncc.ir.errors import InternalError
+from cnncc.ir.scalars import PHILOX
 from cnncc.ir.types import HALVES, NUMPY
 
 # ---- integers
@@ -69,6 +70,16 @@ def _beyond(x: Lanes, w: Lanes) -> Lanes:
     return w.of(w.e.icompare("uge", w.value, w.lift(x.type.bits)))
 
 
+def _random(*words: Lanes) -> Lanes:
+    """Philox4x32-10; the first word's upper 24 bits are the fraction."""
+    a, b, c, d, low, high = (w.to("u32") for w in words)
+    for _ in range(10):
+        p, q = (x.to("u64") * m for x, m in ((a, PHILOX[0]), (c, PHILOX[1])))
+        a, b, c, d = (q >> 32).to("u32") ^ b ^ low, q.to("u32"), (p >> 32).to("u32") ^ d ^ high, p.to("u32")
+        low, high = low + PHILOX[2], high + PHILOX[3]
+    return (a >> 8).to("i32").to("f32") * 2.0 ** -24
+
+
 # ---- both
 
 
@@ -105,7 +116,7 @@ CODE: dict[str, Callable[..., Lanes]] = {
                                                   ("round", "roundeven"))},
     "bits32": lambda x: x.bitcast("i32"), "real32": lambda x: x.bitcast("f32"),
     "bits64": lambda x: x.bitcast("i64"), "real64": lambda x: x.bitcast("f64"),
-    **functions.FUNCTIONS,
+    "random": _random, **functions.FUNCTIONS,
     **{dtype: lambda x, to=dtype: x.to(to) for dtype in NUMPY},
 }
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 
 from cnncc.codegen import transpose
-from cnncc.codegen.access import Access, Pos, Positions, Term, named
+from cnncc.codegen.access import Access, Pos, Positions, Run, Term, named
+from cnncc.codegen.chunks import Chunk, Waiting
 from cnncc.codegen.emitter import Emitter, Int, Type, Value
 from cnncc.codegen.scalar import across, apply, narrow, stored, widen
-from cnncc.codegen.validity import Constraint, Validity, decide, signature
+from cnncc.codegen.validity import Constraint, Validity, clamped, decide, lanes_within, signature
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Const, Expr, Load, Table
 from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add, outside
 from cnncc.ir.infer import stage_dtypes, stage_lanes
-from cnncc.ir.kernel import ACC, Kernel, Stage
+from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.regions import placed
-from cnncc.ir.schedule import Loop, tiles
+from cnncc.ir.schedule import HINTS, Loop, tiles
 from cnncc.ir.target import Target
 from cnncc.ir.tasks import unit_of
 from cnncc.ir.types import Extent
@@ -27,46 +29,46 @@ Key = tuple[int, ...]
 LINE = 64                   # bytes of the cache that one prefetch brings
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """`count` tiles of `size`, the first at `start`; `rep` is the start for tests of validity."""
-
-    start: Int
-    size: int
-    count: Int
-    rep: int = 0
-
-
 class StageLowering:
     """One stage of a kernel: loops, the register tile, its epilogue and stores."""
 
     def __init__(self, e: Emitter, kernel: Kernel, stage: Stage, target: Target,
-                 shapes: Mapping[str, tuple[Extent, ...]]) -> None:
-        """`shapes`: the tensors' extents in memory. Raises InternalError for loops that don't fit."""
+                 shapes: Mapping[str, tuple[Extent, ...]], waits: Tensor | None) -> None:
+        """`shapes`: the tensors' extents in memory; `waits`: where accumulators wait between chunks.
+
+        Raises InternalError for loops that don't fit.
+        """
         self.e, self.kernel, self.stage, self.first = e, kernel, stage, stage.first
         last = stage is kernel.stages[-1]
         shared = kernel.loops.loops if last else ()
-        self.loops = (*shared, *(x for x in stage.schedule.loops if x.kind != "prefetch"))
+        self.loops = (*shared, *(x for x in stage.schedule.loops if x.kind not in HINTS))
         self.ahead = stage.schedule.prefetch
         self.begin = len(shared)
         tensors = kernel.tensors
         self.accesses = [Access(x, tensors[x.tensor], shapes[x.tensor])
                          for x in (*stage.loads, stage.out)]
-        self.number = {a.load: i for i, a in enumerate(self.accesses[:-1])}
         self.store_at = len(self.accesses) - 1
+        self.number = {a.load: i for i, a in enumerate(self.accesses[:self.store_at])}
+        self.waiting = Waiting(e, waits, stage) if waits else None
+        if self.waiting:
+            self.accesses.append(self.waiting.access)
+        self.wait_at = self.store_at + 1
         self.extents = stage.extents
         outer: set[str] = set() if last else placed(kernel, stage)
         logical = {t.name: t.type.shape for t in tensors.values()}
         loads = [x for x in self.first.loads if x.tensor != ACC]
-        self.validity: Validity = decide([*loads, stage.out], logical, self.extents, self.loops, outer)
+        self.validity: Validity = decide([*loads, stage.out], logical, self.extents, self.loops, outer,
+                                         set(self.first.out_dims))
         ends = zip(stage.out.index, logical[stage.out.tensor], strict=True)
         self.clipped = [Constraint(i, int(e)) for i, e in ends if outside(i, e, self.extents)]
         self.reduced = reduced = set(self.first.reduced) if self.first.fold != "=" else set()
         counted = [i for i, x in enumerate(self.loops) if x.kind in ("par", "for") and x.dim not in reduced]
         self.tile_at = max([self.begin, *(i + 1 for i in counted)])
-        early = [x for x in self.loops[:self.tile_at] if x.dim in reduced]
-        if early:
-            raise InternalError(f"a loop over the sum's {early[0].dim} is outside of a loop over the result")
+        early = [x for i, x in enumerate(self.loops) if x.dim in reduced
+                 and (i < self.tile_at) != (x.kind == "chunk")]
+        if early or any(x.kind == "chunk" and x.dim not in reduced for x in self.loops):
+            raise InternalError("loops over a sum are chunks where loops over the result are inside, only "
+                                f"there: {', '.join(map(str, self.loops))}")
         for d, extent in stage.extents.items():
             own = [x for x in self.loops if x.dim == d]
             if extent != 1 and not (own and (own[-1].kind == "simd" or own[-1].step == 1)):
@@ -76,13 +78,15 @@ class StageLowering:
         self.dtype = stage_dtypes(stage, tensors)[0]
         self.tile_dims = tuple(d for d in self.extents if d not in reduced)
         self.memo: dict[tuple[str, int, str, int, int, tuple[int, ...]], Value] = {}
-        self.pad = self.lanes if self.simd and self.accesses[-1].padded(self.simd.dim, self.lanes) else 0
+        out = self.accesses[self.store_at]
+        self.pad = self.lanes if self.simd and out.padded(self.simd.dim, self.lanes) else 0
         unrolled = {x.dim for x in self.loops[self.tile_at:] if x.kind == "unroll"} - reduced
-        self.along = transpose.neighbours(self.accesses[-1], self.simd.dim, unrolled) \
+        self.along = transpose.neighbours(out, self.simd.dim, unrolled) \
             if self.simd and self.simd.dim not in reduced else None
-        self.overlapping = {
-            d: [i for i, a in enumerate(self.accesses[:-1])
-                if a.shares_axis(d, unrolled) and not (self.simd and self.simd.dim in a.dims)]
+        self.isolated = {
+            d: [i for i, a in enumerate(self.accesses[:self.store_at])
+                if d in a.dims and (a.shares_axis(d, unrolled) != bool(self.simd and self.simd.dim in a.dims)
+                                    or a.tensor.name in stage.schedule.reload)]
             for d in reduced}
 
     # ---- loops
@@ -91,7 +95,7 @@ class StageLowering:
         """The tiles of a loop, equal ones together."""
         span = pos[loop.dim].span
         if i in self.validity.clamp:
-            low, high = self._clamped(self.validity.clamp[i], loop.dim, pos)
+            low, high = clamped(self.e, self.validity.clamp[i], loop.dim, pos)
             return [Run(low, 1, self.e.sub(high, low))]
         if not isinstance(span, int):
             if loop.step == 1 or loop.kind == "par":
@@ -112,22 +116,6 @@ class StageLowering:
                 result.append(Run(start, size, 1, start))
                 last = sign
         return result
-
-    def _clamped(self, constraints: Sequence[Constraint], dim: str, pos: Positions) -> tuple[Int, Int]:
-        """The part of a loop in which all its constraints hold: 0 <= rest + a * dim < size."""
-        e = self.e
-        low: Int = 0
-        high: Int = pos[dim].span
-        for c in constraints:
-            rest: Int = c.index.const
-            for d, k in c.index.terms:
-                rest = e.add(rest, k * pos[d].const)
-                for t in pos[d].terms:
-                    rest = e.add(rest, e.mul(t.value, k))
-            a = c.index.coefficient(dim)
-            low = e.greatest(low, e.div(e.greatest(e.sub(a - 1, rest), 0), a))
-            high = e.least(high, e.div(e.greatest(e.sub(c.size + a - 1, rest), 0), a))
-        return low, high
 
     def placed(self, pos: Positions, dim: str, value: Int, run: Run) -> Positions:
         """Positions within one tile of a run, which starts at `value` (relative to the loop)."""
@@ -161,7 +149,7 @@ class StageLowering:
             turn.next = body(placed, self.moved(ptrs, loop.dim, placed[loop.dim].terms[-1]), turn.values)
         return turn.values
 
-    def moved(self, ptrs: Pointers, dim: str, term: Term) -> Pointers:
+    def moved(self, ptrs: Pointers, dim: str, term: Term) -> dict[int, Value]:
         """The pointers, moved by a loop variable of `dim`."""
         result = dict(ptrs)
         for i in ptrs:
@@ -175,28 +163,32 @@ class StageLowering:
     def run(self, pos: Positions, bases: Mapping[str, Value], origins: Mapping[str, Sequence[Int]]) -> None:
         """Emit the stage at `pos`; `origins` has the first indices that a tensor's base stands for."""
         ptrs: dict[int, Value] = {}
-        for i, a in enumerate(self.accesses):
+        for i, a in enumerate(self.accesses[:self.wait_at]):
             p = bases[a.tensor.name]
             for axis, origin in enumerate(origins.get(a.tensor.name, [])):
                 stride = a.parts[axis][0][2] * a.bytes // a.parts[axis][0][0]
                 p = self.e.offset(p, self.e.sub(0, self.e.mul(origin, stride)))
             ptrs[i] = p
-        moved: Pointers = ptrs
+        self.bases, moved = bases, ptrs
         for d, at in pos.items():
             for t in at.terms:
                 moved = self.moved(moved, d, t)
-        self.nest(self.begin, pos, moved)
+        self.nest(self.begin, pos, moved, Chunk())
 
-    def nest(self, i: int, pos: Positions, ptrs: Pointers) -> None:
+    def nest(self, i: int, pos: Positions, ptrs: Pointers, chunk: Chunk) -> None:
         """Loops outside of the register tile."""
         if i == self.tile_at:
-            self.tile(pos, ptrs)
+            self.tile(pos, ptrs, chunk)
             return
         loop = self.loops[i]
+        runs = self.runs(i, loop, pos)
+        if loop.kind == "chunk" and self.waiting and self.wait_at not in ptrs:
+            ptrs = {**ptrs, self.wait_at: self.waiting.pointer(self.bases, pos)}
         def inner(p: Positions, q: Pointers, c: list[Value]) -> list[Value]:
-            self.nest(i + 1, p, q)
+            part = chunk.at(self.e, p[loop.dim], run, runs) if loop.kind == "chunk" else chunk
+            self.nest(i + 1, p, q, part)
             return c
-        for run in self.runs(i, loop, pos):
+        for run in runs:
             if loop.kind == "unroll":
                 if not isinstance(run.count, int):
                     raise InternalError(f"the schedule unrolls {loop.dim}, whose extent isn't known")
@@ -233,20 +225,31 @@ class StageLowering:
     def key(self, pos: Positions) -> Key:
         return tuple([pos[d].const for d in self.tile_dims])
 
-    def tile(self, pos: Positions, ptrs: Pointers) -> None:
-        """Fold into registers, then the epilogue, then the stores."""
+    def tile(self, pos: Positions, ptrs: Pointers, chunk: Chunk) -> None:
+        """Fold into registers, from where the last chunk left off; in the last one, finish."""
         places = {self.key(p): p for p in self.combinations(self.tile_at, pos)}
         wide = Type(self.dtype, self.lanes)
         if self.first.fold == "=":
-            values = {k: self.value(self.first.expr, p, ptrs, wide, None) for k, p in places.items()}
-        else:
-            start = self.e.constant(IDENTITY[self.first.fold], wide)
-            self.order = {k: j for j, k in enumerate(places)}
-            folded = self.reduce(self.tile_at, pos, ptrs, [start] * len(places))
-            if self.simd and self.simd.dim in self.reduced:
-                folded = [across(self.e, COMBINE[self.first.fold], v) for v in folded]
-                wide = Type(wide.dtype)
-            values = dict(zip(places, folded, strict=True))
+            values = [self.value(self.first.expr, p, ptrs, wide, None) for p in places.values()]
+            self.finish(values, places, ptrs)
+            return
+        sums = [self.e.constant(IDENTITY[self.first.fold], wide)] * len(places)
+        if self.waiting:
+            sums = self.waiting.resumed(chunk, sums, places.values(), ptrs[self.wait_at])
+        self.order = {k: j for j, k in enumerate(places)}
+        sums = self.reduce(self.tile_at, pos, ptrs, sums)
+        if self.waiting:
+            self.waiting.keep(chunk, sums, places.values(), ptrs[self.wait_at])
+        with self.e.when(chunk.last) if isinstance(chunk.last, Value) else nullcontext():
+            if chunk.last:
+                self.finish(sums, places, ptrs)
+
+    def finish(self, folded: Sequence[Value], places: dict[Key, Positions], ptrs: Pointers) -> None:
+        """The epilogue, then the stores."""
+        if self.simd and self.simd.dim in self.reduced:
+            folded = [across(self.e, COMBINE[self.first.fold], v) for v in folded]
+        wide = folded[0].type
+        values = dict(zip(places, folded, strict=True))
         if self.clipped:
             values = {k: v for k, v in values.items() if self.inside(places[k])}
         for f in self.stage.formulas[1:]:
@@ -284,7 +287,7 @@ class StageLowering:
             for run in self.runs(i, loop, pos):
                 acc = self.turn(run, loop, pos, ptrs, acc, inner)
             return acc
-        isolate = self.overlapping[loop.dim] if loop.dim in self.reduced and not self.turns(i, pos) else []
+        isolate = self.isolated[loop.dim] if loop.dim in self.reduced and not self.turns(i, pos) else []
         for j, p in enumerate(self.steps(i, pos)):
             own = ptrs
             if j and isolate:
@@ -346,23 +349,10 @@ class StageLowering:
         """Whether an element of the result lies within its tensor."""
         return all(c.holds({d: p.rep for d, p in pos.items()}) for c in self.clipped)
 
-    def valid(self, pos: Positions) -> range | tuple[int, ...]:
+    def valid(self, pos: Positions) -> Sequence[int]:
         """The lanes (0 alone without a vector) that are within the extent and whose taps are valid."""
-        simd = self.simd
-        lanes: range | tuple[int, ...] = range(self.active(pos) if simd else 1)
-        for c in self.validity.static:
-            at = c.index.const
-            for d, k in c.index.terms:
-                at += k * pos[d].rep
-            step = c.index.coefficient(simd.dim) if simd else 0
-            if not step:
-                if not 0 <= at < c.size:
-                    return ()
-            elif not (0 <= at + step * lanes[0] < c.size and 0 <= at + step * lanes[-1] < c.size):
-                lanes = tuple(i for i in lanes if 0 <= at + step * i < c.size)
-                if not lanes:
-                    return ()
-        return lanes
+        return lanes_within(self.validity.static, self.simd.dim if self.simd else None, pos,
+                            self.active(pos) if self.simd else 1)
 
     # ---- elements
 

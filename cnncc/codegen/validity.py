@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cnncc.codegen.access import Positions
+from cnncc.codegen.emitter import Emitter, Int
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index, Load
 from cnncc.ir.formula import outside
@@ -41,18 +43,19 @@ class Validity:
 
 
 def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extents: Mapping[str, Extent],
-           loops: Sequence[Loop], outer: set[str]) -> Validity:
-    """Which loop decides which constraint; `outer` are dimensions placed by loops around the stage.
+           loops: Sequence[Loop], outer: set[str], result: set[str]) -> Validity:
+    """Which loop decides which constraint of the loads and, the last one, the store.
 
-    Raises InternalError where the schedule leaves no loop that can decide.
+    `outer` are dimensions placed by loops around the stage; what a loop over one of the `result` leaves out
+    is not stored. Raises InternalError where the schedule leaves no loop that can decide.
     """
-    constraints = {Constraint(i, int(size)) for x in loads
+    constraints = {Constraint(i, int(size)): x is loads[-1] for x in loads
                    for i, size in zip(x.index, shapes[x.tensor], strict=True) if outside(i, size, extents)}
     static: list[Constraint] = []
     split: dict[int, list[Constraint]] = {}
     clamp: dict[int, list[Constraint]] = {}
     for c in sorted(constraints, key=lambda c: str(c.index)):
-        counted = [i for i, x in enumerate(loops) if x.kind in ("par", "for", "part")
+        counted = [i for i, x in enumerate(loops) if x.kind in ("par", "for", "chunk", "part")
                    and x.dim in c.index.dims and _extent(extents[x.dim]) > x.step]
         placed = outer & set(c.index.dims)
         if len({loops[i].dim for i in counted}) <= 1 and not placed:
@@ -64,7 +67,7 @@ def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extent
         loop = loops[last] if counted else None
         inside = {x.dim for x in loops[last + 1:] if x.dim in c.index.dims}
         if loop is None or loop.kind != "for" or loop.step != 1 or c.index.coefficient(loop.dim) < 1 \
-                or inside - {loop.dim}:
+                or inside - {loop.dim} or (loop.dim in result and not constraints[c]):
             listed = ", ".join(map(str, loops))
             raise InternalError(f"the schedule decides {c.index} < {c.size} nowhere: {listed}")
         clamp.setdefault(last, []).append(c)
@@ -73,6 +76,41 @@ def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extent
 
 def _extent(e: Extent) -> int:
     return e if isinstance(e, int) else 1 << 62
+
+
+def clamped(e: Emitter, constraints: Sequence[Constraint], dim: str, pos: Positions) -> tuple[Int, Int]:
+    """The part of a loop in which all its constraints hold: 0 <= rest + a * dim < size."""
+    low: Int = 0
+    high: Int = pos[dim].span
+    for c in constraints:
+        rest: Int = c.index.const
+        for d, k in c.index.terms:
+            rest = e.add(rest, k * pos[d].const)
+            for t in pos[d].terms:
+                rest = e.add(rest, e.mul(t.value, k))
+        a = c.index.coefficient(dim)
+        low = e.greatest(low, e.div(e.greatest(e.sub(a - 1, rest), 0), a))
+        high = e.least(high, e.div(e.greatest(e.sub(c.size + a - 1, rest), 0), a))
+    return low, high
+
+
+def lanes_within(constraints: Sequence[Constraint], vector: str | None, pos: Positions,
+                 count: int) -> Sequence[int]:
+    """The lanes among `count` along the dimension `vector` in which all constraints hold."""
+    lanes: Sequence[int] = range(count)
+    for c in constraints:
+        at = c.index.const
+        for d, k in c.index.terms:
+            at += k * pos[d].rep
+        step = c.index.coefficient(vector) if vector else 0
+        if not step:
+            if not 0 <= at < c.size:
+                return ()
+        elif not (0 <= at + step * lanes[0] < c.size and 0 <= at + step * lanes[-1] < c.size):
+            lanes = tuple(i for i in lanes if 0 <= at + step * i < c.size)
+            if not lanes:
+                return ()
+    return lanes
 
 
 def signature(constraints: Sequence[Constraint], dim: str, start: int, size: int,

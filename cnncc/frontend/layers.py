@@ -194,22 +194,13 @@ def _linear(b: Layer, x: str, *, out: Count, bias: Bias = True, weight: Weight =
     return b.biased(y, bias, columns)
 
 
-def scale_and_shift(vectors: Sequence[Array], eps: float, rank: int) -> list[Array]:
-    """Weight, bias, mean and variance of batch normalization as the constants of our op, for that rank."""
-    weight, bias, mean, variance = (v.astype(np.float64) for v in vectors)
-    with np.errstate(all="ignore"):
-        scale = weight / np.sqrt(variance + eps)
-        own, shape = vectors[0].dtype, (-1, *(1,) * (rank - 2))
-        return [v.astype(own).reshape(shape) for v in (scale, bias - mean * scale)]
-
-
-def _batch_norm(b: Layer, x: str, *, eps: Number = 1e-5) -> str:
+def _batch_norm(b: Layer, x: str, *, eps: Number = 1e-5, momentum: Number = 0.9) -> str:
+    """`momentum` is the share of the running mean and variance that a step of training keeps."""
     shape = b.shape(x)
     expect(len(shape) > 1, f"its input {_show(shape)} has no channels")
-    vectors = [b.parameter(name, (int(shape[1]),), middle=middle) for name, middle in
+    vectors = [b.const(name, b.parameter(name, (int(shape[1]),), middle=middle)) for name, middle in
                (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1))]
-    scale, shift = scale_and_shift(vectors, eps, len(shape))
-    return b.emit("batch_norm", x, b.const("scale", scale), b.const("shift", shift))
+    return b.emit("batch_norm", x, *vectors, epsilon=float(eps), momentum=float(momentum))
 
 
 def _pool(b: Layer, op: str, x: str, k: Sizes, stride: Sizes, pad: Pads, dilation: Sizes) -> str:
@@ -264,7 +255,8 @@ def _flatten(b: Layer, x: str) -> str:
 
 def _dropout(b: Layer, x: str, *, p: Number = 0.5) -> str:
     """Nothing is dropped in inference."""
-    return x
+    expect(0 <= p < 1, f"p: expected a share from 0 to less than 1, got {p}")
+    return b.emit("dropout", x, ratio=float(p))
 
 
 def _row(name: str, make: Callable[..., str], activation: bool = False) -> Kind:

@@ -174,13 +174,18 @@ def _is_inf(c: Call) -> str:
 
 
 def _dropout(c: Call) -> tuple[str, ...] | tuple[Array, ...]:
-    """The operand as it is, and a mask that keeps all."""
+    """The operand, of which training drops a share, and a mask that keeps all."""
     support(not (c.has(2) and c.needed(2, "training_mode", "bool").any()),
             "training_mode is on: export the model for inference")
     x = c.operand(0)
     if not isinstance(x, str):
         return x, np.ones(x.shape, bool)
+    ratio = c.attribute("ratio", "f", 0.5)
+    if c.opset >= 12:
+        ratio = float(c.needed(1, "ratio", "float32", "float64", "float16")) if c.has(1) else 0.5
     mask = c.named(c.node.output[1]) if c.wanted(1) else None
+    if 0 < ratio < 1 and c.dtype(x) in FLOATS:
+        x = c.emit("dropout", [x], ratio=ratio)
     return (x, mask.emit("fill", [], shape=c.shape(x), value=1, dtype="bool")) if mask else (x,)
 
 

@@ -21,7 +21,6 @@ from cnncc.frontend import (
     onnx_resize,
     onnx_selection,
 )
-from cnncc.frontend.layers import scale_and_shift
 from cnncc.frontend.onnx_conv import Axis, window
 from cnncc.frontend.onnx_elementwise import of
 from cnncc.frontend.onnx_file import DTYPES
@@ -94,16 +93,10 @@ def _batch_norm(c: Call) -> str:
         axes = onnx_reduce.along(c, x, [a for a in range(len(shape)) if a != 1])
         y = c.emit("standardize", [x], "standard", axes=axes, epsilon=epsilon)
         return onnx_reduce.affine(c, y, shape=(*shape[1:2], *(1,) * (len(shape) - 2)))
-    if not any(isinstance(c.operand(i), str) for i in parameters):
-        vectors = [c.needed(i, "parameters", "float32", "float64").astype(own) for i in parameters]
-        scale, shift = scale_and_shift(vectors, epsilon, len(shape))
-        return c.emit("batch_norm", [x, c.const(scale, "scale"), c.const(shift, "shift")])
-    weight, bias, mean, variance = (
-        c.emit("reshape", [c.value(i)], "parameter", shape=(*shape[1:2], *(1,) * (len(shape) - 2)))
-        for i in parameters)
-    root = c.emit("inverse_root", [variance], "root", factor=1.0, epsilon=epsilon)
-    y = c.emit("standard", [x, mean, c.emit("mul", [root, weight], "scale")], "scaled")
-    return c.emit("add", [y, bias])
+    vectors = [c.value(i) if isinstance(v := c.operand(i), str) or v.dtype == own
+               else c.const(v.astype(own), f"parameter{i}") for i in parameters]
+    return c.emit("batch_norm", [x, *vectors], epsilon=epsilon,
+                  momentum=round(c.attribute("momentum", "f", 0.9), 6))
 
 
 def _shaped(c: Call, x: str | Array, shape: Shape) -> str | Array:

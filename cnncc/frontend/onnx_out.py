@@ -39,13 +39,6 @@ def _window(n: Node) -> dict[str, Any]:
     return {names[k]: v for k, v in n.attrs if k in names} | {"pads": n.attr["begin"] + n.attr["end"]}
 
 
-def _batch_norm(g: Graph, n: Node) -> Made:
-    x, *vectors = n.inputs
-    scale, shift = (g.constants[v].reshape(-1) for v in vectors)
-    mean, variance = np.zeros_like(scale), np.ones_like(scale)
-    return "BatchNormalization", [x, scale, shift, mean, variance], {"epsilon": 0.0}
-
-
 def _sum_pool(g: Graph, n: Node) -> Made:
     mean = "AveragePool", n.inputs, {**_window(n), "count_include_pad": 1}
     return "Mul", [mean, np.array(math.prod(n.attr["kernel"]), np.float32)], {}
@@ -106,10 +99,11 @@ def _formula(g: Graph, n: Node) -> Made:
 
 ROWS: dict[str, Row] = {
     **{_ours(op): _same(op, *names.split()) for names, ops in SAME.items() for op in ops.split()},
-    "batch_norm": _batch_norm,
+    "batch_norm": lambda g, n: ("BatchNormalization", n.inputs, dict(n.attrs)),
     "clip": _clip,
     "concat": _same("Concat", "axis"),
     "conv": lambda g, n: ("Conv", n.inputs, _window(n)),
+    "dropout": lambda g, n: ("Dropout", [*n.inputs, np.array(n.attr["ratio"], np.float32)], {}),
     "eq": _same("Equal"),
     "formula": _formula,
     "expand": _expand,

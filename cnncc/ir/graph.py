@@ -92,7 +92,8 @@ class Loop:
 class Graph:
     """`nodes` in topological order, `outputs` as (user's name, value), `constants` of the const nodes.
 
-    The last outputs are those of the `signals`.
+    The last outputs are those of the `signals`. `state` are input nodes that aren't the user's: memory of the
+    model's own, each with the value that it holds after a call.
     """
 
     name: str
@@ -101,6 +102,12 @@ class Graph:
     outputs: tuple[tuple[str, str], ...]
     constants: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     signals: tuple[Signal, ...] = ()
+    state: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The values that a call leaves behind: outputs, new states."""
+        return tuple(v for _, v in (*self.outputs, *self.state))
 
     @property
     def shown(self) -> tuple[tuple[str, str], ...]:
@@ -118,12 +125,12 @@ class Graph:
         return tuple(self.nodes[i].type for i in node.inputs)
 
     def users(self) -> dict[str, list[str]]:
-        """For each value the nodes that need it (once per operand), with `""` for each graph output."""
+        """For each value the nodes that need it (once per operand), with `""` for each of the `results`."""
         result: dict[str, list[str]] = {name: [] for name in self.nodes}
         for n in self:
             for i in n.needs:
                 result[i].append(n.name)
-        for _, value in self.outputs:
+        for value in self.results:
             result[value].append("")
         return result
 
@@ -134,7 +141,7 @@ class Graph:
     def live(self) -> Graph:
         """The graph without what no output needs (inputs stay) and without unused constants."""
         needed: set[str] = set()
-        stack = [v for _, v in self.outputs]
+        stack = list(self.results)
         while stack:
             name = stack.pop()
             if name not in needed:
@@ -151,7 +158,7 @@ class Graph:
         flags = [(o, s) for o, s in zip(self.outputs[len(self.shown):], self.signals, strict=True)
                  if s.output is None]
         wanted = (*((name, name) for name in outputs), *(o for o, _ in flags))
-        return replace(self, outputs=wanted, signals=tuple(s for _, s in flags)).live()
+        return replace(self, outputs=wanted, signals=tuple(s for _, s in flags), state=()).live()
 
     def verify(self) -> None:
         """Raises InternalError where an invariant is broken, in bodies of loops too."""
@@ -174,13 +181,17 @@ class Graph:
             self._verify_loads(n)
             self._verify_loop(n)
             seen.add(name)
-        for name in (*self.inputs, *(v for _, v in self.outputs)):
+        for name, value in self.state:
+            n = self.nodes[name]
+            if n.op != "input" or name in self.inputs or self.nodes[value].type != n.type:
+                raise InternalError(f"{value} can't take the place of {name}")
+        for name in (*self.inputs, *self.results):
             if name not in seen:
                 raise InternalError(f"the graph names {name}, which doesn't exist")
         for n in self:
             for base in (i for i in n.inputs if i in over):
                 self._verify_reader(n, base, over)
-        if shown := over.keys() & {v for _, v in self.outputs}:
+        if shown := over.keys() & {*self.results}:
             raise InternalError(f"the output {min(shown)} is written over")
 
     def _verify_loop(self, n: Node) -> None:
@@ -208,7 +219,7 @@ class Graph:
         while loads and clause:
             written = [(f.out, f) for f in self._formulas(self[clause])[-1:]]
             for a, b in itertools.product(loads, written):
-                if not any(_apart(i, a[1], j, b[1]) for i, j in zip(a[0].index, b[0].index, strict=True)):
+                if not any(apart(i, a[1], j, b[1]) for i, j in zip(a[0].index, b[0].index, strict=True)):
                     raise InternalError(f"node {n.name} reads of {base} what {clause} writes")
             clause = over.get(clause)
         if not loads:
@@ -271,10 +282,11 @@ class Graph:
         for s in self.signals:
             where = "" if s.output is None else f" {s.output} {s.axis}"
             lines.append(f"  signal {s.text!r}{where}")
+        lines += [f"  state {quote(name)}={quote(value)}" for name, value in self.state]
         return "\n".join(lines)
 
 
-def _apart(a: Index, f: Formula, b: Index, g: Formula) -> bool:
+def apart(a: Index, f: Formula, b: Index, g: Formula) -> bool:
     """Whether two indices have no value in common, as far as their bounds tell."""
     if a.lookup or b.lookup or any(isinstance(s.sizes[d], str) for i, s in ((a, f), (b, g)) for d in i.dims):
         return False
@@ -335,8 +347,10 @@ class Builder:
         type = OPS[op].infer([self.nodes[i].type for i in inputs], attrs)
         return self.add(Node(self.fresh(name), op, inputs, type, attributes, origin, base=base))
 
-    def graph(self, outputs: Iterable[tuple[str, str]], signals: Sequence[Signal] = ()) -> Graph:
+    def graph(self, outputs: Iterable[tuple[str, str]], signals: Sequence[Signal] = (),
+              state: Iterable[tuple[str, str]] = ()) -> Graph:
         """The graph of all nodes so far; `outputs` are (name for the user, value), the `signals`' last."""
-        g = Graph(self.name, self.nodes, tuple(self.inputs), tuple(outputs), self.constants, tuple(signals))
+        g = Graph(self.name, self.nodes, tuple(self.inputs), tuple(outputs), self.constants, tuple(signals),
+                  tuple(state))
         g.verify()
         return g

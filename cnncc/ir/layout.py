@@ -93,6 +93,13 @@ class Layout:
         order = [places[axis].pop(0) for axis, _ in self.order]
         return np.ascontiguousarray(array.reshape(split_shape).transpose(order)).reshape(-1)
 
+    def unpack(self, memory: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """The plain array of a shape that this memory, flat, holds."""
+        places = self.pack(np.arange(product(shape), dtype=np.int64).reshape(shape) + 1)
+        result = np.empty(product(shape), memory.dtype)
+        result[places[places > 0] - 1] = memory[places > 0]
+        return result.reshape(shape)
+
     def __str__(self) -> str:
         names = LETTERS.get(self.rank) or "abcdefghijklm"
         return ", ".join(names[a] + (f":{b}" if b else "") for a, b in self.order) or "scalar"

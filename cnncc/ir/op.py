@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -19,7 +19,10 @@ Attrs = Mapping[str, Any]
 Shape = tuple[Extent, ...]
 Shapes = Sequence[Sequence[Extent]]
 Indices = tuple[Index, ...]
-NAMES = ("x", "w", "u", "v")
+Gradient: TypeAlias = "Callable[[Parts, Made, str], Mapping[int, str]]"
+"""Of a node's parts, the node, and the gradient of its result: those of its operands, by number, an empty
+name where another operand's has it."""
+NAMES = ("x", "w", "u", "v", "t", "z", "o", "j")
 MANY = 4096                 # bound formulas that are kept
 
 
@@ -47,12 +50,16 @@ class Composer(Protocol):
 
 @dataclass(frozen=True)
 class Op:
-    """`bound` gives the formula and the result's shape; an op without is `composed` of others, or a view."""
+    """`bound` gives the formula and the result's shape; an op without is `composed` of others, or a view.
+
+    `gradient` gives the gradients of operands, by number, of which it knows more than the formula says.
+    """
 
     name: str
     bound: Callable[[Shapes, Attrs], tuple[Formula, tuple[Extent, ...]]] | None = None
     shape: Callable[[Shapes, Attrs], tuple[Extent, ...]] | None = None
     composed: Callable[[Composer, Made], str] | None = None
+    gradient: Gradient | None = None
 
     def infer(self, types: Sequence[TensorType], attrs: Attrs) -> TensorType:
         """The type of the result. Raises ModelError where the operands don't fit the op."""
@@ -221,3 +228,10 @@ class Parts:
 def composed(make: Callable[[Parts, Made], str]) -> None:
     """Registers a function, by its name, that makes the parts of an op and gives the last one."""
     register(Op(make.__name__[1:], composed=lambda b, n: make(Parts(b, n), n)))
+
+
+def gradient(name: str) -> Callable[[Gradient], None]:
+    """Registers a function that makes the gradients of an op's operands, or of some of them."""
+    def known(rule: Gradient) -> None:
+        register(replace(OPS[name], gradient=rule))
+    return known

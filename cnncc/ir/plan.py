@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 from cnncc.ir.types import Extent
 
-Space = Literal["input", "output", "weights", "work"]
+ALIGN = 64                  # bytes: a cache line, which buffers begin at
+Space = Literal["input", "output", "weights", "state", "work"]
 
 # Slots of a call frame, eight bytes each: the only argument of the native entry `run`.
-FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "acquire", "parallel", "release")
+FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "state", "acquire", "parallel",
+         "release", "context")
 """`first` and `last` bound the steps that run (all: 0 and the number of steps); `acquire`, `parallel` and
-`release` are the pool's functions, null to run alone. The inputs' addresses follow, then the outputs'."""
+`release` are the pool's functions, null to run alone; `context` is what `parallel` is given last. The inputs'
+addresses follow, then the outputs'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,22 @@ class Value:
     name: str
     dtype: str
     shape: tuple[Extent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor of the model's own memory, which calls change: its place in bytes.
+
+    There it has the shape `axes` (some of its own together) and the `layout`, as text.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    layout: str
+    offset: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +104,7 @@ class Plan:
     """`work` bytes are needed per unit of the batch, `scratch` bytes per thread, `weights` bytes once.
 
     `symbol` names the symbolic extent, None where the batch is fixed (it counts as 1 then). The last outputs
-    are those of the `signals`.
+    are those of the `signals`. `state` is kept from call to call.
     """
 
     name: str
@@ -98,6 +117,12 @@ class Plan:
     symbol: str | None
     signals: tuple[Signal, ...] = ()
     loops: tuple[Turns, ...] = ()
+    state: tuple[Held, ...] = ()
+
+    @property
+    def held(self) -> int:
+        """Bytes of the state."""
+        return max((h.offset + h.nbytes for h in self.state), default=0)
 
     @property
     def shown(self) -> tuple[Value, ...]:
@@ -117,4 +142,6 @@ def restore(data: Mapping[str, Any]) -> Plan:
                   for s in data["steps"])
     return Plan(data["name"], values("inputs"), values("outputs"), steps, data["work"], data["scratch"],
                 data["weights"], data["symbol"], tuple(Signal(**s) for s in data["signals"]),
-                tuple(Turns(**t) for t in data["loops"]))
+                tuple(Turns(**t) for t in data["loops"]),
+                tuple(Held(**{**h, "shape": tuple(h["shape"]), "axes": tuple(h["axes"])})
+                      for h in data["state"]))

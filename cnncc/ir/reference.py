@@ -365,8 +365,8 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], floats: DTypeLike = np.f
     sizes = {s: n for name in graph.inputs
              for s, n in zip(graph[name].type.shape, inputs[name].shape, strict=True) if isinstance(s, str)}
     if keep is not None:
-        graph = replace(graph, outputs=tuple((name, name) for name in keep), signals=())
-    graph = graph.live()
+        graph = replace(graph, outputs=tuple((name, name) for name in keep), signals=(), state=())
+    graph = replace(graph, state=()).live()
     uses = {name: len(users) for name, users in graph.users().items()}
     values: dict[str, Array] = {}
     for n in graph:

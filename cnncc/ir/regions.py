@@ -1,10 +1,18 @@
-"""How much of a scratch tensor lives at once: interval arithmetic over a kernel's shared loops."""
+"""How much of a scratch tensor lives at once: interval arithmetic over a kernel's shared loops.
+
+Accumulators that wait between the chunks of a sum are scratch tensors too.
+"""
 
 from __future__ import annotations
 
+from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index
-from cnncc.ir.kernel import Kernel, Stage
-from cnncc.ir.types import BYTES, Extent
+from cnncc.ir.infer import stage_dtypes
+from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
+from cnncc.ir.layout import Layout
+from cnncc.ir.schedule import HINTS
+from cnncc.ir.tasks import unit_of
+from cnncc.ir.types import BYTES, Extent, TensorType
 
 ALIGN = 64
 PAGE = 4096
@@ -12,6 +20,11 @@ PAGE = 4096
 
 def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
     """For each scratch tensor the largest box that one turn of the shared loops reads of it."""
+    return _boxes(kernel)[0]
+
+
+def _boxes(kernel: Kernel) -> tuple[dict[str, tuple[Extent, ...]], list[dict[str, int]]]:
+    """Also how far each stage's dimensions run at most within one turn of the shared loops."""
     spans: list[dict[str, int]] = [{d: 1 if isinstance(e, str) else e for d, e in s.extents.items()}
                                    for s in kernel.stages]
     for loop in kernel.loops.loops:
@@ -34,7 +47,47 @@ def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
         for index, low, n in zip(stage.out.index, lows, box, strict=True):
             if index.single:
                 starts[j][index.single], spans[j][index.single] = low, n
+    return result, spans
+
+
+def accumulators(kernel: Kernel) -> dict[int, Tensor]:
+    """By number of the stage: its accumulators that wait between the turns of its chunk loops.
+
+    The axes are the dimensions inside the chunks in the order of the loops, then those of the vector. Raises
+    InternalError where the loops don't say how many there are.
+    """
+    result: dict[int, Tensor] = {}
+    for j, (stage, span) in enumerate(zip(kernel.stages, _boxes(kernel)[1], strict=True)):
+        loops = stage.schedule.loops
+        at = next((i for i, x in enumerate(loops) if x.kind == "chunk"), len(loops))
+        if at == len(loops):
+            continue
+        span = dict(span)
+        for x in loops[:at]:
+            span[x.dim] = min(span[x.dim], max(x.step, unit_of(kernel, stage, x)))
+        dims = waiting(stage)
+        around = {x.dim for x in (*kernel.loops.loops, *loops[:at])}
+        if open := [d for d in dims if isinstance(stage.extents[d], str) and d not in around]:
+            raise InternalError(f"{stage.schedule}: {open[0]}, of unknown extent, is inside of a chunk")
+        lanes = next((x.step for x in loops if x.kind == "unroll" and x.dim == stage.schedule.simd), 1)
+        shape = [-(-span[d] // lanes) * lanes if d == stage.schedule.simd else span[d] for d in dims]
+        order = [(a, 0) for a, d in enumerate(dims) if d != stage.schedule.simd]
+        if stage.schedule.simd in dims:
+            vector = dims.index(str(stage.schedule.simd))
+            order = [(vector, lanes), *order, (vector, 0)]
+        elif stage.schedule.simd:               # each sum is a vector whose lanes are added up at the end
+            order.append((len(shape), 0))
+            shape.append(lanes)
+        dtype = stage_dtypes(stage, kernel.tensors)[0]
+        result[j] = Tensor(f"{ACC}.{j}", TensorType(dtype, tuple(shape)), Layout(tuple(order)))
     return result
+
+
+def waiting(stage: Stage) -> list[str]:
+    """The dimensions of a stage's accumulators, in the order of its loops."""
+    dims = dict.fromkeys(x.dim for x in stage.schedule.loops if x.kind not in HINTS)
+    reduced = set(stage.first.reduced)
+    return [d for d in (*dims, *(d for d in stage.extents if d not in dims)) if d not in reduced]
 
 
 def _interval(index: Index, starts: dict[str, int], spans: dict[str, int]) -> tuple[int, int]:
@@ -61,8 +114,10 @@ def placed(kernel: Kernel, stage: Stage) -> set[str]:
 def scratch_offsets(kernel: Kernel) -> tuple[dict[str, int], int]:
     """Where each scratch tensor starts in a thread's scratch memory, and that memory's size in bytes."""
     shapes = scratch_shapes(kernel)
+    waits = accumulators(kernel).values()
+    shapes.update((t.name, t.type.shape) for t in waits)
     offsets, total = {}, 0
-    for t in kernel.scratch:
+    for t in (*kernel.scratch, *waits):
         offsets[t.name] = total
         total += -(-t.layout.elements(shapes[t.name]) * BYTES[t.type.dtype] // ALIGN) * ALIGN
     return offsets, -(-total // PAGE) * PAGE

@@ -18,6 +18,9 @@ from cnncc.ir.types import FLOATS, INTEGERS, NUMPY
 
 Array = NDArray[Any]
 
+PHILOX = (0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85)
+"""Philox4x32's two multipliers, and what each round adds to the key."""
+
 CLASSES = {"b": ("bool",), "f": FLOATS, "i": INTEGERS, "n": (*FLOATS, *INTEGERS), "l": (*INTEGERS, "bool"),
            "t": (*FLOATS, *INTEGERS, "bool"), "a": tuple(NUMPY), "s": ("f32",), "d": ("f64",), "w": ("i32",),
            "q": ("i64",)}
@@ -75,6 +78,17 @@ def _sigmoid(x: Array) -> Array:
     return result.astype(x.dtype)
 
 
+def _random(*words: Array) -> Array:
+    """0 to less than 1 by Philox4x32-10 (Salmon et al., SC 2011): a counter of four words, a key of two."""
+    a, b, c, d, low, high = np.broadcast_arrays(*(w.astype(np.uint32).astype(np.uint64) for w in words))
+    mask = np.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        p, q = a * np.uint64(PHILOX[0]), c * np.uint64(PHILOX[1])
+        a, b, c, d = (q >> np.uint64(32)) ^ b ^ low, q & mask, (p >> np.uint64(32)) ^ d ^ high, p & mask
+        low, high = (low + np.uint64(PHILOX[2])) & mask, (high + np.uint64(PHILOX[3])) & mask
+    return (a >> np.uint64(8)).astype(np.float32) * np.float32(2.0 ** -24)
+
+
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -101,6 +115,7 @@ _ROWS: dict[str, dict[str, Callable[..., Array]]] = {
     "f f 25": {"exp": np.exp, "expm1": np.expm1, "log": np.log, "sigmoid": _sigmoid, "tanh": np.tanh},
     "f f 50": {"log1p": np.log1p, "softplus": lambda x: np.logaddexp(x, x.dtype.type(0)),
                "erf": lambda x: _ERF(x).astype(x.dtype)},
+    "iiiiii f32 200": {"random": _random},
     "f f 100": {"sin": np.sin, "cos": np.cos, "tan": np.tan, "sinh": np.sinh, "cosh": np.cosh,
                 "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "asinh": np.arcsinh,
                 "acosh": np.arccosh, "atanh": np.arctanh}}

@@ -5,7 +5,10 @@ p; one over q in steps of at most 12 (ragged tiles are balanced); over c in step
 the 16 c of the step one by one; then the 12 x 32 tile: q unrolled, k unrolled in steps of 16, whose lanes are
 the vector.
 `part c:480` sums each 480 c by themselves before they are added: long sums round less.
+`chunk c:64` around loops over the result does 64 c of all sums inside at a time: between its turns the
+accumulators wait in scratch memory, and the epilogue is in the last turn only.
 `prefetch w:8192` asks for what lies 8192 bytes beyond each vector that is loaded of the operand w.
+`reload x` loads what unrolled taps share of the operand x once for each: registers are left for more sums.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ from typing import Literal, cast, get_args
 
 from cnncc.ir.errors import InternalError
 
-Kind = Literal["par", "for", "part", "unroll", "simd", "prefetch"]
+Kind = Literal["par", "for", "chunk", "part", "unroll", "simd", "prefetch", "reload"]
+HINTS = "prefetch", "reload"
+"""Items that are no loops: they name an operand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """An item of a schedule; for a prefetch `dim` names an operand and `step` is a distance in bytes."""
+    """An item of a schedule; for hints `dim` names an operand, a prefetch's `step` is a distance in bytes."""
 
     kind: Kind
     dim: str
@@ -43,6 +48,11 @@ class Schedule:
     def prefetch(self) -> dict[str, int]:
         """Distance in bytes by operand."""
         return {x.dim: x.step for x in self.loops if x.kind == "prefetch"}
+
+    @property
+    def reload(self) -> frozenset[str]:
+        """The operands whose vectors are not kept between unrolled taps."""
+        return frozenset(x.dim for x in self.loops if x.kind == "reload")
 
     @property
     def par(self) -> tuple[Loop, ...]:

@@ -35,6 +35,7 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
     name, outputs = "", []
     blocks: list[list[str]] = []
     signals: list[Signal] = []
+    state: list[tuple[str, str]] = []
     for line in text.splitlines():
         word, _, rest = line.strip().partition(" ")
         if line.startswith("      "):
@@ -49,6 +50,8 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
                 raise InternalError(f"can't read the signal {rest!r}")
             said, output, axis = match.groups()
             signals.append(Signal(ast.literal_eval(said), int(output) if output else None, int(axis or 0)))
+        elif word == "state":
+            state += [(next(_names(a)), next(_names(b))) for a, b in re.findall(rf"({NAME})=({NAME})", rest)]
         else:
             blocks.append([line.strip()])
     for head, *more in blocks:
@@ -63,8 +66,8 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
             (None, _loop(text, constants) if more else None)
         nodes[own] = Node(own, match[3], tuple(_names(match[4])), parse_type(match[2]), attrs,
                           tuple(_names(match[7] or "")), kernel, next(_names(match[6] or ""), ""), loop)
-    inputs = tuple(n.name for n in nodes.values() if n.op in ("input", "state"))
-    return Graph(name, nodes, inputs, tuple(outputs), dict(constants or {}), tuple(signals))
+    inputs = tuple(n.name for n in nodes.values() if n.op in ("input", "state") and n.name not in dict(state))
+    return Graph(name, nodes, inputs, tuple(outputs), dict(constants or {}), tuple(signals), tuple(state))
 
 
 def _loop(text: str, constants: Mapping[str, np.ndarray] | None) -> Loop:

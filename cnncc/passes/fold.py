@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -41,44 +42,61 @@ class Rebuild(Builder):
                                 base=self.name_of(n.base)))
 
     def finish(self) -> Graph:
-        return self.graph([(user, self.name_of(v)) for user, v in self.old.outputs], self.old.signals).live()
+        return self.graph([(user, self.name_of(v)) for user, v in self.old.outputs], self.old.signals,
+                          [(name, self.name_of(v)) for name, v in self.old.state]).live()
 
 
 def fold_batchnorm(graph: Graph, target: Target) -> Graph:
-    """Batch normalization after a convolution (or its bias) becomes part of the weights and the bias."""
+    """Batch normalization by constants: after a convolution (or its bias) a part of the weights and the bias,
+    else a factor and a term.
+    """
     users = graph.users()
     b = Rebuild(graph)
     for n in graph:
         if n.op != "batch_norm" or not all(graph[i].op == "const" for i in n.inputs[1:]):
             b.copy(n)
             continue
-        scale, shift = (graph.constants[i].astype(np.float64) for i in n.inputs[1:])
-        x = graph[n.inputs[0]]
+        x, dtype = graph[n.inputs[0]], graph[n.inputs[0]].type.numpy
+        vectors = (graph.constants[i].astype(np.float64).reshape(-1, *(1,) * (x.type.rank - 2))
+                   for i in n.inputs[1:])
+        weight, bias, mean, variance = vectors
+        with np.errstate(all="ignore"):
+            scale = weight / np.sqrt(variance + n.attr["epsilon"])
+            shift = bias - mean * scale
         extra: tuple[str, ...] = ()
         if x.op == "add" and len(users[x.name]) == 1 and graph[x.inputs[1]].op == "const" \
-                and graph.constants[x.inputs[1]].shape == scale.shape:
+                and graph.constants[x.inputs[1]].shape == scale.shape and graph[x.inputs[0]].op == "conv":
             shift = shift + graph.constants[x.inputs[1]] * scale
             extra, x = x.origin, graph[x.inputs[0]]
-        if x.op != "conv" or graph[x.inputs[1]].op != "const" or len(users[x.name]) != 1:
-            b.copy(n)
-            continue
-        w = graph.constants[x.inputs[1]]
-        with np.errstate(all="ignore"):
-            folded = (w * scale.reshape(-1, *[1] * (w.ndim - 1))).astype(w.dtype)
-        weights = b.const(x.inputs[1] + ".bn", folded)
         origin = tuple(dict.fromkeys((*x.origin, *extra, *n.origin)))
-        y = b.op("conv", [b.name_of(x.inputs[0]), weights], n.name + ".conv", origin, **x.attr)
-        bias = b.const(n.name + ".bias", shift.astype(w.dtype))
-        b.renamed[n.name] = b.op("add", [y, bias], n.name, origin)
+        if x.op != "conv" or graph[x.inputs[1]].op != "const" or len(users[x.name]) != 1:
+            origin = n.origin
+            factor = b.const(n.name + ".scale", scale.astype(dtype))
+            y = b.op("mul", [b.name_of(n.inputs[0]), factor], n.name + ".scaled", origin)
+            shift = bias - mean * scale
+        else:
+            w = graph.constants[x.inputs[1]]
+            with np.errstate(all="ignore"):
+                folded = (w * scale.reshape(-1, *[1] * (w.ndim - 1))).astype(w.dtype)
+            weights = b.const(x.inputs[1] + ".bn", folded)
+            y = b.op("conv", [b.name_of(x.inputs[0]), weights], n.name + ".conv", origin, **x.attr)
+        b.renamed[n.name] = b.op("add", [y, b.const(n.name + ".shift", shift.astype(dtype))], n.name, origin)
     return b.finish()
 
 
 def expand(graph: Graph, target: Target) -> Graph:
     """Ops composed of others are replaced by what they are made of, until none is left."""
-    while any(n.op in OPS and OPS[n.op].composed for n in graph):
+    return expand_but(graph, set())
+
+
+def expand_but(graph: Graph, kept: Collection[str]) -> Graph:
+    """Ops composed of others, but those `kept`, replaced by what they are made of, until none is left."""
+    def parts(n: Node) -> Callable[[Rebuild, Node], str] | None:
+        return OPS[n.op].composed if n.op in OPS and n.op not in kept else None
+    while any(map(parts, graph)):
         b = Rebuild(graph)
         for n in graph:
-            composed = OPS[n.op].composed if n.op in OPS else None
+            composed = parts(n)
             if composed is None:
                 b.copy(n)
             else:

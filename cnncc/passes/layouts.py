@@ -14,6 +14,7 @@ from cnncc.ir.target import Target
 from cnncc.ir.types import TensorType, product
 
 CHANNEL = 1
+PACKED = "pack"             # what a copy does whose order its reader decides
 
 
 def choose_layouts(graph: Graph, target: Target) -> Graph:
@@ -21,7 +22,7 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
 
     A copy is put in only where the user's memory is plain and a kernel can't write it by whole vectors.
     """
-    graph = _copy_outputs(graph)
+    graph = _copy_results(graph)
     lanes = _lanes(graph, target)
     blocked = _blocked(graph, lanes)
     layouts = {n.name: Layout.blocked(n.type.rank, CHANNEL, lanes[n.name]) if n.name in blocked
@@ -100,8 +101,10 @@ def _contiguous(kernel: Kernel, s: Stage) -> set[str]:
 def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
     """The values with blocked channels: a fixed point, because views and clauses tie values together."""
     shown = {*graph.inputs, *(v for _, v in graph.outputs)}
-    result = {n.name for n in graph if n.op in ("kernel", "reshape") and n.name not in shown
-              and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int) and c != 1}
+    held = {name: lanes[name] for name, _ in graph.state}
+    result = {n.name for n in graph if n.op in ("kernel", "reshape", "input") and n.name not in shown
+              and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int)
+              and c > (held.get(n.name, 0) - 1 if n.name in held else 1)}
     for n in graph:
         if n.loop is not None:              # the body finds them as a user's
             result -= {*n.inputs}
@@ -114,6 +117,10 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
     changed = True
     while changed:
         changed = False
+        for pair in ({*held} for held in graph.state):
+            if pair & result and (not pair <= result or len({lanes[name] for name in pair}) > 1):
+                result -= pair
+                changed = True
         for n in graph:
             if n.op != "reshape" and not n.base:
                 continue
@@ -188,13 +195,13 @@ def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
 def _channels_last(f: Formula, out: Load, name: str) -> bool:
     """Whether a tensor is read by a contraction as, or is one's result with, rows where channels are.
 
-    What is summed lies behind them, and they are rows of one factor alone.
+    What is summed lies behind them, not before them too, and they are rows of one factor alone.
     """
     factors = multiply_add(f) or ()
     for x, other in zip(factors, factors[::-1], strict=True):
         if isinstance(x, Load) and isinstance(other, Load) and len(x.index) > CHANNEL + 1:
             rows = set(x.index[CHANNEL].dims)
-            if rows and rows.isdisjoint((*f.reduced, *other.dims)) \
+            if rows and rows.isdisjoint((*f.reduced, *other.dims)) and x.index[0].single not in f.reduced \
                     and any(i.single in f.reduced for i in x.index[CHANNEL + 1:]) \
                     and (x.tensor == name or (out.tensor == name and len(out.index) > CHANNEL
                          and rows & set(out.index[CHANNEL].dims))):
@@ -210,44 +217,72 @@ def _along(kernel: Kernel, f: Formula, channel: Index) -> bool:
     return all(set(channel.dims).isdisjoint(i.dims) for x in first.loads for i in x.index[CHANNEL + 1:])
 
 
-def _copy_outputs(graph: Graph) -> Graph:
+def _copy_results(graph: Graph) -> Graph:
     """An output of images that a kernel sums up is written blocked and then copied to plain memory.
 
-    So is what no kernel can write at once: inputs, constants, values that are outputs already, views of them.
+    So is what no kernel can write at once: inputs, constants, values that are results already, views of them,
+    and what is written over a state of which it reads other elements.
     """
     nodes = dict(graph.nodes)
-    outputs: list[tuple[str, str]] = []
     written: set[str] = set()
-    for user, value in graph.outputs:
+
+    def copied(value: str) -> str:
+        name, i = f"{value}.plain", 0
+        while name in nodes:
+            name, i = f"{value}.plain.{i}", i + 1
+        nodes[name] = copy_of(nodes[value], name)
+        return name
+
+    def shown(value: str) -> str:
         n = source = nodes[value]
         if 0 in n.type.shape:           # nothing to write
-            outputs.append((user, value))
-            continue
+            return value
         while source.op == "reshape":
             source = nodes[source.inputs[0]]
         root = n
         while root.base:
             root = nodes[root.base]
         if root.op == "state":          # it is in its place
-            outputs.append((user, value))
-            continue
+            return value
         spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1
         if (n.kernel is not None and spatial > 1 and not _light(n.kernel)) or source.kernel is None \
                 or source.name in written:
-            name, i = f"{value}.plain", 0
-            while name in nodes:
-                name, i = f"{value}.plain.{i}", i + 1
-            index = tuple(Index.of(f"i{a}") if e != 1 else Index() for a, e in enumerate(n.type.shape))
-            extents = tuple((f"i{a}", e) for a, e in enumerate(n.type.shape) if e != 1)
-            f = Formula(Load("y", index), "=", Load("x", index), extents)
-            plain = Layout.plain(n.type.rank)
-            kernel = Kernel((Tensor("x", n.type, plain), Tensor("y", n.type, plain)), (Stage((f,)),))
-            nodes[name] = Node(name, "kernel", (value,), n.type, (("does", "copy"),), n.origin, kernel)
-            value = name
-        else:
-            written.add(source.name)
-        outputs.append((user, value))
-    return replace(graph, nodes=nodes, outputs=tuple(outputs))
+            return copied(value)
+        written.add(source.name)
+        return value
+
+    def held(name: str, value: str) -> str:
+        n = nodes[value]
+        if n.kernel is None or n.base or value in written or not _in_place(n, name):
+            return copied(value)
+        written.add(value)
+        return value
+    outputs = tuple((user, shown(value)) for user, value in graph.outputs)
+    state = tuple((name, held(name, value)) for name, value in graph.state)
+    return replace(graph, nodes=nodes, outputs=outputs, state=state)
+
+
+def _in_place(n: Node, name: str) -> bool:
+    """Whether a kernel reads of an operand only the element that it writes."""
+    assert n.kernel is not None
+    own = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == name}
+    out = n.kernel.stages[-1].out
+    return not own or (len(n.kernel.stages) == 1 and all(
+        x.index == out.index for x in n.kernel.stages[0].loads if x.tensor in own))
+
+
+def copy_of(n: Node, name: str) -> Node:
+    """A kernel that copies a value."""
+    t = Tensor("x", n.type, Layout.plain(n.type.rank))
+    return Node(name, "kernel", (n.name,), n.type, (("does", "copy"),), n.origin, copy_kernel(t, t))
+
+
+def copy_kernel(x: Tensor, y: Tensor) -> Kernel:
+    """From one memory order to another."""
+    index = tuple(Index.of(f"i{a}") if e != 1 else Index() for a, e in enumerate(x.type.shape))
+    extents = tuple((f"i{a}", e) for a, e in enumerate(x.type.shape) if e != 1)
+    f = Formula(Load("y", index), "=", Load("x", index), extents)
+    return Kernel((replace(x, name="x"), replace(y, name="y")), (Stage((f,)),))
 
 
 def _light(kernel: Kernel) -> bool:

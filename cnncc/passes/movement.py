@@ -64,7 +64,7 @@ def place_early(graph: Graph, target: Target) -> Graph:
     """
     chains = _chains(graph, target.lanes)
     whole, offset = _nested(graph, chains)
-    shown, users = {v for _, v in graph.outputs}, graph.users()
+    shown, users = {*graph.results}, graph.users()
     home: dict[str, tuple[_Whole, int]] = {}        # where a value that others read too is written first
     for w in (w for end, w in chains.items() if whole[end] is w):
         for number, (x, _) in enumerate(w.parts):
@@ -144,7 +144,7 @@ def _chains(graph: Graph, lanes: int) -> dict[str, _Whole]:
 def _nested(graph: Graph, chains: Mapping[str, _Whole]) -> tuple[dict[str, _Whole], dict[str, int]]:
     """For each join the whole that it is a part of (itself where it is none), and its first channel there."""
     outer: dict[str, tuple[str, int]] = {}
-    shown = {v for _, v in graph.outputs}
+    shown = {*graph.results}
     tree: dict[tuple[int, str], int] = {}
     begun: dict[int, str] = {}              # the join of these first parts
     count: dict[str, int] = {}              # of parts, those of the joins in it too

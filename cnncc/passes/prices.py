@@ -10,15 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnncc.ir.expr import Load
+from cnncc.ir.formula import outside
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.schedule import Loop
 from cnncc.ir.target import Target
 from cnncc.ir.types import HINT, Extent, product
 
-STALL = 0.1                 # the part of a transfer from L2 that is not hidden behind arithmetic
+STALL = 0.3                 # the part of a transfer from L2 that is not hidden behind arithmetic
 ROOM = 0.8                  # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
+AHEAD = 0.2                 # the same where it is asked for a whole chunk before
+RESUMED, RESUME = 1.5, 15   # cycles that a chunk takes for each accumulator that has waited, and at all
+WINDOW = 128                # instructions that are in flight at a time
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
 
@@ -54,10 +58,13 @@ class _Access:
 
 
 class Prices:
-    """A kernel of one stage with vectors along a dimension: what its loops cost."""
+    """A kernel of one stage with vectors along a dimension: what its loops cost.
+
+    The `folded` dimensions are always unrolled: those that the result lacks, tables' rows, `taps`.
+    """
 
     def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target,
-                 simd: str | None = None) -> None:
+                 simd: str | None = None, taps: Sequence[str] = ()) -> None:
         self.kernel, self.target, self.weights = kernel, target, weights
         self.known: dict[int, frozenset[str]] = {}
         self.stage: Stage = kernel.stages[-1]
@@ -67,7 +74,8 @@ class Prices:
         self.reduced = list(first.reduced) if first.fold != "=" else []
         self.out = [d for d in self.extents if d not in self.reduced]
         result = set(self.stage.formulas[-1].out_dims)
-        self.folded = [d for d in self.out if d not in result or d in first.tabled]     # always unrolled
+        self.taps = frozenset(taps)
+        self.folded = [d for d in self.out if d not in result or d in (*first.tabled, *taps)]
         self.lanes = stage_lanes(self.stage, self.tensors, target)
         self.simd = simd or self._vector()
         out = self.stage.out.index
@@ -129,7 +137,8 @@ class Prices:
         c = abs(x.index[last].coefficient(d))
         return c if c != 1 else 0
 
-    def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop]) -> float:
+    def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop],
+                 chunks: int) -> float:
         t = self.target
         steps = product([number(self.extents[d]) for d in self.reduced])
         if self.simd in self.reduced:
@@ -145,12 +154,33 @@ class Prices:
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.instructions_per_step())
-                streamed = self._streamed(steps, blocks, streams)
-                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced else 0, streamed)
+                streamed = self._streamed(steps // chunks, blocks, streams)
+                near = steps // chunks * (ops + reads) < WINDOW         # tiles overlap in time
+                cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
+                            streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
                 epilogue = acc * (len(self.stage.formulas) * 1.5 + self._apart_at_end(tile, width)) + 12
-                total += (steps * cycle + epilogue) * wide * high
+                epilogue /= 2 if near else 1
+                resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
+                total += (steps * cycle + epilogue + resumed) * wide * high
         return total * others
+
+    def _code(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop]) -> float:
+        """Instructions, roughly: of the unrolled terms of a tile and its end, for each different tile."""
+        terms = 1
+        for d in self.reduced:
+            last = next((x for x in reversed(inside) if x.dim == d and x.kind in ("for", "part")), None)
+            step, extent = last.step if last else number(self.extents[d]), number(self.extents[d])
+            terms *= step * (2 if extent % step else 1)
+        vectors = count_of(number(self.extents[self.simd]), self.lanes) if self.simd else 1
+        variants = len(sizes(number(self.extents[tile]), rw)) if tile else 1
+        variants *= len(sizes(vectors, nb)) if self.simd not in self.reduced else 1
+        bounds = [pair for x in self.loads for pair in zip(x.index, self.tensors[x.tensor].type.shape,
+                                                           strict=True)]
+        clipped = {d for i, e in bounds if outside(i, e, self.extents) for d in i.dims
+                   if d not in (*self.reduced, *self.folded)}
+        tiles = float(variants * rw * nb * fold * 3 ** len(clipped))
+        return tiles * (2 * terms + 3 * len(self.stage.formulas))
 
     def _streamed(self, steps: int, blocks: int, streams: Sequence[Load]) -> float:
         """Cycles per step to bring vectors from L2 that are too many to stay in L1 until the next tile."""
@@ -185,7 +215,8 @@ class Prices:
         if tile in dims:
             taps = [l.dim for l in inside if l.kind == "unroll" and l.dim in self.reduced]
             shared = [(i.coefficient(tile), d) for i in x.index for d in taps if {tile, d} <= set(i.dims)]
-            if shared and self.simd in dims:                    # overlapping vectors are read once
+            again = any(l.kind == "reload" and l.dim == x.tensor for l in inside)
+            if shared and self.simd in dims and not again:      # overlapping vectors are read once
                 stride, d = shared[0]
                 window = number(self.extents[d])
                 n *= min(width * window, (width - 1) * abs(stride) + window) / window
@@ -213,6 +244,7 @@ class Prices:
         total = 0.0
         for a, n in zip(self.accesses, turns, strict=True):
             waited = a.broadcast or a.dims >= chunk
-            rate = self.target.l3_bytes if waited else self.target.l3_stream / HIDDEN
+            hidden = AHEAD if any(x.kind == "chunk" and x.dim in a.dims for x in outside) else HIDDEN
+            rate = self.target.l3_bytes if waited else self.target.l3_stream / hidden
             total += a.nbytes * n * a.batch / rate
         return total

@@ -6,10 +6,11 @@ result (the vector), which other one is innermost (the tile), which operands are
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cnncc.ir.expr import cost, tables
+from cnncc.ir.expr import Load, cost, tables
 from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
@@ -19,52 +20,76 @@ from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
+from cnncc.passes.layouts import PACKED, copy_kernel
 from cnncc.passes.prices import Prices, count_of, number, turns_of
+from cnncc.passes.tuned import Tuned
+
+log = logging.getLogger("cnncc")
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
+SHORT = 6                   # tiles along less than this are tried along another dimension too
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 LONG_SUM = 1024             # terms beyond which a sum is made of parts
 UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
+ROLLED = 48                 # the same where little code is wanted
+AROUND = 200                # instructions of a kernel around its tile
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Loops for a kernel and their predicted cost in cycles of one core."""
+    """Loops for a kernel, their predicted cost in cycles of one core, and instructions where they count."""
 
     cycles: float
     outside: tuple[Loop, ...]
     inside: tuple[Loop, ...]
     space: _Space
+    code: float = 0.0
+
+    @property
+    def price(self) -> float:
+        """What is to be least: where code counts, as much as a kernel has anyway is worth twice the time."""
+        return self.cycles * (1 + self.code / AROUND)
 
     @property
     def kernel(self) -> Kernel:
         return self.space.kernel_with(self)
 
+    @property
+    def loops(self) -> Schedule:
+        return Schedule((*self.outside, *self.inside))
+
     def __str__(self) -> str:
-        return f"{self.cycles:12.0f} cycles  {Schedule((*self.outside, *self.inside))}"
+        return f"{self.cycles:12.0f} cycles  {self.loops}"
 
 
-def choose_schedules(graph: Graph, target: Target) -> Graph:
-    """The cheapest candidate of each kernel; weights take the order in which it reads them."""
+def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -> Graph:
+    """The cheapest candidate of each kernel, or the tuned one; weights take the order of its reading."""
     known: dict[tuple[Kernel, tuple[str, ...]], Kernel] = {}
     nodes: dict[str, Node] = {}
+
+    def chosen(kernel: Kernel, weights: tuple[str, ...]) -> Kernel:
+        if (kernel, weights) not in known:
+            known[kernel, weights] = schedule(kernel, weights, target, tuned)
+        return known[kernel, weights]
     for n in graph:
-        if n.kernel is not None:
-            key = n.kernel, weights_of(n, graph)
-            if key not in known:
-                known[key] = schedule(*key, target)
-            n = replace(n, kernel=known[key])
+        if n.kernel is not None and n.attr["does"] != PACKED:
+            kernel = chosen(n.kernel, weights_of(n, graph))
+            for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
+                if nodes[i].attr.get("does") == PACKED:
+                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
+            n = replace(n, kernel=kernel)
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
 
 
 def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
-    """The operands whose memory order the schedule may choose: constants with several extents."""
+    """The operands whose memory order the schedule may choose: constants with several extents, copies."""
     assert n.kernel is not None
     return tuple(t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False)
-                 if graph[i].op == "const" and sum(e != 1 for e in t.type.shape) > 1
+                 if (graph[i].op == "const" or graph[i].attr.get("does") == PACKED)
+                 and sum(e != 1 for e in t.type.shape) > 1
                  and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1
                  and not any(t.name in s.lookups for s in n.kernel.stages)
                  and not any(i.lookup for s in n.kernel.stages for x in s.loads if x.tensor == t.name
@@ -75,14 +100,26 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
                part: bool = False) -> list[Candidate]:
     """All candidates for a kernel of one stage, the cheapest first; a `part` keeps its dimensions."""
     space = _Space(kernel if part else collapse(kernel), tuple(weights), target)
-    spaces = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
-    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.cycles)
+    vectors = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
+    spaces = (t for s in vectors for t in (s, *(_Space(space.kernel, space.weights, target, s.simd, taps)
+                                                for taps in s.other_taps())))
+    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
 
 
-def schedule(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
-    """The kernel with the cheapest loops; stages that share loops are scheduled each for its part."""
+def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tuned | None = None) -> Kernel:
+    """The kernel with the cheapest loops, or those that were measured to be faster.
+
+    Stages that share loops are scheduled each for its part.
+    """
     if len(kernel.stages) == 1:
-        return candidates(kernel, weights, target)[0].kernel
+        found = candidates(kernel, weights, target)
+        choice = tuned.choice(kernel, weights) if tuned else None
+        if choice is None:
+            return found[0].kernel
+        fitting = [c for c in found if str(c.loops) == choice.loops]
+        if not fitting:
+            log.warning("tuned loops are no candidate any more: %s", choice.loops)
+        return (*fitting, *found)[0].kernel
     for j, part in enumerate(parts(kernel)):
         best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
         loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
@@ -114,18 +151,31 @@ class _Space(Prices):
     """What a kernel of one stage allows."""
 
     def other_vectors(self) -> Iterator[str]:
-        """Dimensions whose vectors are whole in all operands, where those of the result must be gathered."""
-        if not any(self._gathered(x, self.simd) for x in self.loads) or self.stage.first.scattered:
+        """Dimensions whose vectors are whole in all operands, where the result's are gathered or short."""
+        short = self.simd is not None and number(self.extents[self.simd]) < self.lanes // 2
+        if not (short or any(self._gathered(x, self.simd) for x in self.loads)) or self.stage.first.scattered:
             return
         shape, order = self.kernel.output.type.shape, self.kernel.output.layout.order
         if any(block and number(shape[a]) % block for a, block in order):
             return                          # lanes beyond an extent would not be zero
         plain = all(not block for _, block in order)
         least = 2 if self.stage.first.fold == "=" else self.lanes
+        leaving = {d for x in self.loads
+                   for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True)
+                   if outside(i, e, self.extents) for d in i.dims}
         for d, e in self.extents.items():
-            if isinstance(e, int) and e >= least and d not in self.folded \
+            if isinstance(e, int) and e >= least and d not in self.folded and d not in leaving \
                     and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
                 yield d
+
+    def other_taps(self) -> Iterator[list[str]]:
+        """Rows that move vectors along a sum, as taps do in gradients of weights: the last, the last two."""
+        found = [d for d in self.rows if isinstance(e := self.extents[d], int) and any(
+            d in i.dims and any(o in self.reduced and e < number(self.extents[o]) for o in i.dims)
+            for x in self.loads for i in x.index if self.simd in self._dims(x) or self.simd in self.reduced)]
+        for n in range(1, min(2, len(found)) + 1):
+            if product([number(self.extents[d]) for d in found[-n:]]) < self.target.registers:
+                yield found[-n:]
 
     # ---- candidates
 
@@ -133,25 +183,44 @@ class _Space(Prices):
         if self.stage.first.scattered:
             yield self.priced(self._in_order(), None, 1, 1, 1)
             return
-        spare = self.target.registers - 1
+        for tile in self.tiles():
+            yield from self._tiled(tile)
+
+    def tiles(self) -> list[str | None]:
+        """What may be unrolled beside the vector: the last row's dimension; where that is short, others."""
+        last = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
+        if last is None or number(self.extents[last]) >= SHORT or self.stage.first.fold == "=":
+            return [last]
+        return [last, *(d for d in self.rows if d != last and not isinstance(self.extents[d], str)
+                        and any(d in self._dims(x) and last not in self._dims(x) for x in self.broadcast))]
+
+    def _tiled(self, tile: str | None) -> Iterator[Candidate]:
+        spare = self.target.registers
         fold = product([number(self.extents[d]) for d in self.folded])
         vectors = -(-number(self.extents[self.simd]) // self.lanes) if self.simd else 1
-        tile = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
         if self.simd in self.reduced:
             vectors = 1
         extent = number(self.extents[tile]) if tile else 1
         widths = {count_of(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {count_of(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
         long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
+        fits = False
         for nb in heights.values():
             for rw in widths.values():
                 if rw * nb * long > LONG and rw * nb > 1:
                     continue
-                if rw * nb * fold + nb + 1 + self._held(tile, rw, nb) > spare:
-                    continue
-                for loops in self.orders(tile, rw, nb):
-                    yield self.priced(loops, tile, rw, nb, fold)
-        if spare < fold + 2:
+                loaded = nb * fold if self.taps and rw > 1 else nb
+                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
+                shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
+                for loops in self.orders(tile, rw, nb) if free >= 0 else ():
+                    if held <= free:
+                        fits = True
+                        yield self.priced(loops, tile, rw, nb, fold)
+                    if shared and len(shared) < len(self.loads):
+                        fits = True
+                        again = [*loops[1], *(Loop("reload", t) for t in shared)]
+                        yield self.priced((loops[0], again), tile, rw, nb, fold)
+        if not fits:                        # more than there are registers, whatever the tile
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
 
@@ -169,11 +238,13 @@ class _Space(Prices):
         """Vectors that overlapping taps and the factors of a table keep in registers."""
         factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
         if factors:
-            return len(factors)
-        windows = [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
-                   if tile and rw > 1 and {tile, d} <= set(i.dims)]
-        held = [(rw + r) * nb if self.simd in self._dims(x) else 1 for x, r in windows]
-        return max(held, default=0)
+            return len(factors) + 1
+        return max(((rw + r) * nb for _, r in self._windows(tile)), default=0) if rw > 1 else 0
+
+    def _windows(self, tile: str | None) -> list[tuple[Load, int]]:
+        """The loads of vectors that taps along the tile share, and how many taps there are."""
+        return [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
+                if tile and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
 
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
@@ -189,19 +260,66 @@ class _Space(Prices):
         inner = self._levels(tile, rw) if tile else []
         outer = [x for d in rows for x in self._levels(d, 1)]
         flat = tile and tile != self.batch and not rows and len(inner) == 1
-        chunks = self._chunks(str(tile), rw) if flat else []
+        groups = self._groups(str(tile), rw) if flat else []
         if self.broadcast or not wide:
-            for chunk in chunks or [[]]:
-                yield ([*batch, *outer, *chunk, *wide, *inner], inside)
-        if wide and (outer or chunks or not self.broadcast):
+            for group in groups or [[]]:
+                yield ([*batch, *outer, *group, *wide, *inner], inside)
+        if wide and (outer or groups or not self.broadcast):
             yield ([*batch, *wide, *outer, *inner], inside)
             strip = self._strip(rows[0], nb) if rows else 0
             if strip and self.weights:
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
+        for chunks in self._chunks(nb):
+            done = {x.dim for x in chunks if x.step == 1}
+            rest = [x for x in inside if x.dim not in done and x.kind != "prefetch"]
+            if self._streams() and (outer or inner):
+                yield ([*batch, *wide, *chunks, *outer, *inner], [*rest, *self._ahead(nb, chunks)])
+            elif tile and not self._streams():
+                block = inner[0].step if len(inner) > 1 else rw
+                tasks = Loop("for", tile, block * count_of(number(self.extents[tile]), block * ENOUGH))
+                yield ([*batch, tasks, *chunks, *outer, *wide, *inner], rest)
 
-    def _chunks(self, tile: str, rw: int) -> list[list[Loop]]:
+    def _streams(self) -> list[Load]:
+        """The loads of weights that all of the sum walks."""
+        return [x for x in self.loads if x.tensor in self.weights and set(self.reduced) <= self._dims(x)
+                and self.simd in self._dims(x)]
+
+    def _chunks(self, nb: int) -> Iterator[list[Loop]]:
+        """The sum in parts of which a tile's weights stay in L1, or else what all tiles read in L2."""
+        if self.stage.first.fold == "=" or self.simd in self.reduced:
+            return
+        alone = [d for d in self.reduced
+                 if all(i.single == d for x in self.loads for i in x.index if d in i.dims)]
+        if self._streams():
+            d = max(alone, key=lambda d: number(self.extents[d]), default=None)
+            nbytes = self._tile_bytes(nb)
+            symbolic = self.batch and isinstance(self.extents[self.batch], str)
+            if d is None or nbytes <= self.target.l1 // 2 or symbolic:
+                return
+            extent = number(self.extents[d])
+            image = sum(self.tensors[x.tensor].nbytes for x in self.broadcast if d in self._dims(x))
+            n = int(extent * self.target.l1 / 2 / (nbytes + image)) // self.lanes * self.lanes
+            if n < extent:
+                yield [Loop("chunk", d, max(n, self.lanes))]
+            return
+        if sum(self.tensors[x.tensor].nbytes for x in self.loads) < self.target.l2:
+            return
+        first = max(self.loads, key=lambda x: self.tensors[x.tensor].nbytes)
+        outermost = (d for a, _ in self.tensors[first.tensor].layout.order for d in first.index[a].dims)
+        d = next((d for d in outermost if d in self.reduced), None)
+        if d in alone:
+            yield [Loop("chunk", d)]
+
+    def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
+        """The next chunk's weights are asked for while this one's are used."""
+        for x in self._streams():
+            if self.tensors[x.tensor].nbytes > self.target.l2 // 4:
+                part = product([count_of(number(self.extents[c.dim]), c.step) for c in chunks])
+                yield Loop("prefetch", x.tensor, self._tile_bytes(1) // part)
+
+    def _groups(self, tile: str, rw: int) -> list[list[Loop]]:
         """Loops over some tiles at a time: few, or as many as make two or four chunks."""
         extent = number(self.extents[tile])
         few = rw * max(1, min(8, extent // (16 * rw)))
@@ -224,15 +342,19 @@ class _Space(Prices):
 
     def inside(self, tile: str | None, rw: int, acc: int) -> list[Loop]:
         """The loops of a tile with so many accumulators."""
-        turns = turns_of(acc)
+        turns = 1 if self.target.small else turns_of(acc)
         unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set())
         blocked: list[str] = []
         windows: list[str] = []
         plain: list[str] = []
+        rows: list[str] = []            # walked by taps that are unrolled
         for d in self.reduced:
             if d == self.simd:
                 continue
-            if d in self.stage.first.tabled or any(
+            if number(self.extents[d]) > turns and any(i.coefficient(d) and not self.taps.isdisjoint(i.dims)
+                                                       for x in self.loads for i in x.index):
+                rows.append(d)
+            elif d in self.stage.first.tabled or any(
                     i.coefficient(d) and unrolled & set(i.dims) for x in self.loads for i in x.index):
                 windows.append(d)
             elif any(self.tensors[x.tensor].layout.block(a) > 1 and x.tensor not in self.weights
@@ -243,8 +365,11 @@ class _Space(Prices):
         loops = [Loop("for", d, self.lanes) for d in blocked if number(self.extents[d]) > self.lanes]
         shifting = [d for d in plain
                     if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
-        loops += [Loop("for", d) for d in shifting]
-        loops += [Loop("for", d) for d in plain if d not in shifting]
+        images = [d for d in plain if all(x.index and x.index[0].single == d for x in self.loads)]
+        loops += [Loop("for", d) for d in (*images, *shifting)]
+        loops += [Loop("for", d) for d in plain if d not in (*images, *shifting)]
+        loops += [Loop("for", d, turns if d == rows[-1] else 1) for d in rows]
+        loops += [Loop("unroll", d) for d in rows[-1:]]
         loops += self._counted(windows, acc)
         taps = [Loop("unroll", d) for d in windows]
         # unrolled taps around a counted loop are blocks of their own; around none they share one block
@@ -265,12 +390,13 @@ class _Space(Prices):
     def _counted(self, windows: Sequence[str], acc: int) -> Iterator[Loop]:
         """Loops over some taps at a time, the longest windows first, where all would be too much code."""
         body = acc * product([number(self.extents[d]) for d in windows])
+        most = ROLLED if self.target.small else UNROLLED
         for d in sorted(windows, key=lambda d: -number(self.extents[d])):
             extent = number(self.extents[d])
             skips = any(d in i.dims and outside(i, e, self.extents) for x in self.loads
                         for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True))
-            if body > UNROLLED and not skips and d not in self.stage.first.tabled:
-                step = min(extent, max(1, UNROLLED * extent // body))
+            if body > most and not skips and d not in self.stage.first.tabled:
+                step = min(extent, max(1, most * extent // body))
                 yield Loop("for", d, step)
                 body = body * step // extent
 
@@ -326,13 +452,16 @@ class _Space(Prices):
     def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int,
                fold: int) -> Candidate:
         outside, inside = loops
-        compute = self._compute(tile, rw, nb, fold, inside)
+        chunks = product([count_of(number(self.extents[x.dim]), x.step)
+                          for x in outside if x.kind == "chunk"])
+        compute = self._compute(tile, rw, nb, fold, inside, chunks)
         cycles = compute + self._memory(outside)
         outside = self._parallel(outside, cycles)
         tasks = self._tasks(outside)
         if cycles > SMALL:
             cycles *= 1 + max(0, 1 / max(tasks, 1) - 1 / ENOUGH)
-        return Candidate(cycles, tuple(outside), tuple(inside), self)
+        code = self._code(tile, rw, nb, fold, inside) if self.target.small else 0.0
+        return Candidate(cycles, tuple(outside), tuple(inside), self, code)
 
     def kernel_with(self, chosen: Candidate) -> Kernel:
         par = tuple(x for x in chosen.outside if x.kind == "par")
@@ -360,7 +489,7 @@ class _Space(Prices):
                 break
             repeated = any(y.dim == x.dim for y in result[:i])
             meeting = self.stage.first.scattered and all(j.single != x.dim for j in self.stage.out.index)
-            if repeated or meeting:
+            if repeated or meeting or x.kind == "chunk":
                 break
             result[i] = replace(x, kind="par")
             tasks *= 1 if symbolic else count_of(number(self.extents[x.dim]), x.step)
@@ -382,6 +511,9 @@ class _Space(Prices):
             a = axis_of.get(loop.dim)
             if a is not None and a != vector and loop.dim in self.reduced:
                 block = loop.step if loop.kind == "for" and loop.step > 1 else 0
-                front.append((a, block))
+                if (a, block) not in front:     # else one step is a turn
+                    front.append((a, block))
         rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in (*front, *back))]
-        return Layout((*rest, *front, *back))
+        order = [*rest, *front, *back]
+        return Layout(tuple(part for part, (a, _) in zip(order, [*order[1:], (-1, 0)], strict=False)
+                            if part[0] != a))       # parts of an axis that follow each other are one

@@ -99,7 +99,8 @@ def _rows(p: Node, n: Node) -> Node | None:
     shared: tuple[Loop, ...] = ()
     if lead is not None and (isinstance(last.extents[lead], str) or n.kernel.loops.loops):
         for s in (*n.kernel.stages[:-1], last, p.kernel.stages[0]):
-            if s.out.index[0].single != lead or any(x.index and x.index[0].single != lead for x in s.loads):
+            if any(x.index and x.index[0].single != lead for x in s.loads) \
+                    or not s.out.index or s.out.index[0].single != lead:
                 return None
         shared = (Loop("par", lead),)
     if not (_elementwise(p.kernel.stages[0]) or _elementwise(last) or len(n.kernel.stages) > 1):
@@ -159,6 +160,7 @@ def _merge(p: Node, n: Node, shared: Schedule) -> Node:
     inputs: list[str] = []
     taken = {t.name for t in (*n.kernel.operands, *n.kernel.scratch)}
     scratch = _free("t", taken)
+    taken.add(scratch)
     for t, i in zip(n.kernel.operands, n.inputs, strict=False):
         if i == p.name:
             names[t.name] = scratch

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncc.ir.errors import ArtifactError, InputError, InternalError
-from cnncc.ir.plan import FRAME, Plan, restore
+from cnncc.ir.errors import ArtifactError, InputError, InternalError, hint
+from cnncc.ir.layout import parse_layout
+from cnncc.ir.plan import FRAME, Held, Plan, restore
 from cnncc.ir.signature import Array, Signature, settled
 from cnncc.ir.target import LEVELS, host_features
 from cnncc.ir.types import dtype_called
@@ -72,6 +73,7 @@ class CompiledModel(Threaded):
         self._dtypes = [dtype_called(v.dtype) for v in plan.outputs]
         self._operands = slice(len(FRAME), len(FRAME) + len(plan.inputs) + len(plan.outputs))
         self._free: deque[_Space] = deque()
+        self._state = buffers.aligned(plan.held)
 
     def __call__(self, /, *args: Any, out: Any = None, **feeds: Any) -> Any:
         """The output for these inputs, given by position or name: one array, or a tuple if there are several.
@@ -120,6 +122,32 @@ class CompiledModel(Threaded):
     def summary(self) -> str:
         """What the model takes, gives and needs, and its steps, as text."""
         return profiler.format_summary(self.plan) + self._folded()
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """Copies of what the model keeps from call to call, by name; zeros until it is set.
+
+        A model with a state is called by one thread at a time. Setting it takes some or all of the arrays;
+        raises InputError for an unknown name, another dtype or shape.
+        """
+        return {h.name: parse_layout(h.layout).unpack(self._held(h), h.axes).reshape(h.shape)
+                for h in self.plan.state}
+
+    @state.setter
+    def state(self, arrays: Mapping[str, Any]) -> None:
+        known = {h.name: h for h in self.plan.state}
+        for name, x in arrays.items():
+            h = known.get(name)
+            if h is None:
+                raise InputError(f"{self.name} has no state {name!r}{hint(name, known)}")
+            if not isinstance(x, np.ndarray) or x.dtype != dtype_called(h.dtype) or x.shape != h.shape:
+                got = f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
+                raise InputError(f"state {name!r}: expected {h.dtype}{list(h.shape)}, got {got}")
+        for name, x in arrays.items():
+            self._held(known[name])[:] = parse_layout(known[name].layout).pack(x.reshape(known[name].axes))
+
+    def _held(self, h: Held) -> Array:
+        return self._state[h.offset:h.offset + h.nbytes].view(dtype_called(h.dtype))
 
     def record(self) -> dict[str, Any]:
         """The metadata of the model's artifact, in which all objects are one after the other."""
@@ -208,8 +236,9 @@ class CompiledModel(Threaded):
         base = buffers.address(space.memory)
         acquire, parallel, release = self._code.pool
         slots = {"batch": n, "threads": threads, "first": 0, "last": len(plan.steps), "work": base,
-                 "scratch": base + work, "weights": buffers.address(self._weights), "acquire": acquire,
-                 "parallel": parallel, "release": release}
+                 "scratch": base + work, "weights": buffers.address(self._weights),
+                 "state": buffers.address(self._state), "acquire": acquire, "parallel": parallel,
+                 "release": release, "context": 0}
         space.frame[:len(FRAME)] = [slots[name] for name in FRAME]
         space.shapes = [tuple(n if isinstance(e, str) else e for e in v.shape) for v in plan.outputs]
         space.batch, space.threads = n, threads

@@ -5,7 +5,18 @@ tuples with one number per spatial dimension; axes are not negative.
 """
 
 from cnncc.ir.op import NAMES, OPS, Shape
-from cnncc.ir.ops import composed, elementwise, folds, formulas, indexing, movement, quantized
+from cnncc.ir.ops import (
+    composed,
+    elementwise,
+    folds,
+    formulas,
+    indexing,
+    losses,
+    movement,
+    quantized,
+    training,
+    updates,
+)
 
-__all__ = ["NAMES", "OPS", "Shape", "composed", "elementwise", "folds", "formulas", "indexing", "movement",
-           "quantized"]
+__all__ = ["NAMES", "OPS", "Shape", "composed", "elementwise", "folds", "formulas", "indexing", "losses",
+           "movement", "quantized", "training", "updates"]

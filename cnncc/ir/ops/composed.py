@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from cnncc.ir.op import Made, Parts, composed
+from cnncc.ir.op import Composer, Made, Op, Parts, composed, gradient, register
 from cnncc.ir.types import FLOATS
 
 
@@ -16,12 +18,26 @@ def _softmax(make: Parts, n: Made) -> str:
     return make("div", e, make("reduce_sum", e, step="sum", **along))
 
 
+@gradient("softmax")
+def _softmax_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
+    along = {"axes": (n.attr["axis"],), "keepdims": True}
+    total = make("reduce_sum", make("mul", dy, n.name, step="part"), step="sum", **along)
+    return {0: make("mul", make("sub", dy, total, step="rest"), n.name)}
+
+
 @composed
 def _log_softmax(make: Parts, n: Made) -> str:
     x, along = n.inputs[0], {"axes": (n.attr["axis"],), "keepdims": True}
     top = make("reduce_max", x, step="max", **along)
     total = make("log", make("reduce_exp_sum", x, top, step="sum", **along), step="log")
     return make("sub", make("sub", x, top, step="shifted"), total)
+
+
+@gradient("log_softmax")
+def _log_softmax_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
+    total = make("reduce_sum", dy, step="sum", axes=(n.attr["axis"],), keepdims=True)
+    shares = make("mul", make("exp", n.name, step="exp"), total, step="share")
+    return {0: make("sub", dy, shares)}
 
 
 @composed
@@ -129,8 +145,22 @@ def _lrn(make: Parts, n: Made) -> str:
     return make("damped", x, total, bias=a["bias"], alpha=a["alpha"] / a["size"], power=-a["beta"])
 
 
-@composed
-def _batch_norm(make: Parts, n: Made) -> str:
-    """x * scale + shift per channel; the frontend gives these two as constants of shape [C, 1, ...]."""
-    x, scale, shift = n.inputs
-    return make("add", make("mul", x, scale, step="scaled"), shift)
+def _batch_norm(b: Composer, n: Made) -> str:
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias per channel; `momentum` is for training."""
+    make, x = Parts(b, n), n.inputs[0]
+    shape = (b.type(n.inputs[1]).shape[0], *(1,) * (b.type(x).rank - 2))
+    weight, bias, mean, variance = (make("reshape", v, step="vector", shape=shape) for v in n.inputs[1:])
+    root = make("inverse_root", variance, step="root", factor=1.0, epsilon=n.attr["epsilon"])
+    y = make("standard", x, mean, make("mul", root, weight, step="scale"), step="scaled")
+    return make("add", y, bias)
+
+
+register(Op("batch_norm", shape=lambda shapes, attrs: tuple(shapes[0]), composed=_batch_norm))
+
+
+def _dropout(b: Composer, n: Made) -> str:
+    """The operand as it is: elements are left out in training only, a share of `ratio`."""
+    return n.inputs[0]
+
+
+register(Op("dropout", shape=lambda shapes, attrs: tuple(shapes[0]), composed=_dropout))

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cnncc.ir.errors import ModelError
 from cnncc.ir.expr import Call, Expr, Index, Load
 from cnncc.ir.formula import Formula, bind, pointwise
-from cnncc.ir.op import NAMES, Attrs, Op, Shape, Shapes, axes, reduction, register, relation, transform
+from cnncc.ir.op import (
+    NAMES,
+    Attrs,
+    Made,
+    Op,
+    Parts,
+    Shape,
+    Shapes,
+    axes,
+    gradient,
+    reduction,
+    register,
+    relation,
+    transform,
+)
 from cnncc.ir.types import Extent
 
 relation("conv", "y[n, g*K + k, {p}] += x[n, g*C + c, {p*s + r*d - a | b}] * w[g*K + k, c, {r}]")
+
+
+@gradient("conv")
+def _conv_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
+    """That of the data is the transposed convolution."""
+    x, w = n.inputs
+    same = {key: n.attr[key] for key in ("strides", "dilations", "begin", "group")}
+    return {0: make("conv_transpose", dy, w, size=tuple(make.b.type(x).shape[2:]), **same)}
+
+
 relation("linear", "y[n, k] += x[n, c, {r}] * w[k, c, {r}]")
 relation("max_pool", "y[n, c, {p}] max= x[n, c, {p*s + r*d - a | b}]", window=True)
 relation("sum_pool", "y[n, c, {p}] += x[n, c, {p*s + r*d - a | b}]", window=True)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from cnncc.ir.errors import InputError, InternalError, ModelError, hint
 from cnncc.ir.expr import Index, parse_expr, tables
-from cnncc.ir.formula import Formula, bind, expand, outside, parsed, pointwise, shape_of, split
+from cnncc.ir.formula import Formula, bind, expand, outside, parse_formula, parsed, pointwise, shape_of, split
 from cnncc.ir.op import NAMES, Attrs, Op, Shape, Shapes, register
 from cnncc.ir.scalars import FUNCTIONS
 from cnncc.ir.types import Extent, product
@@ -272,3 +272,11 @@ def _show(shape: Sequence[Extent]) -> str:
 
 
 register(Op("formula", _bound))
+
+
+def _derived(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
+    """A bound formula: its `text`, the `extents` of its dimensions in order, the `shape` of its result."""
+    return parse_formula(attrs["text"], dict(attrs["extents"])), tuple(attrs["shape"])
+
+
+register(Op("derived", _derived))

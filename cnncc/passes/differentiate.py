@@ -1,0 +1,203 @@
+"""Reverse mode: the gradients of a number as a graph, made of the formulas' own derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cnncc.ir.adjoint import adjoint
+from cnncc.ir.derivative import adjoints, replaced
+from cnncc.ir.errors import ModelError, UnsupportedError
+from cnncc.ir.expr import Call, Const, Expr, Index, Load
+from cnncc.ir.formula import Formula
+from cnncc.ir.graph import Builder, Graph, Node, apart
+from cnncc.ir.op import Parts
+from cnncc.ir.ops import NAMES, OPS
+from cnncc.ir.types import FLOATS, Extent
+from cnncc.passes.fold import Rebuild, expand_but
+
+
+def gradients(graph: Graph, of: str, wrt: Sequence[str]) -> Graph:
+    """The graph with one more output, `NAME.grad`, for each value of `wrt`: the gradient of the number `of`.
+
+    Ops made of others are taken apart unless they have a rule of their own. A value that doesn't depend on
+    one of `wrt` takes no part. Raises ModelError where `of` has several elements, UnsupportedError listing
+    nodes without a derivative.
+    """
+    graph = expand_but(graph, {name for name, op in OPS.items() if op.gradient is not None})
+    b = Rebuild(graph)
+    for n in graph:
+        b.copy(n)
+    total = b.type(of)
+    if any(e != 1 for e in total.shape) or total.dtype not in FLOATS:
+        raise ModelError(f"gradients are those of one number: {of} is {total}")
+    active = _active(graph, of, wrt)
+    d = _Reverse(b, active)
+    d.add(of, b.op("fill", [], f"{of}.grad", shape=total.shape, value=1.0, dtype=total.dtype))
+    for n in reversed([n for n in graph if n.name in active]):
+        d.visit(n)
+    if d.failed:
+        raise UnsupportedError(f"{graph.name} can't be differentiated", d.failed)
+    found = {name: d.total(name) or b.op("fill", [], f"{name}.grad", shape=b.type(name).shape, value=0.0,
+                                         dtype=b.type(name).dtype) for name in wrt}
+    done = b.graph([*graph.shown, *((f"{name}.grad", v) for name, v in found.items()),
+                    *graph.outputs[len(graph.shown):]], graph.signals, graph.state)
+    return done.live()
+
+
+def _active(graph: Graph, of: str, wrt: Sequence[str]) -> set[str]:
+    """The values of floats between `wrt` and `of`."""
+    after = set(wrt)
+    for n in graph:
+        if n.type.dtype in FLOATS and any(i in after for i in n.needs):
+            after.add(n.name)
+    before, stack = set[str](), [of]
+    while stack:
+        name = stack.pop()
+        if name not in before and name in after:
+            before.add(name)
+            stack.extend(graph[name].needs)
+    return before
+
+
+class _Reverse:
+    """Gradients, collected from the last node to the first."""
+
+    def __init__(self, b: Rebuild, active: set[str]) -> None:
+        self.b, self.active = b, active
+        self.parts: dict[str, list[str]] = {}
+        self.failed: list[tuple[str, str, str]] = []
+
+    def add(self, value: str, part: str) -> None:
+        self.parts.setdefault(value, []).append(part)
+
+    def total(self, value: str) -> str | None:
+        """The gradient of a value: the sum of its parts, in the order of its readers from the last on."""
+        parts = self.parts.get(value, [])
+        while len(parts) > 1:
+            parts[:2] = [self.b.op("add", parts[:2], f"{value}.grad", self.b.nodes[value].origin)]
+        return parts[0] if parts else None
+
+    def visit(self, n: Node) -> None:
+        dy = self.total(n.name)
+        if dy is None or n.op in ("input", "const"):
+            return
+        try:
+            self._operands(n, dy)
+        except UnsupportedError as error:
+            self.failed.append((n.op, n.origin[0] if n.origin else n.name, str(error)))
+
+    def _operands(self, n: Node, dy: str) -> None:
+        op, b = OPS[n.op], self.b
+        wanted = [i for i, x in enumerate(n.inputs) if x in self.active]
+        if n.op == "reshape":
+            self.add(n.inputs[0], b.op("reshape", [dy], f"{n.inputs[0]}.grad", n.origin,
+                                       shape=b.type(n.inputs[0]).shape))
+            return
+        if op.gradient is not None:
+            node = replace(n, name=f"{n.name}.grad")
+            parts = op.gradient(Parts(b, node), n, dy)
+            for i in parts.keys() & {*wanted}:
+                if parts[i]:
+                    self.add(n.inputs[i], parts[i])
+                wanted.remove(i)
+        if wanted and op.bound is None:
+            raise UnsupportedError("has no derivative with respect to all of its operands")
+        if wanted:
+            self._formula(n, dy, wanted)
+        if n.base in self.active:
+            self._base(n, dy)
+
+    # ---- one formula
+
+    def _formula(self, n: Node, dy: str, wanted: Sequence[int]) -> None:
+        """Every load's part, from the derivative of the scalar expression."""
+        b = self.b
+        types = [b.type(i) for i in n.inputs]
+        f, _ = OPS[n.op].formula(types, n.attr)
+        if f.scattered and f.fold not in ("=", "+="):
+            raise UnsupportedError(f"a scatter with {f.fold} has no derivative")
+        names = dict(zip(NAMES, n.inputs, strict=False))
+        named: dict[str, str] = {**names, "dy": dy, "value": n.name}
+        dtypes = {name: b.type(v).dtype for name, v in named.items()}
+        own: Expr = Load("dy", f.out.index)
+        if f.fold == "*=":
+            own = Call("div", (Call("mul", (own, Load("value", f.out.index))), f.expr))
+        elif f.fold in ("max=", "min="):
+            hit = self._hit(n, f, names)
+            named["hit"], named["number"] = hit.tensors
+            dtypes |= {"hit": "i32", "number": "i32"}
+            own = Call("where", (Call("eq", (hit.at, hit.own)), own, Const(0.0)))
+        for x, term in adjoints(f.expr, own, dtypes).items():
+            if NAMES.index(x.tensor) in wanted:
+                if f.fold == "=" and not f.scattered:
+                    term = replaced(term, f.expr, Load("value", f.out.index))
+                self._emit(names[x.tensor], x.index, term, f, named, n)
+
+    def _hit(self, n: Node, f: Formula, names: Mapping[str, str]) -> _Hit:
+        """For each element of an extreme the number of the point that it came from, the first of equals."""
+        b, inner = self.b, [(d, int(f.sizes[d])) for d in f.reduced]
+        shape = tuple(e for _, e in inner) or (1,)
+        number = b.const(f"{n.name}.number", np.arange(np.prod(shape), dtype=np.int32).reshape(shape))
+        own = Load("number", tuple(Index.of(d) for d, _ in inner) or (Index(),))
+        same = Call("eq", (f.expr, Load("value", f.out.index)))
+        first = replace(f, fold="min=", expr=Call("where", (same, own, Const(2 ** 31 - 1, "i32"))))
+        at = derived(b, first, {**names, "value": n.name, "number": number}, f"{n.name}.hit", n.origin,
+                     b.type(n.name).shape)
+        return _Hit((at, number), Load("hit", f.out.index), own)
+
+    def _emit(self, value: str, index: Sequence[Index], term: Expr, f: Formula, named: Mapping[str, str],
+              n: Node) -> None:
+        b, type = self.b, self.b.type(value)
+        shapes = {name: b.type(v).shape for name, v in named.items()}
+        found = adjoint(index, term, dict(f.extents), type.shape, shapes)
+        name, whole = f"{value}.grad", ""
+        if not found.covers:
+            whole = b.op("fill", [], f"{name}.fill", n.origin, shape=type.shape, value=0.0, dtype=type.dtype)
+        for part in found.formulas:
+            whole = derived(b, part, named, name, n.origin, type.shape, whole)
+        self.add(value, whole)
+
+    def _base(self, n: Node, dy: str) -> None:
+        """What a clause is written over gets what the clause doesn't write."""
+        b = self.b
+        f, _ = OPS[n.op].formula([b.type(i) for i in n.inputs], n.attr)
+        if f.fold != "=" or not self._read_elsewhere(n, f):
+            self.add(n.base, dy)
+            return
+        kept = b.op("copy", [dy], f"{n.base}.grad", n.origin)
+        zero = replace(f, expr=Const(0.0))
+        self.add(n.base, derived(b, zero, {}, f"{n.base}.grad", n.origin, b.type(n.name).shape, kept,
+                                 b.type(n.name).dtype))
+
+    def _read_elsewhere(self, n: Node, f: Formula) -> bool:
+        """Whether the base's own part of the value may have elements that this clause writes."""
+        base = self.b.nodes[n.base]
+        if base.op == "fill":
+            return False
+        if OPS[base.op].bound is None or f.scattered:
+            return True
+        other, _ = OPS[base.op].formula([self.b.type(i) for i in base.inputs], base.attr)
+        return not any(apart(i, f, j, other) for i, j in zip(f.out.index, other.out.index, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    """Where the points of extremes are: the values of `at` are those of `own` there; their tensors."""
+
+    tensors: tuple[str, str]
+    at: Load
+    own: Load
+
+
+def derived(b: Builder, f: Formula, values: Mapping[str, str], name: str, origin: tuple[str, ...],
+            shape: Sequence[Extent], base: str = "", dtype: str = "") -> str:
+    """Add a node for a formula over `values`, by the names that it calls them, floats first."""
+    found = dict.fromkeys(x.tensor for x in f.loads)
+    used = sorted(found, key=lambda t: b.type(values[t]).dtype not in FLOATS)
+    text = str(f.renamed(dict(zip(used, NAMES, strict=False)))).replace(" ", "")
+    given = {"dtype": dtype} if dtype else {}
+    return b.op("derived", [values[t] for t in used], name, origin, base, text=text, extents=f.extents,
+                shape=tuple(shape), **given)

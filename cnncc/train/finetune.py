@@ -1,0 +1,113 @@
+"""Networks that begin with what others have learned: weights by name, another head, frozen layers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from cnncc.frontend.weights import read_weights
+from cnncc.ir.errors import InputError, ModelError, hint
+from cnncc.ir.graph import Builder, Graph, Node
+from cnncc.ir.signature import Array
+from cnncc.ir.types import product
+
+
+def with_weights(graph: Graph, source: str | os.PathLike[str] | Mapping[str, Array]
+                 ) -> tuple[Graph, tuple[str, ...]]:
+    """The graph with the arrays of a safetensors, npz or ONNX file, or mapping, as its constants.
+
+    Arrays go by name, and must have as many elements, in the same order but for dimensions of 1. Returned as
+    well are the names of the constants that nothing was found for. Raises ModelError for a bad file,
+    InputError where it has nothing for this graph.
+    """
+    arrays, what = dict(source) if isinstance(source, Mapping) else _arrays(source), "weights"
+    if isinstance(source, str | os.PathLike):
+        what = os.fspath(source)
+    constants, missing = dict(graph.constants), []
+    for name, own in graph.constants.items():
+        found = arrays.get(name)
+        if found is not None and _squeezed(found) == _squeezed(own) and found.dtype == own.dtype:
+            constants[name] = np.ascontiguousarray(found).reshape(own.shape)
+        else:
+            missing.append(name)
+    if len(missing) == len(constants):
+        names = ", ".join(list(arrays)[:5]) or "nothing"
+        raise InputError(f"{what}: has nothing for {graph.name}: it holds {names} ..., the network needs "
+                         f"{', '.join(list(constants)[:5])} ...")
+    return replace(graph, constants=constants), tuple(missing)
+
+
+def _squeezed(a: Array) -> tuple[int, ...]:
+    return tuple(e for e in a.shape if e != 1)
+
+
+def _arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
+    if Path(path).suffix.lower() in (".safetensors", ".npz"):
+        return read_weights(Path(path), os.fspath(path))
+    from cnncc.frontend.onnx import read
+    return dict(read(path).constants)
+
+
+def matching(graph: Graph, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The constants whose names match one of the patterns. Raises InputError for one that matches none."""
+    names = [n for n, a in graph.constants.items() if a.dtype.kind == "f"]
+    for pattern in patterns:
+        if not any(fnmatchcase(n, pattern) for n in names):
+            raise InputError(f"frozen: no weights match {pattern!r}{hint(pattern, names)}; they are "
+                             f"{', '.join(names[:10])}{' ...' * (len(names) > 10)}")
+    return tuple(n for n in names if any(fnmatchcase(n, p) for p in patterns))
+
+
+def with_head(graph: Graph, classes: int, seed: int = 0) -> Graph:
+    """The graph with a new last fully connected layer of `classes` outputs, and whatever follows it.
+
+    Its weights are uniform with He's variance, by `seed`; biases begin as 0. Raises ModelError where the
+    network doesn't end with such a layer.
+    """
+    if classes < 1:
+        raise InputError(f"classes: expected at least 1, got {classes}")
+    last, after = _head(graph)
+    weight = graph.constants[last.inputs[1]]
+    old, columns = weight.shape
+    width = (6 / columns) ** 0.5
+    rng = np.random.PCG64([seed, classes])
+    unit = (rng.random_raw(classes * columns) >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
+    new = {last.inputs[1]: ((unit * 2 - 1) * width).reshape(classes, columns).astype(weight.dtype)}
+    for n in after:
+        for i in n.inputs:
+            own = graph.constants.get(i)
+            if own is not None and own.shape in ((old,), (1, old)):
+                new[i] = np.zeros((*own.shape[:-1], classes), own.dtype)
+    b = Builder(graph.name, {**graph.constants, **new})
+    changed = {last.name, *(n.name for n in after)}
+    for n in graph:
+        if n.op == "input":
+            b.input(n.name, n.type)
+        elif n.name in new:
+            b.nodes[n.name] = replace(n, type=replace(n.type, shape=new[n.name].shape))
+        elif n.name in changed:
+            b.op(n.op, n.inputs, n.name, n.origin, **n.attr)
+        else:
+            b.add(n)
+    return b.graph(graph.outputs, graph.signals)
+
+
+def _head(graph: Graph) -> tuple[Node, list[Node]]:
+    """The last fully connected layer, and the nodes between it and the output."""
+    after: list[Node] = []
+    n = graph[graph.outputs[0][1]]
+    while n.op != "linear" or n.inputs[1] not in graph.constants:
+        values = [i for i in n.inputs if graph[i].op != "const"]
+        if n.type.rank != 2 or len(values) != 1 or n.op in ("reshape", "input"):
+            raise ModelError(f"{graph.name}: does not end with a fully connected layer whose outputs could "
+                             f"be changed: {n.name} is {n.op}")
+        after.append(n)
+        n = graph[values[0]]
+    if product([int(e) for e in n.type.shape[1:]]) != len(graph.constants[n.inputs[1]]):
+        raise ModelError(f"{graph.name}: the outputs of {n.name} are not those of its weights")
+    return n, after[::-1]
