@@ -8,6 +8,7 @@ from cnncc.version import __version__
 
 if TYPE_CHECKING:
     from cnncc.compiler import compile, convert, reference
+    from cnncc.embedding.embed import Embedded, embed
     from cnncc.frontend.builder import Builder
     from cnncc.frontend.user import UserOp, op
     from cnncc.ir.errors import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from cnncc.tuner import tune
 
 _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
+          "Embedded": "embedding.embed", "embed": "embedding.embed",
           "Builder": "frontend.builder", "UserOp": "frontend.user", "op": "frontend.user",
           "Reference": "reference_model", "tune": "tuner",
           "load": "runtime.model", "CompiledModel": "runtime.model",
@@ -44,11 +46,11 @@ _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler",
           **dict.fromkeys(("ExecutionMode", "GraphOptimizationLevel", "InferenceSession", "RunOptions",
                            "SessionOptions", "get_available_providers", "get_device"), "session")}
 _MODULES = ("backend", "explanations", "sklearn", "torch_backend", "train")
-__all__ = ["SGD", "Adam", "AdamW", "ArtifactError", "Builder", "CnnccError", "CompiledModel", "ExecutionMode",
-           "Graph", "GraphOptimizationLevel", "InferenceSession", "InputError", "InternalError",
-           "ModelError", "RMSprop", "Reference", "RunOptions", "SessionOptions", "SpecialisingModel",
-           "Trainer", "UnsupportedError", "UserOp", "__version__", "compile", "convert",
-           "get_available_providers", "get_device", "load", "op", "reference",
+__all__ = ["SGD", "Adam", "AdamW", "ArtifactError", "Builder", "CnnccError", "CompiledModel", "Embedded",
+           "ExecutionMode", "Graph", "GraphOptimizationLevel", "InferenceSession", "InputError",
+           "InternalError", "ModelError", "RMSprop", "Reference", "RunOptions", "SessionOptions",
+           "SpecialisingModel", "Trainer", "UnsupportedError", "UserOp", "__version__", "compile", "convert",
+           "embed", "get_available_providers", "get_device", "load", "op", "reference",
            "tune"]   # the rest: errors
 
 

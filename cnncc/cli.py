@@ -96,6 +96,7 @@ running_options = (threads_option, shapes_option, outputs_option, target_option,
                    cache_option, schedules_option)
 
 
+
 def _open(path: str, **how: Any) -> CompiledModel | SpecialisingModel:
     """A compiled model from its own file or from an ONNX file."""
     if _is_artifact(path):
@@ -218,6 +219,34 @@ def convert(model: str, output: str) -> None:
         write(model, output)
     nbytes = os.path.getsize(output)
     tell({"output": output, "bytes": nbytes}, f"{nbytes / 1e3:,.1f} KB in {output}")
+
+
+@cli.verb(onnx_argument,
+          option("-o", "--output", metavar="FOLDER", required=True, help="Write the files here."),
+          option("--name", metavar="NAME", help="Begins all symbols and files (default: the model's file)."),
+          option("--target", metavar="LEVEL[+LEVEL...]", default="native",
+                 help="native, x86-64-v2, -v3 or -v4; of several the code takes the best that the CPU has."),
+          option("--threads", type=click.Choice(["none", "pthread", "callback"]), default="none",
+                 is_flag=False, flag_value="pthread",
+                 help="A function for several threads: with a pool of its own, or on those of the program."),
+          option("--weights", type=click.Choice(["object", "file"]), default="object",
+                 help="Where the weights are."),
+          option("--optimize", type=click.Choice(["speed", "size"]), default="speed",
+                 help="size: less code."),
+          option("--shared", is_flag=True, help="Make a shared library too (with CC, else cc)."),
+          shapes_option, outputs_option, precision_option)
+def embed(model: str, output: str, **how: Any) -> None:
+    """Write what C and C++ programs need to run MODEL, without Python or a library, into a folder."""
+    from cnncc.embedding.embed import embed as write
+    with progress() as report:
+        made = write(model, output, progress=report, **how)
+    r = made.record
+    work = "workspace" + f" per {r['batch']}" * bool(r["batch"])
+    sizes = {"code": r["code"], "weights": r["weights"]["bytes"], work: r["workspace"]["activations"],
+             "scratch per thread": r["workspace"]["scratch"], "stack": r["stack"]}
+    shown = ", ".join(f"{what} {nbytes / 1e3:,.1f} KB" for what, nbytes in sizes.items())
+    tell({"folder": made.folder, "files": made.files, **r},
+         f"{made.folder}: {', '.join(made.files)}\n{shown}")
 
 
 @cli.verb(onnx_argument,

@@ -37,6 +37,22 @@ def driver(plan: Plan, entry: str = ENTRY) -> str:
     return e.module()
 
 
+def flush(e: Emitter, state: Value) -> Value:
+    """Set flush-to-zero; the floating-point state before. `state` is room for four bytes."""
+    e.declare("void @llvm.x86.sse.stmxcsr(ptr)")
+    e.line(f"call void @llvm.x86.sse.stmxcsr(ptr {state.text})")
+    old = e.load(state, 0, I32, 4)
+    restore(e, state, e.emit(f"or i32 {old.text}, {FLUSH}", I32))
+    return old
+
+
+def restore(e: Emitter, state: Value, old: Value) -> None:
+    """Set the floating-point state."""
+    e.store(old, state, 0, 4)
+    e.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
+    e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {state.text})")
+
+
 def _runs(plan: Plan) -> Iterator[Turns]:
     """The steps in order: loops, and what is between them in parts that LLVM can compile in linear time."""
     at = 0
@@ -62,10 +78,10 @@ class _Entry(_Slots):
         e = self.e
         slots = SLOT_OPERANDS + max((len(s.places) for s in self.plan.steps), default=0)
         args = e.emit(f"alloca [{slots} x i64], align 64", PTR)
-        self.floats = e.emit("alloca i32, align 4", PTR)
+        floats = e.emit("alloca i32, align 4", PTR)
         wanted = self.slot("threads", I64)
         acquire, release = self.slot("acquire", PTR), self.slot("release", PTR)
-        old = self.flush()
+        old = flush(e, floats)
         several = e.compare("ugt", wanted, 1)
         before, ask, ready = e.block, e.name("ask"), e.name("ready")
         e.line(f"br i1 {several.text}, label %{ask}, label %{ready}")
@@ -80,19 +96,7 @@ class _Entry(_Slots):
             e.line(f"call void @{part}({self.frame.typed}, {args.typed}, {threads.typed})")
         with e.when(e.compare("ugt", threads, 1)):
             e.line(f"call void {release.text}()")
-        e.store(old, self.floats, 0, 4)
-        e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {self.floats.text})")
-
-    def flush(self) -> Value:
-        """Set flush-to-zero; the state before."""
-        e, state = self.e, self.floats
-        e.declare("void @llvm.x86.sse.stmxcsr(ptr)")
-        e.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
-        e.line(f"call void @llvm.x86.sse.stmxcsr(ptr {state.text})")
-        old = e.load(state, 0, I32, 4)
-        e.store(e.emit(f"or i32 {old.text}, {FLUSH}", I32), state, 0, 4)
-        e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {state.text})")
-        return old
+        restore(e, floats, old)
 
 
 class _Part(_Slots):
@@ -102,8 +106,8 @@ class _Part(_Slots):
         super().__init__(e, plan, frame)
         self.args, self.threads = args, threads
         self.batch, self.first, self.last = (self.slot(name, I64) for name in ("batch", "first", "last"))
-        self.work, self.weights, self.state, self.parallel = (
-            self.slot(name, PTR) for name in ("work", "weights", "state", "parallel"))
+        self.work, self.weights, self.state = (self.slot(name, PTR) for name in ("work", "weights", "state"))
+        self.parallel, self.context = self.slot("parallel", PTR), self.slot("context", PTR)
         self.together = e.compare("ugt", threads, 1)
 
     def emit(self, turns: Turns) -> None:
@@ -134,7 +138,7 @@ class _Part(_Slots):
         e.line(f"br i1 {share.text}, label %{pool}, label %{single}")
         e.label(pool)
         e.line(f"call void {self.parallel.text}(ptr @{s.symbol}, ptr {self.args.text}, i64 {e.text(tasks)}, "
-               f"i64 {self.threads.text})")
+               f"i64 {self.threads.text}, ptr {self.context.text})")
         e.line(f"br label %{done}")
         e.label(single)
         e.line(alone)

@@ -24,11 +24,17 @@ ATTRIBUTES = 'nounwind "min-legal-vector-width"="512" "prefer-vector-width"="512
 SLOT_BATCH, SLOT_SCRATCH, SLOT_OPERANDS = 0, 1, 2
 
 
+def attributes(target: Target) -> str:
+    """Those of a kernel's function: the level's instructions and no others, for whatever CPU it is tuned."""
+    return (f'{ATTRIBUTES} "target-cpu"="{target.level}" "tune-cpu"="{target.cpu}" '
+            f'"target-features"="{target.features}"')
+
+
 def lower(kernel: Kernel, name: str, target: Target) -> str:
     """The LLVM text of a module that defines the kernel."""
     e = Emitter()
     params = [(PTR, "args"), (I64, "begin"), (I64, "end"), (I64, "thread")]
-    with e.function(name, "void", params, ATTRIBUTES) as (args, begin, end, thread):
+    with e.function(name, "void", params, attributes(target)) as (args, begin, end, thread):
         _KernelLowering(e, kernel, target, args, thread).tasks(begin, end)
         e.line("ret void")
     return e.module()

@@ -8,10 +8,10 @@ addresses of the three functions in its call frame, so a host program may pass i
         Takes the pool for one inference. Returns the number of threads to use, the caller included: `threads`
         (at most 255), fewer where the system gives no more, 1 where another caller holds it: that one runs
         alone.
-    void cnncc_pool_run(ptr kernel, ptr args, i64 tasks, i64 threads)
+    void cnncc_pool_run(ptr kernel, ptr args, i64 tasks, i64 threads, ptr context)
         Calls `kernel(args, begin, end, thread)` until each of `tasks` (< 2**32) has run exactly once; returns
         when all have finished. `threads` is what acquire returned; the caller is thread 0. No two calls run
-        under one thread index at a time. A kernel must not call the pool.
+        under one thread index at a time. A kernel must not call the pool. `context` is for other pools.
     void cnncc_pool_release()
         Gives it back, from the thread that took it; without effect in any other.
 
@@ -223,8 +223,8 @@ class _Pool(Emitter):
             self.go("reset")
 
     def run(self) -> None:
-        params = [(PTR, "kernel"), (PTR, "args"), (I64, "tasks"), (I64, "threads")]
-        with self.function("cnncc_pool_run", "void", params) as (kernel, args, tasks, threads):
+        params = [(PTR, "kernel"), (PTR, "args"), (I64, "tasks"), (I64, "threads"), (PTR, "context")]
+        with self.function("cnncc_pool_run", "void", params) as (kernel, args, tasks, threads, _):
             n = self.least(tasks, threads)
             self.go("together", when=self.compare("sgt", n, 1))
             self.go("done", when=self.compare("eq", tasks, 0))

@@ -44,7 +44,8 @@ class Machine:
 
 
 @functools.cache
-def _target_machine(machine: Machine) -> llvm.TargetMachine:
+def target_machine(machine: Machine) -> llvm.TargetMachine:
+    """LLVM's code generator for a machine."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_triple(machine.triple).create_target_machine(
@@ -55,9 +56,10 @@ def _first_line(text: str) -> str:
     return text.lstrip().partition("\n")[0]
 
 
-def _module(text: str) -> llvm.ModuleRef:
+def module_of(text: str, context: llvm.ContextRef | None = None) -> llvm.ModuleRef:
+    """A text as a module, verified. Raises InternalError with LLVM's message where it refuses it."""
     try:
-        module = llvm.parse_assembly(text, llvm.create_context())
+        module = llvm.parse_assembly(text, context or llvm.create_context())
         module.verify()
     except RuntimeError as error:
         raise InternalError(f"LLVM refuses the text {_first_line(text)!r}: {error}") from error
@@ -69,12 +71,12 @@ def compile_text(text: str, machine: Machine) -> bytes:
 
     Raises InternalError with LLVM's message and the first line of a text that LLVM refuses.
     """
-    return bytes(_target_machine(machine).emit_object(_module(text)))
+    return bytes(target_machine(machine).emit_object(module_of(text)))
 
 
 def assembly(text: str, machine: Machine) -> str:
     """The same as assembly, to read; raises as `compile_text` does."""
-    return str(_target_machine(machine).emit_assembly(_module(text)))
+    return str(target_machine(machine).emit_assembly(module_of(text)))
 
 
 def serve(descriptor: str) -> None:
@@ -84,7 +86,7 @@ def serve(descriptor: str) -> None:
     pipe = Connection(int(descriptor))
     with suppress(EOFError, OSError):
         machine = Machine(**json.loads(pipe.recv_bytes()))
-        _target_machine(machine)
+        target_machine(machine)
         pipe.send_bytes(b"")
         while True:
             text = pipe.recv_bytes().decode()

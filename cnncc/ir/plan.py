@@ -13,9 +13,10 @@ Space = Literal["input", "output", "weights", "state", "work"]
 
 # Slots of a call frame, eight bytes each: the only argument of the native entry `run`.
 FRAME = ("batch", "threads", "first", "last", "work", "scratch", "weights", "state", "acquire", "parallel",
-         "release")
+         "release", "context")
 """`first` and `last` bound the steps that run (all: 0 and the number of steps); `acquire`, `parallel` and
-`release` are the pool's functions, null to run alone. The inputs' addresses follow, then the outputs'."""
+`release` are the pool's functions, null to run alone; `context` is what `parallel` is given last. The inputs'
+addresses follow, then the outputs'."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from cnncc.ir.types import BYTES
 class Target:
     """Sizes in bytes, rates per cycle of one core; `lanes` counts 4-byte elements of a vector.
 
-    `strict`: plain multiply-adds only, no algorithm that is faster and rounds worse.
+    `strict`: plain multiply-adds only, no algorithm that is faster and rounds worse. `small`: schedules with
+    little code come first.
     """
 
     triple: str
@@ -33,6 +34,7 @@ class Target:
     l3_stream: float = 18.0
     memory_bytes: float = 8.0
     strict: bool = False
+    small: bool = False
 
     def record(self) -> dict[str, Any]:
         """The fields as plain data, for metadata and keys."""
@@ -58,6 +60,7 @@ LEVELS: dict[str, tuple[str, str, int, int]] = {
 }
 """By name, the widest first: the CPU that code is tuned for, features, lanes, registers."""
 PRECISIONS = ("fast", "strict")
+PURPOSES = ("speed", "size")
 TRIPLE = "x86_64-unknown-linux-gnu"
 
 
@@ -83,22 +86,25 @@ def host_caches() -> dict[int, int]:
 
 
 @functools.cache
-def target_for(level: str = "native", precision: str = "fast") -> Target:
+def target_for(level: str = "native", precision: str = "fast", optimize: str = "speed",
+               elsewhere: bool = False) -> Target:
     """The target of that name: one of LEVELS, or `native`: the widest of them, with this machine's caches.
 
-    `precision` is `fast` or `strict`. Raises InputError for another name, CnnccError where this CPU lacks
-    the level.
+    `precision` is `fast` or `strict`, `optimize` `speed` or `size`. Raises InputError for another name,
+    CnnccError where this CPU lacks the level, unless the code is to run `elsewhere`.
     """
     from cnncc.ir.errors import CnnccError, InputError
     if level != "native" and level not in LEVELS:
         raise InputError(f"unknown target {level!r}: choose one of native, {', '.join(sorted(LEVELS))}")
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if optimize not in PURPOSES:
+        raise InputError(f"optimize={optimize!r}: choose one of {', '.join(PURPOSES)}")
     host = host_features()
     fitting = [name for name, (_, text, _, _) in LEVELS.items() if {f[1:] for f in text.split(",")} <= host]
     chosen = next(iter(fitting), "") if level == "native" else level
-    if chosen not in fitting:
+    if chosen not in fitting and not (elsewhere and chosen):
         raise CnnccError(f"this CPU lacks the instructions of {chosen or 'x86-64-v2 (SSE4.2)'}")
-    target = Target(TRIPLE, *LEVELS[chosen], strict=precision == "strict")
+    target = Target(TRIPLE, *LEVELS[chosen], strict=precision == "strict", small=optimize == "size")
     own = host_caches() if level == "native" else {}
     return replace(target, l1=own.get(1, target.l1), l2=own.get(2, target.l2), l3=own.get(3, target.l3))

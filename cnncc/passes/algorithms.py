@@ -19,19 +19,19 @@ TRANSFORM = 6.0             # cycles that a vector of a point costs in the trans
 KERNELS = 10_000            # cycles that the transforms cost as kernels of their own
 FILLED = 0.75               # the part of L2 that an image and a tile's weights may fill
 PARTS = 4                   # into which a sum is divided at most
-LONG = 16                   # taps beyond which a window's padding is stored, so that all tiles are equal
+LONG = 16                   # taps beyond which a window's padding is stored: all tiles are equal (small: 1)
 GAIN = 0.9                  # the part of the direct way's cost that is worth rounding worse
 
 
 def choose_algorithms(graph: Graph, target: Target) -> Graph:
     """Winograd's convolution where it should be faster; scattered pixels and long sums are made compact."""
-    b = Rebuild(graph)
+    b, longest = Rebuild(graph), 1 if target.small else LONG
     for n in graph:
         costs = tile_sizes(n, graph, target)
         best = min(costs, key=lambda m: costs[m], default=1)
         if best > 1 and costs[best] < GAIN * costs[1]:
             b.renamed[n.name] = in_tiles(b, n, best)
-        elif n.op == "conv" and any(int(w) > LONG and (low or high) for w, low, high in zip(
+        elif n.op == "conv" and any(int(w) > longest and (low or high) for w, low, high in zip(
                 graph[n.inputs[1]].type.shape[2:], n.attr["begin"], n.attr["end"], strict=True)):
             b.renamed[n.name] = _bordered(b, n)
         elif _scattered(n, graph):
@@ -50,8 +50,8 @@ def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
     outer, inner, *windows = (int(e) for e in graph[n.inputs[1]].type.shape)
     whole = inner % target.lanes == outer // n.attr["group"] % target.lanes == 0
     batch, channels = (HINT if isinstance(e, str) else e for e in graph[n.inputs[0]].type.shape[:2])
-    result = {}
-    for m in (1, *(m for m in SIZES if whole and not target.strict and _fits(n, windows, m))):
+    result, plain = {}, target.strict or target.small
+    for m in (1, *(m for m in SIZES if whole and not plain and _fits(n, windows, m))):
         tiles, points = batch, 1
         for extent, r in zip(n.type.shape[2:], windows, strict=True):
             size = m if r > 1 else 1

@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from cnncc.ir.tasks import task_count
 from cnncc.ir.types import BYTES, Extent
 from cnncc.passes.updates import held, updates_last
 
+TRIES = 12                  # to place the buffers in less memory
 TIME = 64                   # nodes: buffers are looked up by such parts of their lives
 
 
@@ -147,7 +149,7 @@ def _roots(graph: Graph) -> dict[str, str]:
 
 
 def _places(graph: Graph, root: dict[str, str], state: Sequence[Held]) -> dict[str, Place]:
-    """An address for every value: first fit by liveness, the largest first; views and clauses share one."""
+    """An address for every value, by liveness; views and clauses share one."""
     result: dict[str, Place] = {v: Place("input", i) for i, v in enumerate(graph.inputs)}
     for number, (_, v) in enumerate(graph.outputs):
         result.setdefault(root[v], Place("output", number))
@@ -158,22 +160,59 @@ def _places(graph: Graph, root: dict[str, str], state: Sequence[Held]) -> dict[s
     for n in graph:
         for i in n.needs:
             ends[root[i]] = max(ends.get(root[i], 0), order[n.name])
-    buffers = [n for n in graph if n.kernel is not None and not n.base and n.name not in result]
-    placed: dict[int, list[tuple[int, int, int, int]]] = defaultdict(list)  # begin, end of life, of memory
-    for n in sorted(buffers, key=lambda n: -_bytes(n)):
-        begin, end, size = order[n.name], ends.get(n.name, order[n.name]), _bytes(n)
-        at, times = 0, range(begin // TIME, end // TIME + 1)
-        alive = {p[2:] for t in times for p in placed[t] if p[0] <= end and begin <= p[1]}
-        for low, high in sorted(alive):
-            if at + size <= low:
-                break
-            at = max(at, high)
-        for t in times:
-            placed[t].append((begin, end, at, at + size))
-        result[n.name] = Place("work", at)
+    lives = [Life(n.name, order[n.name], ends.get(n.name, order[n.name]), _bytes(n)) for n in graph
+             if n.kernel is not None and not n.base and n.name not in result]
+    result |= {name: Place("work", at) for name, at in fit(lives).items()}
     for n in graph:
         if root[n.name] in result:
             result[n.name] = result[root[n.name]]
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A buffer of `nbytes`, written by the node in place `begin` and needed until `end`."""
+
+    name: str
+    begin: int
+    end: int
+    nbytes: int
+
+
+def fit(lives: Sequence[Life]) -> dict[str, int]:
+    """Offsets at which no two buffers meet that live at a time, and where the last of them ends is low.
+
+    Each in turn takes the lowest gap, the largest first, or the earliest. While that needs more memory than
+    lives at any time, what ended highest has its turn before all others, in a few tries.
+    """
+    changes = sorted([(x.begin, 1, x.nbytes) for x in lives] + [(x.end, 2, -x.nbytes) for x in lives])
+    least = max(accumulate(nbytes for _, _, nbytes in changes), default=0)
+    best: tuple[int, dict[str, int]] = (1 << 62, {})
+    for order in (sorted(lives, key=lambda x: (-x.nbytes, x.begin)), sorted(lives, key=lambda x: x.begin)):
+        for _ in range(TRIES):
+            offsets = _first_fit(order)
+            top = max(order, key=lambda x: offsets[x.name] + x.nbytes, default=None)
+            needed = offsets[top.name] + top.nbytes if top else 0
+            best = min(best, (needed, offsets), key=lambda found: found[0])
+            if top is None or needed == least:
+                return offsets
+            order = [top, *(x for x in order if x is not top)]
+    return best[1]
+
+
+def _first_fit(lives: Sequence[Life]) -> dict[str, int]:
+    result: dict[str, int] = {}
+    placed: dict[int, list[tuple[int, int, int, int]]] = defaultdict(list)  # begin, end of life, of memory
+    for x in lives:
+        at, times = 0, range(x.begin // TIME, x.end // TIME + 1)
+        alive = {p[2:] for t in times for p in placed[t] if p[0] <= x.end and x.begin <= p[1]}
+        for low, high in sorted(alive):
+            if at + x.nbytes <= low:
+                break
+            at = max(at, high)
+        for t in times:
+            placed[t].append((x.begin, x.end, at, at + x.nbytes))
+        result[x.name] = at
     return result
 
 

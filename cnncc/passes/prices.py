@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnncc.ir.expr import Load
+from cnncc.ir.formula import outside
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.schedule import Loop
@@ -164,6 +165,23 @@ class Prices:
                 resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
                 total += (steps * cycle + epilogue + resumed) * wide * high
         return total * others
+
+    def _code(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop]) -> float:
+        """Instructions, roughly: of the unrolled terms of a tile and its end, for each different tile."""
+        terms = 1
+        for d in self.reduced:
+            last = next((x for x in reversed(inside) if x.dim == d and x.kind in ("for", "part")), None)
+            step, extent = last.step if last else number(self.extents[d]), number(self.extents[d])
+            terms *= step * (2 if extent % step else 1)
+        vectors = count_of(number(self.extents[self.simd]), self.lanes) if self.simd else 1
+        variants = len(sizes(number(self.extents[tile]), rw)) if tile else 1
+        variants *= len(sizes(vectors, nb)) if self.simd not in self.reduced else 1
+        bounds = [pair for x in self.loads for pair in zip(x.index, self.tensors[x.tensor].type.shape,
+                                                           strict=True)]
+        clipped = {d for i, e in bounds if outside(i, e, self.extents) for d in i.dims
+                   if d not in (*self.reduced, *self.folded)}
+        tiles = float(variants * rw * nb * fold * 3 ** len(clipped))
+        return tiles * (2 * terms + 3 * len(self.stage.formulas))
 
     def _streamed(self, steps: int, blocks: int, streams: Sequence[Load]) -> float:
         """Cycles per step to bring vectors from L2 that are too many to stay in L1 until the next tile."""

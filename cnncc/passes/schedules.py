@@ -32,17 +32,25 @@ SHORT = 6                   # tiles along less than this are tried along another
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 LONG_SUM = 1024             # terms beyond which a sum is made of parts
 UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
+ROLLED = 48                 # the same where little code is wanted
+AROUND = 200                # instructions of a kernel around its tile
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Loops for a kernel and their predicted cost in cycles of one core."""
+    """Loops for a kernel, their predicted cost in cycles of one core, and instructions where they count."""
 
     cycles: float
     outside: tuple[Loop, ...]
     inside: tuple[Loop, ...]
     space: _Space
+    code: float = 0.0
+
+    @property
+    def price(self) -> float:
+        """What is to be least: where code counts, as much as a kernel has anyway is worth twice the time."""
+        return self.cycles * (1 + self.code / AROUND)
 
     @property
     def kernel(self) -> Kernel:
@@ -95,7 +103,7 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
     vectors = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
     spaces = (t for s in vectors for t in (s, *(_Space(space.kernel, space.weights, target, s.simd, taps)
                                                 for taps in s.other_taps())))
-    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.cycles)
+    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
 
 
 def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tuned | None = None) -> Kernel:
@@ -146,9 +154,9 @@ class _Space(Prices):
 
     def other_taps(self) -> Iterator[list[str]]:
         """Rows that move vectors along a sum, as taps do in gradients of weights: the last, the last two."""
-        found = [d for d in self.rows if isinstance(self.extents[d], int) and any(
-            d in i.dims and set(i.dims) & set(self.reduced) for x in self.loads for i in x.index
-            if self.simd in self._dims(x) or self.simd in self.reduced)]
+        found = [d for d in self.rows if isinstance(e := self.extents[d], int) and any(
+            d in i.dims and any(o in self.reduced and e < number(self.extents[o]) for o in i.dims)
+            for x in self.loads for i in x.index if self.simd in self._dims(x) or self.simd in self.reduced)]
         for n in range(1, min(2, len(found)) + 1):
             if product([number(self.extents[d]) for d in found[-n:]]) < self.target.registers:
                 yield found[-n:]
@@ -180,19 +188,23 @@ class _Space(Prices):
         widths = {count_of(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {count_of(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
         long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
+        fits = False
         for nb in heights.values():
             for rw in widths.values():
                 if rw * nb * long > LONG and rw * nb > 1:
                     continue
-                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - nb - 1
+                loaded = nb * fold if self.taps and rw > 1 else nb
+                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
                 shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
                 for loops in self.orders(tile, rw, nb) if free >= 0 else ():
                     if held <= free:
+                        fits = True
                         yield self.priced(loops, tile, rw, nb, fold)
                     if shared and len(shared) < len(self.loads):
+                        fits = True
                         again = [*loops[1], *(Loop("reload", t) for t in shared)]
                         yield self.priced((loops[0], again), tile, rw, nb, fold)
-        if spare < fold + 2:
+        if not fits:                        # more than there are registers, whatever the tile
             for loops in self.orders(tile, 1, 1):
                 yield self.priced(loops, tile, 1, 1, fold)
 
@@ -314,7 +326,7 @@ class _Space(Prices):
 
     def inside(self, tile: str | None, rw: int, acc: int) -> list[Loop]:
         """The loops of a tile with so many accumulators."""
-        turns = turns_of(acc)
+        turns = 1 if self.target.small else turns_of(acc)
         unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set())
         blocked: list[str] = []
         windows: list[str] = []
@@ -362,12 +374,13 @@ class _Space(Prices):
     def _counted(self, windows: Sequence[str], acc: int) -> Iterator[Loop]:
         """Loops over some taps at a time, the longest windows first, where all would be too much code."""
         body = acc * product([number(self.extents[d]) for d in windows])
+        most = ROLLED if self.target.small else UNROLLED
         for d in sorted(windows, key=lambda d: -number(self.extents[d])):
             extent = number(self.extents[d])
             skips = any(d in i.dims and outside(i, e, self.extents) for x in self.loads
                         for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True))
-            if body > UNROLLED and not skips and d not in self.stage.first.tabled:
-                step = min(extent, max(1, UNROLLED * extent // body))
+            if body > most and not skips and d not in self.stage.first.tabled:
+                step = min(extent, max(1, most * extent // body))
                 yield Loop("for", d, step)
                 body = body * step // extent
 
@@ -431,7 +444,8 @@ class _Space(Prices):
         tasks = self._tasks(outside)
         if cycles > SMALL:
             cycles *= 1 + max(0, 1 / max(tasks, 1) - 1 / ENOUGH)
-        return Candidate(cycles, tuple(outside), tuple(inside), self)
+        code = self._code(tile, rw, nb, fold, inside) if self.target.small else 0.0
+        return Candidate(cycles, tuple(outside), tuple(inside), self, code)
 
     def kernel_with(self, chosen: Candidate) -> Kernel:
         par = tuple(x for x in chosen.outside if x.kind == "par")
@@ -481,7 +495,8 @@ class _Space(Prices):
             a = axis_of.get(loop.dim)
             if a is not None and a != vector and loop.dim in self.reduced:
                 block = loop.step if loop.kind == "for" and loop.step > 1 else 0
-                front.append((a, block))
+                if (a, block) not in front:     # else one step is a turn
+                    front.append((a, block))
         rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in (*front, *back))]
         order = [*rest, *front, *back]
         return Layout(tuple(part for part, (a, _) in zip(order, [*order[1:], (-1, 0)], strict=False)

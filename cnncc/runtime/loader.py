@@ -11,7 +11,7 @@ from typing import Any
 
 from cnncc.ir.errors import ArtifactError
 
-ABI = 3
+ABI = 4
 """Version of what generated code and runtime agree on: call frame, arguments, pool, the list of objects."""
 
 ENTRY = "cnncc_run"

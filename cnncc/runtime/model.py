@@ -238,7 +238,7 @@ class CompiledModel(Threaded):
         slots = {"batch": n, "threads": threads, "first": 0, "last": len(plan.steps), "work": base,
                  "scratch": base + work, "weights": buffers.address(self._weights),
                  "state": buffers.address(self._state), "acquire": acquire, "parallel": parallel,
-                 "release": release}
+                 "release": release, "context": 0}
         space.frame[:len(FRAME)] = [slots[name] for name in FRAME]
         space.shapes = [tuple(n if isinstance(e, str) else e for e in v.shape) for v in plan.outputs]
         space.batch, space.threads = n, threads

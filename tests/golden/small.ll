@@ -1,4 +1,4 @@
-define void @kernel(ptr %args, i64 %begin, i64 %end, i64 %thread) nounwind "min-legal-vector-width"="512" "prefer-vector-width"="512" "frame-pointer"="none" {
+define void @kernel(ptr %args, i64 %begin, i64 %end, i64 %thread) nounwind "min-legal-vector-width"="512" "prefer-vector-width"="512" "frame-pointer"="none" "target-cpu"="x86-64-v3" "tune-cpu"="x86-64-v3" "target-features"="" {
 entry:
   %v1 = load i64, ptr %args, align 8
   %v2 = getelementptr i8, ptr %args, i64 16
