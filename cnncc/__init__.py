@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     )
     from cnncc.train.optimizers import SGD, Adam, AdamW, RMSprop
     from cnncc.train.trainer import Trainer
+    from cnncc.tuner import tune
 
 _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
           "Embedded": "embedding.embed", "embed": "embedding.embed",
           "Builder": "frontend.builder", "UserOp": "frontend.user", "op": "frontend.user",
-          "Reference": "reference_model",
+          "Reference": "reference_model", "tune": "tuner",
           "load": "runtime.model", "CompiledModel": "runtime.model",
           "SpecialisingModel": "runtime.specialise", "Trainer": "train.trainer",
           **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop"), "train.optimizers"),
@@ -49,7 +50,8 @@ __all__ = ["SGD", "Adam", "AdamW", "ArtifactError", "Builder", "CnnccError", "Co
            "ExecutionMode", "Graph", "GraphOptimizationLevel", "InferenceSession", "InputError",
            "InternalError", "ModelError", "RMSprop", "Reference", "RunOptions", "SessionOptions",
            "SpecialisingModel", "Trainer", "UnsupportedError", "UserOp", "__version__", "compile", "convert",
-           "embed", "get_available_providers", "get_device", "load", "op", "reference"]   # the rest: errors
+           "embed", "get_available_providers", "get_device", "load", "op", "reference",
+           "tune"]   # the rest: errors
 
 
 def __getattr__(name: str) -> Any:

@@ -90,16 +90,18 @@ def _outputs(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 
 outputs_option: Any = option("--outputs", callback=_outputs, metavar="NAME[,NAME...]",
                              help="Compute these tensors of the model instead of its outputs.")
+schedules_option: Any = option("--schedules", metavar="FILE", help="Loops that `cnncc tune` has measured.")
 # The keywords of `compile`.
 running_options = (threads_option, shapes_option, outputs_option, target_option, precision_option,
-                   cache_option)
+                   cache_option, schedules_option)
+
 
 
 def _open(path: str, **how: Any) -> CompiledModel | SpecialisingModel:
     """A compiled model from its own file or from an ONNX file."""
     if _is_artifact(path):
-        if how["outputs"]:
-            _not_compiled(click.get_current_context(), click.Option(["--outputs"]), path)
+        if given := next((name for name in ("outputs", "schedules") if how[name]), None):
+            _not_compiled(click.get_current_context(), click.Option([f"--{given}"]), path)
         from cnncc.runtime.model import load
         return load(path, threads=how["threads"])
     from cnncc.compiler import compile
@@ -121,7 +123,7 @@ def demo(train: bool, threads: int | None) -> None:
 @cli.verb(onnx_argument,
           option("-o", "--output", metavar="FILE", help="Write the compiled model (.cnncc) here."),
           option("--threads", type=int, help="Processes that compile (default: the CPUs we may use)."),
-          shapes_option, outputs_option, target_option, precision_option, cache_option)
+          shapes_option, outputs_option, target_option, precision_option, cache_option, schedules_option)
 def compile(model: str, output: str | None, threads: int | None, **how: Any) -> None:
     """Compile MODEL, show what became of it, and write it to a file."""
     import time
@@ -157,7 +159,7 @@ def compile(model: str, output: str | None, threads: int | None, **how: Any) -> 
           *image_options, *running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
         threads: int | None, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, target: str,
-        precision: str, cache: bool, **pixels: Any) -> None:
+        precision: str, cache: bool, schedules: str | None, **pixels: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
 
     Several images are a batch. Of an output [N, classes] the best classes are shown, of others statistics.
@@ -167,7 +169,7 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
         raise click.UsageError("--output must end in .npz")
     names = read_labels(labels) if labels else []
     made = _open(model, threads=threads, shapes=shapes, outputs=outputs, target=target, precision=precision,
-                 cache=cache)
+                 cache=cache, schedules=schedules)
     found = made.run(None, read_feeds(made.inputs, inputs, Pixels(**pixels)))
     results = dict(zip((v.name for v in made.outputs), found, strict=True))
     if output:
@@ -345,6 +347,22 @@ def bench(model: str, against: str, threads: tuple[int, ...], batch: int,
         found = measure(model, engines, counts, batch, seconds, report, shapes)
     wrong = any(r.engine == "cnncc" and r.note == "WRONG" for r in found.results)
     tell(found, table(found), good=not wrong)
+
+
+@cli.verb(onnx_argument,
+          option("-o", "--output", metavar="FILE", required=True, help="The schedules; what exists is kept."),
+          option("--seconds", type=click.FloatRange(0.01, 86400), default=60.0, help="To measure in all."),
+          option("--tries", type=click.IntRange(2, 1000), default=12, help="Schedules to try of a kernel."),
+          batch_option(default=1), shapes_option, target_option, precision_option)
+def tune(model: str, output: str, **how: Any) -> None:
+    """Measure schedules of MODEL's kernels, those that take longest first; the faster ones go into a file.
+
+    The file is for --schedules. What is in it is not measured again: interrupt this and go on as you like.
+    """
+    from cnncc.tuner import tune as measure
+    with writing(output), progress() as report:
+        found = measure(model, output, progress=report, **how)
+    tell(found, str(found))
 
 
 @cli.verb(click.argument("what", type=click.Choice(["list", "clear"]), default="list"))

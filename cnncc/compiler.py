@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cnncc.ir.plan import Plan
     from cnncc.ir.signature import Array
     from cnncc.passes.memory import Packing
+    from cnncc.passes.tuned import Tuned
     from cnncc.reference_model import OpenReference, Reference
     from cnncc.runtime.model import CompiledModel
     from cnncc.runtime.specialise import SpecialisingModel
@@ -38,13 +39,15 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Graph"
 Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 
-def pipeline() -> tuple[Pass, ...]:
+def pipeline(tuned: Tuned | None = None) -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import algorithms, fold, fuse, layouts, movement, schedules, stages
+    from cnncc.passes import algorithms, fold, fuse, layouts, movement, packing, schedules, stages
     return (movement.merge_pads, fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views,
             fold.share_equal, movement.place_early, algorithms.choose_algorithms, fuse.form,
             movement.read_through, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
-            schedules.choose_schedules)
+            packing.pack_weights,
+            functools.update_wrapper(functools.partial(schedules.choose_schedules, tuned=tuned),
+                                     schedules.choose_schedules))
 
 
 def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,
@@ -109,14 +112,14 @@ def as_onnx(source: Source, ops: Ops | None = None) -> bytes:
     return bytes(to_onnx(read(source, ops=ops)).SerializeToString())
 
 
-def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
+def stages(graph: Graph, target: Target, tuned: Tuned | None = None) -> Iterator[tuple[str, Graph]]:
     """(name of the pass, the graph after it), first the graph as read; CNNCC_DUMP=folder writes all to files.
 
     Raises InternalError naming the pass.
     """
     from cnncc.ir.loops import everywhere
     folder = os.environ.get("CNNCC_DUMP")
-    for i, (name, run) in enumerate([("read", None), *((p.__name__, p) for p in pipeline())]):
+    for i, (name, run) in enumerate([("read", None), *((p.__name__, p) for p in pipeline(tuned))]):
         try:
             if run is not None:
                 graph = everywhere(run, graph, target)
@@ -131,13 +134,13 @@ def stages(graph: Graph, target: Target) -> Iterator[tuple[str, Graph]]:
         yield name, graph
 
 
-def optimize(graph: Graph, target: Target) -> Graph:
+def optimize(graph: Graph, target: Target, tuned: Tuned | None = None) -> Graph:
     """The graph after all passes. Raises as `stages`, UnsupportedError for types that the target lacks."""
     halves = [n for n in graph if n.type.dtype == "f16"]
     if halves and "+f16c" not in target.features.split(","):
         raise UnsupportedError(f"{graph.name}: half precision needs x86-64-v3, the target is {target.level}",
                                [(n.op, n.name, f"is {n.type}") for n in halves])
-    return functools.reduce(lambda _, step: step[1], stages(graph, target), graph)
+    return functools.reduce(lambda _, step: step[1], stages(graph, target, tuned), graph)
 
 
 @dataclass(frozen=True)
@@ -183,13 +186,15 @@ class Options:
     cache: bool
     jobs: int | None
     ops: Ops
+    tuned: Tuned | None
 
 
 def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
             outputs: Sequence[str] | None = None, target: str = "native", precision: str = "fast",
             cache: bool = True, jobs: int | None = None,
             progress: Callable[[str, float], None] | None = None,
-            ops: Ops | None = None) -> CompiledModel | SpecialisingModel:
+            ops: Ops | None = None,
+            schedules: str | os.PathLike[str] | None = None) -> CompiledModel | SpecialisingModel:
     """Compile a model for this machine.
 
     `source` is a path (`.onnx`, ONNX as text in `.onnxtxt`, a definition in `.yaml`), the bytes of an ONNX
@@ -206,6 +211,7 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     `jobs` are the compile processes (None: one per CPU). `progress` is told (what is done, fraction from 0 to
     1).
     `ops` are the user's (`cnncc.op`) by the name that the model gives them: {"my.domain.Name": op}.
+    `schedules` is a file that `cnncc tune` wrote: loops that were measured to be faster on this CPU.
 
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument, CnnccError where this CPU lacks the target's instructions.
@@ -219,7 +225,8 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
         raise InputError(f"jobs={jobs!r}: expected a whole number of processes from 1 on")
     check_shapes(shapes)
     options = Options(target_for(target, precision), dict(shapes or {}), names_of(outputs), cache, jobs,
-                      check_ops(ops))
+                      check_ops(ops), schedules_from(schedules, target_for(target, precision))
+                      if schedules is not None else None)
     report = progress or (lambda what, fraction: None)
     model: CompiledModel | SpecialisingModel
     try:
@@ -268,6 +275,20 @@ def _compile(source: Source, options: Options, threads: int | None, report: Call
     return model
 
 
+def schedules_from(path: str | os.PathLike[str], target: Target) -> Tuned:
+    """The schedules in a file. Raises InputError where there are none, or they are for another target."""
+    from cnncc.passes.tuned import parse_tuned, target_text
+    name = os.fspath(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: can't read schedules: {error}") from None
+    found, wanted = parse_tuned(text, name), target_text(target)
+    if found.target != wanted:
+        raise InputError(f"{name}: measured for {found.target}; this is {wanted}: run cnncc tune here")
+    return found
+
+
 def check_shapes(shapes: Any) -> None:
     """Raises InputError for what can't be the shapes of inputs."""
     fit = isinstance(shapes, Mapping) and all(
@@ -299,7 +320,7 @@ def _build(source: Source, options: Options, threads: int | None, report: Callab
     with Compiler(machine, jobs, expected=_expected(source)) as compiler:
         report("reading", 0.0)
         original = read(source, opening, options.shapes, options.outputs, values, options.ops)
-        graph = optimize(original, target)
+        graph = optimize(original, target, options.tuned)
         code = plan(graph)
         report("compiling", 0.2)
         for _, text in code.texts(target):
@@ -344,7 +365,8 @@ def _cache_key(source: Source, options: Options, values: Mapping[str, Array]) ->
     decided = sorted((name, x.dtype.str, x.shape, x.tobytes()) for name, x in values.items())
     return cache.key(__version__, content, repr(sorted(options.target.record().items())), repr(given),
                      repr(options.outputs), repr(decided),
-                     repr(sorted((name, op.key) for name, op in options.ops.items())), code_hash())
+                     repr(sorted((name, op.key) for name, op in options.ops.items())),
+                     str(options.tuned or ""), code_hash())
 
 
 def _unchanged(source: Source, external: Mapping[str, str]) -> bool:

@@ -87,7 +87,7 @@ def _half(y: np.ndarray[Any, Any]) -> float:
 def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, float], None],
            target: str = "native", precision: str = "fast", threads: int | None = None,
            cache: bool = True, shapes: Mapping[str, Sequence[int]] | None = None,
-           outputs: Sequence[str] | None = None) -> Report:
+           outputs: Sequence[str] | None = None, schedules: str | None = None) -> Report:
     """Compare a model's outputs for inputs from files, or random ones, and on a mismatch its kernels.
 
     Raises as `compile` and `read_feeds` do.
@@ -97,7 +97,7 @@ def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, f
                                                                       deciding=ours.deciding)
     graph = ours.at(feeds).graph
     model = compile(path, threads=threads, target=target, precision=precision, cache=cache,
-                    shapes=shapes, outputs=outputs)
+                    shapes=shapes, outputs=outputs, schedules=schedules)
     report("reference", 0.2)
     truth, single = (evaluate(graph, feeds, dtype) for dtype in (np.float64, np.float32))
     errors = {"numpy float32": max(error_of(single[name], truth[name]) for name in truth)}

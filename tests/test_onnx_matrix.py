@@ -10,7 +10,7 @@ from test_onnx_elementwise import Case, check, numbers
 
 import cnncc
 from cnncc.frontend.onnx import read
-from cnncc.ir.errors import ModelError
+from cnncc.ir.errors import ModelError, UnsupportedError
 
 SHAPES = [((5, 7), (7, 19)), ((2, 5, 7), (2, 7, 19)), ((3, 5, 7), (7, 9)), ((5, 7), (3, 7, 9)),
           ((2, 3, 4, 33), (33, 20)), ((2, 1, 4, 33), (1, 3, 33, 5)), ((7,), (7, 9)), ((5, 7), (7,)),
@@ -69,3 +69,18 @@ def test_channels_last_between_matrix_products() -> None:
     expected = np.einsum("nhwc,ck->nkhw", hidden, floats(96, 24, seed=1)) + x
     for made in (cnncc.compile(source, cache=False, jobs=1), cnncc.reference(source)):
         np.testing.assert_allclose(made(x), expected, 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("rows", range(1, 6))
+@pytest.mark.parametrize("first", [(), (3,), (2, 2)])
+def test_determinants(first: tuple[int, ...], rows: int) -> None:
+    x = floats(*first, rows, rows)
+    graph = read(model([helper.make_node("Det", ["x"], ["y"])], {"x": x.shape}, ["y"]))
+    for made in (cnncc.compile(graph, cache=False, jobs=1), cnncc.reference(graph)):
+        np.testing.assert_allclose(made(x), np.linalg.det(x.astype(np.float64)), 1e-5, 1e-6)
+
+
+def test_matrices_without_a_determinant() -> None:
+    for shape, error in (((3,), ModelError), ((2, 3), UnsupportedError), ((6, 6), UnsupportedError)):
+        with pytest.raises(error, match="matrices"):
+            read(model([helper.make_node("Det", ["x"], ["y"])], {"x": shape}, ["y"]))

@@ -162,6 +162,19 @@ CASES |= {
         {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"},
         13,
     ),
+    "resize beyond": Case(
+        [1, 2, 12, 18],
+        (f32(0, 0, -0.2, 0.1, 1, 1, 0.8, 1.3), None, ints(1, 2, 7, 5)),
+        {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize",
+         "extrapolation_value": 7.0},
+        13,
+    ),
+    "resize beyond in one axis": Case(
+        [1, 2, 12, 18],
+        (f32(0, 0, 0.2, 0.1, 1, 1, 1.2, 1), None, ints(1, 2, 7, 5)),
+        {"mode": "nearest", "coordinate_transformation_mode": "tf_crop_and_resize"},
+        13,
+    ),
     "resize three": Case([1, 2, 3, 4, 5], (None, f32(1, 1, 2, 2, 2)), {"mode": "linear"}, 13, 19),
 }
 NAMES = {s.name.lower(): s.name for s in onnx.defs.get_all_schemas()}

@@ -16,6 +16,7 @@ from kernels import compiled, results
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import NEWEST, floats, model, single
 
+import cnncc
 from cnncc.frontend.onnx import read
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.reference import evaluate
@@ -360,3 +361,36 @@ def test_verify_compares_with_the_model_as_written(tmp_path: Path) -> None:
     onnx.save(model(nodes, {"x": [1, 4, 8, 8]}, ["y"], constants), path)
     report = verify(str(path), [], 1, lambda what, fraction: None)
     assert report.ok and report.engines["onnxruntime"] == 0
+
+
+NARROW = {"INT4": (21, 22), "FLOAT8": (17, 18, 19, 20), "FLOAT4": (23,), "INT2": (25, 26)}
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("number", [n for kinds in NARROW.values() for n in kinds])
+def test_constants_of_few_bits(number: int, raw: bool) -> None:
+    """They are what onnx reads, an odd number of them too; only dequantizing or a cast reads them."""
+    own = helper.tensor_dtype_to_np_dtype(number)
+    x = np.array([0, 1, 1.5, -1, 0.5, 1, -2, 1, 0, 1, 1] * 3).reshape(3, 11).astype(own)
+    tensor = numpy_helper.from_array(x, "x")
+    if not raw:
+        numbers = np.frombuffer(tensor.raw_data, np.uint8)
+        tensor.ClearField("raw_data")
+        tensor.int32_data.extend(map(int, numbers))
+    scale = of(0.5)
+    nodes = [helper.make_node("DequantizeLinear", ["x", "s"], ["y"]),
+             helper.make_node("Cast", ["x"], ["z"], to=1), helper.make_node("Add", ["y", "u"], ["v"])]
+    infos = [helper.make_tensor_value_info("u", 1, x.shape)]
+    ends = [helper.make_tensor_value_info(n, 1, x.shape) for n in "vz"]
+    graph = helper.make_graph(nodes, "test", infos, ends, [tensor, numpy_helper.from_array(scale, "s")])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=13)
+    u, wide = floats(3, 11), x.astype(F32)
+    expected = wide * F32(0.5) + u, wide
+    for got, wanted in zip(cnncc.compile(source, cache=False, jobs=1)(u), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    for op, inputs in (("Identity", ["x"]), ("CastLike", ["y", "x"]), ("QuantizeLinear", ["y", "s", "x"])):
+        del source.graph.node[1:]
+        source.graph.node.append(helper.make_node(op, inputs, ["v"]))
+        del source.graph.output[1:]
+        with pytest.raises(UnsupportedError, match="of a type that isn't computed with"):
+            cnncc.compile(source, cache=False)

@@ -133,6 +133,16 @@ def test_special_values(fn: str, dtype: str) -> None:
     np.testing.assert_allclose(got, expected, rtol=4 * np.finfo(x.dtype).eps, atol=np.finfo(x.dtype).tiny)
 
 
+def test_bits_stay_what_they_are() -> None:
+    for real, whole, bits in (("f32", "i32", 32), ("f64", "i64", 64)):
+        small = np.array([1, -5], NUMPY[whole]).view(NUMPY[real])
+        x = np.concatenate([np.array(SPECIAL, NUMPY[real]), small])
+        seen = compute(f"bits{bits}(x[i])", whole, x)
+        np.testing.assert_array_equal(seen, x.view(NUMPY[whole]))
+        again = compute(f"real{bits}(x[i])", real, seen)
+        np.testing.assert_array_equal(again.view(NUMPY[whole]), seen)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_angles_beyond_the_limit_are_finite(dtype: str) -> None:
     x = np.array([1e16, -1e30, 1e38], NUMPY[dtype])

@@ -25,7 +25,7 @@ Made by `tools/api.py` from the docstrings. Each name is imported when it is fir
 cheap. The layers of `Builder` are in [operators.md](operators.md#layers-of-definitions-and-of-builder).
 """
 SECTIONS: dict[str, Sequence[str]] = {
-    "Compiling": ("compile", "load", "reference", "convert", "op"),
+    "Compiling": ("compile", "load", "reference", "convert", "op", "tune", "tuner.Report", "tuner.Row"),
     "Compiled models": ("CompiledModel", "SpecialisingModel", "runtime.model.Threaded", "ir.plan.Value",
                         "runtime.profiler.StepTime", "Reference"),
     "Networks in Python": ("Builder", "Graph"),
@@ -34,10 +34,11 @@ SECTIONS: dict[str, Sequence[str]] = {
             "optimizers.Group", "regularizers.L2", "regularizers.L1", "regularizers.ElasticNet",
             "regularizers.MaxNorm", "regularizers.ClipNorm", "regularizers.ClipValue",
             "losses.SoftmaxCrossEntropy", "losses.SigmoidCrossEntropy", "losses.MeanSquared",
-            "losses.MeanAbsolute", "losses.Huber", "schedules.Constant", "schedules.Step", "schedules.Cosine",
-            "schedules.Warmup", "schedules.OneCycle", "augment.Crop", "augment.Flip", "augment.Rotate",
-            "augment.Rescale", "augment.Elastic", "data.read_data", "data.Dataset", "history.EarlyStopping",
-            "history.History", "evaluation.kfold", "evaluation.conformal", "evaluation.Conformal"))),
+            "losses.MeanAbsolute", "losses.Huber", "schedules.Constant", "schedules.StepDecay",
+            "schedules.Cosine", "schedules.Warmup", "schedules.OneCycle", "augment.Crop", "augment.Flip",
+            "augment.Rotate", "augment.Rescale", "augment.Elastic", "data.read_data", "data.Dataset",
+            "history.EarlyStopping", "history.History", "evaluation.kfold", "evaluation.conformal",
+            "evaluation.Conformal"))),
     "Explanations: `cnncc.explanations`": (
         "explanations.saliency", "explanations.gradcam", "explanations.occlusion", "explanations.picture"),
     "scikit-learn: `cnncc.sklearn`": ("sklearn.CNNClassifier",),

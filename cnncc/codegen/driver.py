@@ -6,13 +6,17 @@ alone; loops go round their steps. Denormals are flushed meanwhile; the caller's
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
 from cnncc.codegen.emitter import BOOL, I64, PTR, Emitter, Int, Type, Value
 from cnncc.codegen.lower import SLOT_OPERANDS
-from cnncc.ir.plan import FRAME, Place, Plan, Step
+from cnncc.ir.plan import FRAME, Place, Plan, Step, Turns
 
 ENTRY = "cnncc_run"
 FLUSH = 0x8040              # MXCSR: denormals are zero, flush to zero
 I32 = Type("i32")
+PART = 256                  # steps of one function
 
 
 def driver(plan: Plan, entry: str = ENTRY) -> str:
@@ -20,8 +24,15 @@ def driver(plan: Plan, entry: str = ENTRY) -> str:
     e = Emitter()
     for symbol in dict.fromkeys(s.symbol for s in plan.steps):
         e.declare(f"void @{symbol}(ptr, i64, i64, i64)")
+    parts: list[str] = []
+    for turns in _runs(plan):
+        parts.append(f"part{len(parts)}")
+        params = [(PTR, "frame"), (PTR, "args"), (I64, "threads")]
+        with e.function(parts[-1], "internal void", params, "noinline nounwind") as values:
+            _Part(e, plan, *values).emit(turns)
+            e.line("ret void")
     with e.function(entry, "i64", [(PTR, "frame")], "nounwind") as (frame,):
-        _Driver(e, plan, frame).emit()
+        _Entry(e, plan, frame).emit(parts)
         e.line("ret i64 0")
     return e.module()
 
@@ -42,26 +53,35 @@ def restore(e: Emitter, state: Value, old: Value) -> None:
     e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {state.text})")
 
 
-class _Driver:
+def _runs(plan: Plan) -> Iterator[Turns]:
+    """The steps in order: loops, and what is between them in parts that LLVM can compile in linear time."""
+    at = 0
+    for loop in (*plan.loops, Turns(len(plan.steps), len(plan.steps), 0)):
+        yield from (Turns(i, min(i + PART, loop.first), 1) for i in range(at, loop.first, PART))
+        if loop.count:
+            yield loop
+        at = loop.last
+
+
+class _Slots:
+    """A function to which a call's frame is known."""
+
     def __init__(self, e: Emitter, plan: Plan, frame: Value) -> None:
         self.e, self.plan, self.frame = e, plan, frame
-        slots = SLOT_OPERANDS + max((len(s.places) for s in plan.steps), default=0)
-        self.args = e.emit(f"alloca [{slots} x i64], align 64", PTR)
-        self.floats = e.emit("alloca i32, align 4", PTR)
 
     def slot(self, name: str, type: Type) -> Value:
         return self.e.load(self.frame, 8 * FRAME.index(name), type, 8)
 
-    def emit(self) -> None:
+
+class _Entry(_Slots):
+    def emit(self, parts: Sequence[str]) -> None:
         e = self.e
-        self.batch, wanted = self.slot("batch", I64), self.slot("threads", I64)
-        self.first, self.last = self.slot("first", I64), self.slot("last", I64)
-        self.work, self.scratch = self.slot("work", PTR), self.slot("scratch", PTR)
-        self.weights, self.state = self.slot("weights", PTR), self.slot("state", PTR)
-        self.parallel = self.slot("parallel", PTR)
+        slots = SLOT_OPERANDS + max((len(s.places) for s in self.plan.steps), default=0)
+        args = e.emit(f"alloca [{slots} x i64], align 64", PTR)
+        floats = e.emit("alloca i32, align 4", PTR)
+        wanted = self.slot("threads", I64)
         acquire, release = self.slot("acquire", PTR), self.slot("release", PTR)
-        self.context = self.slot("context", PTR)
-        old = flush(e, self.floats)
+        old = flush(e, floats)
         several = e.compare("ugt", wanted, 1)
         before, ask, ready = e.block, e.name("ask"), e.name("ready")
         e.line(f"br i1 {several.text}, label %{ask}, label %{ready}")
@@ -69,20 +89,30 @@ class _Driver:
         granted = e.emit(f"call i64 {acquire.text}(i64 {wanted.text})", I64)
         e.line(f"br label %{ready}")
         e.label(ready)
-        self.threads = e.emit(f"phi i64 [1, %{before}], [{granted.text}, %{ask}]", I64)
-        self.together = e.compare("ugt", self.threads, 1)
-        e.store(self.batch, self.args, 0, 8)
-        e.store(self.scratch, self.args, 8, 8)
-        at = 0
-        for turns in self.plan.loops:
-            self.steps(range(at, turns.first), 0)
-            with e.loop(0, turns.count, 1) as turn:
-                self.steps(range(turns.first, turns.last), turn.index)
-            at = turns.last
-        self.steps(range(at, len(self.plan.steps)), 0)
-        with e.when(self.together):
+        threads = e.emit(f"phi i64 [1, %{before}], [{granted.text}, %{ask}]", I64)
+        e.store(self.slot("batch", I64), args, 0, 8)
+        e.store(self.slot("scratch", PTR), args, 8, 8)
+        for part in parts:
+            e.line(f"call void @{part}({self.frame.typed}, {args.typed}, {threads.typed})")
+        with e.when(e.compare("ugt", threads, 1)):
             e.line(f"call void {release.text}()")
-        restore(e, self.floats, old)
+        restore(e, floats, old)
+
+
+class _Part(_Slots):
+    """Some of the steps; `args` are the slots for a kernel's arguments."""
+
+    def __init__(self, e: Emitter, plan: Plan, frame: Value, args: Value, threads: Value) -> None:
+        super().__init__(e, plan, frame)
+        self.args, self.threads = args, threads
+        self.batch, self.first, self.last = (self.slot(name, I64) for name in ("batch", "first", "last"))
+        self.work, self.weights, self.state = (self.slot(name, PTR) for name in ("work", "weights", "state"))
+        self.parallel, self.context = self.slot("parallel", PTR), self.slot("context", PTR)
+        self.together = e.compare("ugt", threads, 1)
+
+    def emit(self, turns: Turns) -> None:
+        with self.e.loop(0, turns.count, 1) if turns.count > 1 else nullcontext() as turn:
+            self.steps(range(turns.first, turns.last), turn.index if turn else 0)
 
     def steps(self, steps: range, turn: Int) -> None:
         """Those of a range that the frame asks for."""

@@ -114,6 +114,8 @@ CODE: dict[str, Callable[..., Lanes]] = {
     "isnan": lambda x: x.isnan(), "isinf": lambda x: abs(x).eq(float("inf")), "sqrt": lambda x: x.sqrt(),
     **{fn: lambda x, i=i: x.call(i) for fn, i in (("floor", "floor"), ("ceil", "ceil"), ("trunc", "trunc"),
                                                   ("round", "roundeven"))},
+    "bits32": lambda x: x.bitcast("i32"), "real32": lambda x: x.bitcast("f32"),
+    "bits64": lambda x: x.bitcast("i64"), "real64": lambda x: x.bitcast("f64"),
     "random": _random, **functions.FUNCTIONS,
     **{dtype: lambda x, to=dtype: x.to(to) for dtype in NUMPY},
 }

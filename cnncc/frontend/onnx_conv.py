@@ -37,23 +37,39 @@ class Axis(NamedTuple):
         return taps
 
 
+class Sizes(NamedTuple):
+    """What a node says of its windows, a number for each dimension; `same`: SAME_UPPER or SAME_LOWER."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    same: bytes
+
+    @classmethod
+    def of(cls, c: Call, n: int, kernel: tuple[int, ...] | None = None) -> Sizes:
+        """The attributes of a node; `kernel` is that of a weight, which the node's own must be."""
+        own = c.sizes("kernel_shape", n, 1, kernel)
+        c.expect(kernel in (None, own), f"its kernel_shape {list(own)} is not that of its weight")
+        strides, dilations = (c.sizes(key, n, 1, (1,) * n) for key in ("strides", "dilations"))
+        pads, auto = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), c.attribute("auto_pad", "s", b"NOTSET")
+        c.expect(auto in (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID"), f"auto_pad is {auto[:60]!r}")
+        pads = pads if auto == b"NOTSET" else (0,) * 2 * n
+        return cls(own, strides, dilations, pads[:n], pads[n:], auto if auto.startswith(b"SAME") else b"")
+
+
 def window(c: Call, x: str, weight: tuple[int, ...] | None = None) -> tuple[list[Axis], dict[str, Any]]:
     """A node's windows over x, and their attributes as ours; a convolution gives the sizes of its weight."""
     spatial = c.spatial(x)
-    n, kernel = len(spatial), c.sizes("kernel_shape", len(spatial), 1, weight)
-    c.expect(weight in (None, kernel), f"its kernel_shape {list(kernel)} is not that of its weight")
+    own = Sizes.of(c, len(spatial), weight)
     ceil = weight is None and c.flag("ceil_mode")
-    strides, dilations = c.sizes("strides", n, 1, (1,) * n), c.sizes("dilations", n, 1, (1,) * n)
-    pads, auto = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), c.attribute("auto_pad", "s", b"NOTSET")
-    c.expect(auto in (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID"), f"auto_pad is {auto[:60]!r}")
     axes: list[Axis] = []
-    for size, k, s, d, a, b in zip(spatial, kernel, strides, dilations, pads[:n], pads[n:], strict=True):
+    for size, k, s, d, a, b in zip(spatial, *own[:5], strict=True):
         reach = (k - 1) * d + 1
-        if auto == b"VALID":
-            a = b = 0
-        elif auto != b"NOTSET":
+        if own.same:
             total = max(0, ((size + s - 1) // s - 1) * s + reach - size)
-            a, b = (total + (auto == b"SAME_LOWER")) // 2, (total + (auto == b"SAME_UPPER")) // 2
+            a, b = (total + (own.same == b"SAME_LOWER")) // 2, (total + (own.same == b"SAME_UPPER")) // 2
         room = size + a + b - reach
         count = (room + (s - 1 if ceil else 0)) // s + 1
         if ceil and (count - 1) * s >= size + a:      # a window must not start beyond the input
@@ -61,9 +77,9 @@ def window(c: Call, x: str, weight: tuple[int, ...] | None = None) -> tuple[list
         c.expect(room >= 0 or (ceil and count > 0),
                  f"a window of {reach} is larger than the padded input, {size + a + b}")
         axes.append(Axis(size, k, s, d, a, b, max(b, (count - 1) * s + reach - size - a), count))
-    attrs = {"strides": strides, "dilations": dilations, "begin": tuple(a.begin for a in axes),
+    attrs = {"strides": own.strides, "dilations": own.dilations, "begin": tuple(a.begin for a in axes),
              "end": tuple(a.end for a in axes)}
-    return axes, attrs if weight is not None else attrs | {"kernel": kernel}
+    return axes, attrs if weight is not None else attrs | {"kernel": own.kernel}
 
 
 def convolution(c: Call, x: str, w: str, step: str = "") -> str:
@@ -111,28 +127,23 @@ def _conv_transpose(c: Call) -> str:
     n, weight = len(spatial), _weight(c, w)
     c.expect(group > 0 and shape[1] == weight[0] and weight[0] % group == 0,
              f"its weight has the shape {list(weight)}, its input {list(shape)}, with group={group}")
-    kernel = c.sizes("kernel_shape", n, 1, weight[2:])
-    c.expect(kernel == weight[2:], f"its kernel_shape {list(kernel)} is not that of its weight")
-    strides, dilations = c.sizes("strides", n, 1, (1,) * n), c.sizes("dilations", n, 1, (1,) * n)
-    pads, extra = c.sizes("pads", 2 * n, 0, (0,) * 2 * n), c.sizes("output_padding", n, 0, (0,) * n)
-    auto, wanted = c.attribute("auto_pad", "s", b"NOTSET"), c.attribute("output_shape", "ints", ())
-    c.expect(auto in (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID"), f"auto_pad is {auto[:60]!r}")
+    own, extra = Sizes.of(c, n, weight[2:]), c.sizes("output_padding", n, 0, (0,) * n)
+    wanted = c.attribute("output_shape", "ints", ())
     c.expect(len(wanted) in (0, n, n + 2), f"output_shape {list(wanted[:20])} doesn't fit its input")
     begin, size = [], []
-    for i, extent in enumerate(spatial):
-        full = (extent - 1) * strides[i] + extra[i] + (kernel[i] - 1) * dilations[i] + 1
-        low, high = (0, 0) if auto == b"VALID" else (pads[i], pads[n + i])
-        if wanted or auto in (b"SAME_UPPER", b"SAME_LOWER"):
-            total = full - (wanted[i - n] if wanted else extent * strides[i])
-            low = total // 2 if auto == b"SAME_UPPER" else total - total // 2
+    for i, (extent, k, s, d, low, high) in enumerate(zip(spatial, *own[:5], strict=True)):
+        full = (extent - 1) * s + extra[i] + (k - 1) * d + 1
+        if wanted or own.same:
+            total = full - (wanted[i - n] if wanted else extent * s)
+            low = total // 2 if own.same == b"SAME_UPPER" else total - total // 2
             high = total - low
         c.expect(full - low - high > 0, "its result would be empty")
         begin.append(low)
         size.append(full - low - high)
-    support(math.prod(strides) <= 1 << 10, f"strides {list(strides)} are too large")
+    support(math.prod(own.strides) <= 1 << 10, f"strides {list(own.strides)} are too large")
     bias = channel_bias(c, 2, weight[1] * group, n + 2)
-    y = c.emit("conv_transpose", [x, w], "conv" if bias else "", group=group, strides=strides,
-               dilations=dilations, begin=tuple(begin), size=tuple(size))
+    y = c.emit("conv_transpose", [x, w], "conv" if bias else "", group=group, strides=own.strides,
+               dilations=own.dilations, begin=tuple(begin), size=tuple(size))
     return c.emit("add", [y, bias]) if bias else y
 
 

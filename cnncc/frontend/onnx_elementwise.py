@@ -12,7 +12,7 @@ from cnncc.frontend.onnx_file import DTYPES, MAX_ELEMENTS, dtype_name
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.scalars import FUNCTIONS
 from cnncc.ir.signature import Array
-from cnncc.ir.types import FLOATS, HALVES, INTEGERS, NUMPY, name_of
+from cnncc.ir.types import BYTES, FLOATS, HALVES, INTEGERS, NUMPY, name_of
 
 OLD = ("consumed_inputs", "broadcast", "axis")
 TRUTH = ("bool",)
@@ -141,6 +141,22 @@ def _cast(c: Call) -> str:
     return x if c.dtype(x) == to else c.emit("cast", [x], to=to)
 
 
+def _bit_cast(c: Call) -> str:
+    """The same bits read as another type of the same size: of integers and truth values that is a cast."""
+    x, number = c.value(0), c.attribute("to", "i", 0)
+    own, to = c.dtype(x), DTYPES.get(number, "")
+    support(to and to not in HALVES, f"casts to {dtype_name(number)} are not supported")
+    c.expect(BYTES[own] == BYTES[to], f"{own} and {to} differ in size")
+    support(to != "bool", "not every byte is a truth value")
+    bits = 8 * BYTES[own]
+    if own in FLOATS and to not in FLOATS:
+        x, own = c.emit(f"bits{bits}", [x], "bits" if to[0] == "u" else ""), f"i{bits}"
+    if to in FLOATS and own not in FLOATS:
+        x = x if own[0] == "i" else c.emit("cast", [x], "bits", to=f"i{bits}")
+        return c.emit(f"real{bits}", [x])
+    return x if own == to else c.emit("cast", [x], to=to)
+
+
 def _cast_like(c: Call) -> str | Array:
     other, constant = c.operand(1), c.operand(0)
     like = c.dtype(other) if isinstance(other, str) else name_of(other.dtype)
@@ -226,6 +242,7 @@ ROWS: dict[str, Row] = {
     **{name: row(op, len(FUNCTIONS[op].args), TRUTH) for name, op in LOGIC.items()},
     **{f"Bitwise{name}": row(op, len(FUNCTIONS[op].args), INTEGERS) for name, op in LOGIC.items()},
     "Abs": row("abs"), "Neg": row("neg"), "Sign": row("sign"), "Relu": row("relu"),
+    "BitCast": Row(_bit_cast, 1, 1),
     "BitShift": Row(_bit_shift, 2, 2),
     "OneHot": Row(_one_hot, 3, 3),
     "Cast": Row(_cast, 1, 1, ("saturate", "round_mode")),

@@ -27,7 +27,9 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto"
 MAX_ELEMENTS = 1 << 31
 MAX_RANK = 8
 MAX_PARTS = 1 << 20         # nodes, tensors, ... of one graph
-KNOWN = (*range(1, 8), *range(9, 14), 16)   # TensorProto.data_type: NumPy's ints, floats and bool, bfloat16
+KNOWN = (*range(1, 8), *range(9, 14), *range(16, 27))   # TensorProto.data_type: no texts, complex numbers
+NARROW = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}
+"""Of the types that share bytes how many bits an element has, the first of a byte in its lowest."""
 DTYPES = {1: "f32", 2: "u8", 3: "i8", 4: "u16", 5: "i16", 6: "i32", 7: "i64", 9: "bool", 10: "f16", 11: "f64",
           12: "u32", 13: "u64", 16: "bf16"}
 """By our names."""
@@ -77,12 +79,15 @@ class OnnxFile:
         return helper.tensor_dtype_to_np_dtype(tensor.data_type) if known else None, shape, what
 
     def array(self, tensor: TensorProto) -> Array:
-        """A tensor's value, checked and read-only."""
+        """A tensor's value, checked and read-only: of the types of less than 16 bits that NumPy lacks, which
+        nothing is computed in, as float32, int8 or uint8.
+        """
         from onnx import helper
         dtype, shape, what = self.describe(tensor)
         if dtype is None:
             raise ModelError(f"{what} is of type {dtype_name(tensor.data_type)}, which is not supported")
-        need = product(shape) * dtype.itemsize
+        bits = NARROW.get(tensor.data_type, 8 * dtype.itemsize)
+        need = -(-product(shape) * bits // 8)
         if tensor.data_location == 1:
             data = self._external(tensor, need, what)
         elif tensor.HasField("raw_data"):
@@ -90,7 +95,8 @@ class OnnxFile:
         else:       # halves are given by their bits
             numbers = getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))
             try:
-                held = "u2" if DTYPES[tensor.data_type] in HALVES else dtype
+                held = "u2" if DTYPES.get(tensor.data_type) in HALVES else \
+                    dtype if tensor.data_type in DTYPES else "u1"
                 data = np.fromiter(numbers, held, len(numbers)).view(np.uint8)
             except OverflowError as error:
                 raise ModelError(f"{what}: {error}") from None
@@ -98,7 +104,12 @@ class OnnxFile:
             self.size += data.nbytes
         expect(data.nbytes == need, f"{what} has {data.nbytes:,} bytes of data, its shape {list(shape)} of "
                                     f"{dtype_name(tensor.data_type)} needs {need:,}")
+        if bits < 8:
+            places = np.arange(0, 8, bits, dtype=np.uint8)
+            data = (data[:, None] >> places & (1 << bits) - 1).reshape(-1)[:product(shape)]
         value: Array = (data != 0 if dtype == np.bool_ else data.view(dtype)).reshape(shape)
+        if tensor.data_type not in DTYPES:
+            value = _widened(value, tensor.data_type)
         value.flags.writeable = False
         return value
 
@@ -216,3 +227,11 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None,
     expect(all(isinstance(text, str) for text in _texts(proto)),
            f"{label}: the file is damaged: a name in it is no valid text")
     return OnnxFile(label, proto, None if folder is None else Path(folder), opening)
+
+
+def _widened(value: Array, data_type: int) -> Array:
+    """Numbers of less than 16 bits in the least type of ours that holds them: float32, int8 or uint8."""
+    from onnx import TensorProto
+    name = TensorProto.DataType.Name(data_type)
+    wide = np.float32 if name.startswith("FLOAT") else np.uint8 if name.startswith("U") else np.int8
+    return value.astype(wide)

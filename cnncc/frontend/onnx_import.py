@@ -410,6 +410,7 @@ class Importer:
                 raise InputError(f"{self.file.label} has no value {name!r}{hint(name, self.defined)}")
             try:
                 if self.scope.has(name):
+                    support(name not in self.scope.narrow, "it is of a type that isn't computed with")
                     outputs[name] = x = self.scope.value(name, may_be_empty=True)
                     if (to := types.get(name)) in HALVES:
                         outputs[name] = self.scope.builder.op("cast", [x], f"{x}.{to}", to=to)

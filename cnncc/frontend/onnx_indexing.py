@@ -6,19 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnncc.frontend.onnx_moves import cut, fixed, ints, table_gather
+from cnncc.frontend.onnx_conv import Sizes
+from cnncc.frontend.onnx_moves import fixed, ints, table_gather
 from cnncc.frontend.onnx_node import Call, Row
-from cnncc.ir.signature import Array
 from cnncc.ir.types import Extent, product
 
 FOLDS = {b"none": "=", b"add": "+=", b"mul": "*=", b"max": "max=", b"min": "min="}
-TAPS: dict[bytes, tuple[int, Sequence[Sequence[float]]]] = {
-    b"nearest": (0, [[1.0]]),
-    b"linear": (0, [[1.0, 0.0], [-1.0, 1.0]]),
-    b"cubic": (-1, [[0.0, 1.0, 0.0, 0.0], [-0.75, 0.0, 0.75, 0.0], [1.5, -2.25, 1.5, -0.75],
-                    [-0.75, 1.25, -1.25, 0.75]])}
-"""The first tap beside the floor of a coordinate, and the taps' weights: rows of coefficients, that of t**0
-first. Cubic: Keys' kernel with a = -0.75."""
 
 
 def places(c: Call, i: int, extents: Sequence[int]) -> str:
@@ -138,10 +131,12 @@ def tensor_scatter(c: Call) -> str:
     shape, part = c.shape(x), c.shape(u)
     axis, mode = c.axis(c.attribute("axis", "i", -2), len(shape)), c.attribute("mode", "s", b"linear")
     c.expect(mode in (b"linear", b"circular"), f"mode is {mode[:60]!r}")
-    c.expect(axis > 0 and [*shape[:axis], *shape[axis + 1:]] == [*part[:axis], *part[axis + 1:]],
+    c.expect(axis > 0 and len(part) == len(shape) and [*shape[:axis], *shape[axis + 1:]] ==
+             [*part[:axis], *part[axis + 1:]],
              f"updates of {list(part)} don't fit {list(shape)} along axis {axis}")
     size, count = *fixed(c, shape, [axis]), *fixed(c, part, [axis])
     ones = (1,) * (len(shape) - 1)
+    c.expect(not c.has(2) or c.shape(c.operand(2)) == shape[:1], "its write_indices don't fit its batch")
     first = c.emit("reshape", [c.value(2)], "first", shape=(shape[0], *ones)) if c.has(2) else \
         c.const(np.zeros((1, *ones), np.int64), "first")
     at = c.const(np.arange(count).reshape(-1, *(1,) * (len(shape) - 1 - axis)), "at")
@@ -153,72 +148,14 @@ def tensor_scatter(c: Call) -> str:
                   shape=shape)
 
 
-def grid_sample(c: Call) -> str:
-    x, grid, size = c.value(0), c.value(1), c.spatial(c.value(0))
-    mode = c.attribute("mode", "s", b"linear")
-    mode = {b"bilinear": b"linear", b"bicubic": b"cubic"}.get(mode, mode)
-    align, outside = c.flag("align_corners"), c.attribute("padding_mode", "s", b"zeros")
-    c.expect(mode in TAPS and outside in (b"zeros", b"border", b"reflection"),
-             f"mode is {mode[:60]!r}, padding_mode {outside[:60]!r}")
-    rank, shape = len(size), c.shape(grid)
-    c.expect(len(shape) == rank + 2 and shape[-1] == rank and shape[0] == c.shape(x)[0],
-             f"a grid of {list(shape)} doesn't fit images of {list(c.shape(x))}")
-    grid = cut(c, grid, {rank + 1: range(rank - 1, -1, -1)}, "reversed")    # the last axis came first
-    grid = c.emit("reshape", [grid], "column", shape=(*shape, 1))
-    sizes = np.array(size, np.float32)[:, None]
-    at = _affine(c, grid, (sizes - 1) / 2 if align else sizes / 2, (sizes - 1) / 2, "at")
-    index, weights = _taps(c, at, mode)
-    index, weights = _settled(c, index, weights, np.array(size, np.int64)[:, None], align, outside)
-    return c.emit("sample", [x, index, weights])
-
-
-def _affine(c: Call, x: str, factor: Array, term: Array, step: str) -> str:
-    scaled = c.emit("mul", [x, c.const(factor.astype(np.float32), f"{step}.factor")], f"{step}.scaled")
-    return c.emit("add", [scaled, c.const(term.astype(np.float32), f"{step}.term")], step)
-
-
-def _taps(c: Call, at: str, mode: bytes) -> tuple[str, str]:
-    """The places of the taps around coordinates [.., 1], as int64, and their weights: [.., taps]."""
-    first, rows = TAPS[mode]
-    base = c.emit("round" if mode == b"nearest" else "floor", [at], "floor")
-    taps = c.const(np.arange(first, first + len(rows[0])), "taps")
-    index = c.emit("add", [c.emit("cast", [base], "whole", to="i64"), taps], "index")
-    t = c.emit("sub", [at, base], "t")
-    powers = np.array(rows, np.float32)
-    weights = c.emit("mul", [t, c.const(powers[-1], "power")], "weight") if len(powers) > 1 else \
-        c.emit("expand", [c.const(powers[0], "power")], "weight", shape=(*c.shape(at)[:-1], 1))
-    for p in powers[-2:0:-1]:
-        sum = c.emit("add", [weights, c.const(p, "power")], "weight")
-        weights = c.emit("mul", [sum, t], "weight")
-    if len(powers) > 1:
-        weights = c.emit("add", [weights, c.const(powers[0], "power")], "weight")
-    return index, weights
-
-
-def _settled(c: Call, index: str, weights: str, size: Array, align: bool, outside: bytes) -> tuple[str, str]:
-    """Places within images of `size`, with weights: what is outside counts nothing, is cut or mirrored."""
-    zero, last = c.const(size * 0, "zero"), c.const(size - 1, "last")
-    if outside == b"border":
-        return c.emit("clip_to", [index, zero, last], "inside"), weights
-    if outside == b"zeros":
-        ok = c.emit("and", [c.emit("ge", [index, zero], "above"), c.emit("le", [index, last], "below")], "ok")
-        none = c.const(np.zeros(1, np.float32), "none")
-        return index, c.emit("where", [ok, weights, none], "known")
-    period = np.maximum(2 * size - 2 * align, 1)
-    turn = c.emit("mod", [index, c.const(period, "period")], "turn")
-    back = c.emit("sub", [c.const(np.maximum(period - 1 + align, 0), "turned"), turn], "back")
-    return c.emit("where", [c.emit("le", [turn, last], "ahead"), turn, back], "inside"), weights
-
-
 def max_unpool(c: Call) -> str:
     """Every element where its index says, which counts in the whole result; zeros elsewhere."""
     x, spatial = c.value(0), c.spatial(c.value(0))
     n, shape = len(spatial), fixed(c, c.shape(x), range(len(spatial) + 2))
     c.expect(c.shape(c.operand(1)) == tuple(shape), "its indices differ in shape from its input")
-    kernel, strides = c.sizes("kernel_shape", n, 1, None), c.sizes("strides", n, 1, (1,) * n)
-    pads = c.sizes("pads", 2 * n, 0, (0,) * 2 * n)
+    own = Sizes.of(c, n)
     size = [(e - 1) * s + k - low - high for e, s, k, low, high in
-            zip(spatial, strides, kernel, pads[:n], pads[n:], strict=True)]
+            zip(spatial, own.strides, own.kernel, own.begin, own.end, strict=True)]
     c.expect(min(size) > 0, f"its result would have the size {size}")
     whole = product([*shape[:2], *size])
     flat, index = (c.emit("reshape", [v], step, shape=(product(shape),))
@@ -235,7 +172,6 @@ ROWS = {
     "Gather": Row(gather, 2, 2),
     "GatherElements": Row(gather_elements, 2, 2),
     "GatherND": Row(gather_nd, 2, 2),
-    "GridSample": Row(grid_sample, 2, 2),
     "MaxUnpool": Row(max_unpool, 2, 3),
     "ReverseSequence": Row(reverse_sequence, 2, 2),
     "Scatter": Row(scatter_elements, 3, 3),

@@ -1,12 +1,17 @@
-"""Importer rows for products of matrices: Gemm and MatMul."""
+"""Importer rows for products of matrices: Gemm and MatMul; determinants."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from cnncc.frontend.onnx_node import Call, Row
+from cnncc.frontend.onnx_elementwise import of
+from cnncc.frontend.onnx_moves import cut
+from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.ir.types import FLOATS
 
+LARGEST = 5     # rows of matrices whose determinants are computed
 
 def _linear(c: Call, w: np.ndarray) -> bool:
     """Whether a product is a fully connected layer: of two dimensions, by constant weights."""
@@ -76,4 +81,34 @@ def product(c: Call, x: str, v: str, step: str = "") -> str:
     return c.emit("reshape", [y], step, shape=(*leading, *kept))
 
 
-ROWS = {"Gemm": Row(gemm, 2, 3, ("broadcast",)), "MatMul": Row(_matmul, 2, 2)}
+def _det(c: Call) -> str:
+    """By minors: those of the last rows for every choice of columns, one row more at a time."""
+    x = of(c, c.value(0))
+    c.expect(len(c.shape(x)) > 1, f"its input has the shape {list(c.shape(x))}: no matrices")
+    *first, n, columns = c.shape(x)
+    support(n == columns and isinstance(n, int) and n <= LARGEST,
+            f"its matrices are {n} x {columns}: square ones of up to {LARGEST} rows are supported")
+    rank, size = len(first), int(n)
+
+    def element(row: int, column: int) -> str:
+        part = cut(c, x, {rank: range(row, row + 1), rank + 1: range(column, column + 1)}, "element")
+        return c.emit("reshape", [part], "element", shape=tuple(first))
+    minors: dict[tuple[int, ...], str] = {(j,): element(size - 1, j) for j in range(size)}
+    for row in reversed(range(size - 1)):
+        own = [element(row, j) for j in range(size)]
+        larger: dict[tuple[int, ...], str] = {}
+        for chosen in itertools.combinations(range(size), size - row):
+            total = ""
+            for k, j in enumerate(chosen):
+                term = c.emit("mul", [own[j], minors[chosen[:k] + chosen[k + 1:]]], "term")
+                total = c.emit("sub" if k % 2 else "add", [total, term], "minor") if total else term
+            larger[chosen] = total
+        minors = larger
+    return minors[tuple(range(size))]
+
+
+ROWS = {
+    "Det": Row(_det, 1, 1),
+    "Gemm": Row(gemm, 2, 3, ("broadcast",)),
+    "MatMul": Row(_matmul, 2, 2),
+}

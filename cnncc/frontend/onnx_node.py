@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cnncc.frontend.files import expect
-from cnncc.frontend.onnx_file import MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, dtype_name
+from cnncc.frontend.onnx_file import DTYPES, MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, dtype_name
 from cnncc.ir.errors import ModelError
 from cnncc.ir.graph import Attr, Builder, Loop, Node
 from cnncc.ir.plan import Signal
@@ -61,6 +61,7 @@ class Scope:
     folded: int = 0
     signals: list[tuple[str, Signal]] = field(default_factory=list)
     counted: dict[str, tuple[int, str]] = field(default_factory=dict)   # axis, and how much of it there is
+    narrow: set[str] = field(default_factory=set)   # constants of a type that isn't computed with
     open: set[str] = field(default_factory=set)     # constants that depend on the size of the open batch
     roots: dict[str, frozenset[str]] = field(default_factory=dict)  # inputs whose values make it a constant
 
@@ -70,6 +71,8 @@ class Scope:
             dtype, _, _ = self.file.describe(value)
             support(dtype is not None,
                     f"reads {name[:200]!r} of type {dtype_name(value.data_type)}, which is not supported")
+            if value.data_type not in DTYPES:
+                self.narrow.add(name)
             value = self.constants[name] = self.widened(self.file.array(value))
         return value
 
@@ -99,8 +102,9 @@ class Scope:
 
     def alias(self, name: str, known: str) -> None:
         """Give a value a second name."""
-        if known in self.open:
-            self.open.add(name)
+        for marked in (self.open, self.narrow):
+            if known in marked:
+                marked.add(name)
         tables: tuple[dict[str, Any], ...] = self.values, self.constants, self.roots
         for table in tables:
             if known in table:
@@ -191,7 +195,12 @@ class Call:
         name = self.node.input[i]
         support(name not in self.scope.counted or self.node.op_type == "Transpose",
                 f"reads {name[:200]!r}, of which data say how large it is: make it an output")
-        return self.scope.array(name) if name in self.scope.constants else self.scope.value(name)
+        if name not in self.scope.constants:
+            return self.scope.value(name)
+        value = self.scope.array(name)
+        support(name not in self.scope.narrow or self.node.op_type in ("Cast", "DequantizeLinear"),
+                f"reads {name[:200]!r}, of a type that isn't computed with")
+        return value
 
     def value(self, i: int) -> str:
         """Our name of the operand, also of a constant."""

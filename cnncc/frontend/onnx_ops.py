@@ -9,6 +9,7 @@ import numpy as np
 from cnncc.frontend import (
     onnx_contrib,
     onnx_conv,
+    onnx_detection,
     onnx_einsum,
     onnx_elementwise,
     onnx_indexing,
@@ -22,6 +23,7 @@ from cnncc.frontend import (
 )
 from cnncc.frontend.onnx_conv import Axis, window
 from cnncc.frontend.onnx_elementwise import of
+from cnncc.frontend.onnx_file import DTYPES
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_shapes import extents
 from cnncc.ir.signature import Array
@@ -143,7 +145,10 @@ def _constant(c: Call) -> Array:
     c.expect(len(c.attributes) == 1, f"has {len(c.attributes)} attributes, expected one")
     name = next(iter(c.attributes))
     if name == "value":
-        return c.scope.widened(c.scope.file.array(c.attribute(name, "t")))
+        tensor = c.attribute(name, "t")
+        if tensor.data_type not in DTYPES:
+            c.scope.narrow.add(c.out)
+        return c.scope.widened(c.scope.file.array(tensor))
     forms = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
     support(name in forms, f"attribute {name[:60]!r} is not supported")
     return np.array(c.attribute(name, forms[name]), np.float32 if "float" in name else np.int64)
@@ -152,6 +157,7 @@ def _constant(c: Call) -> Array:
 ROWS = {
     **onnx_conv.ROWS,
     **onnx_contrib.ROWS,
+    **onnx_detection.ROWS,
     **onnx_einsum.ROWS,
     **onnx_elementwise.ROWS,
     **onnx_indexing.ROWS,

@@ -42,8 +42,8 @@ def _zero(c: Call, i: int, dtype: str) -> str:
 
 
 def _centred(c: Call, x: str, zero: str, step: str) -> str:
-    """x without its zero point, in int32."""
-    y = c.emit("offset", [x, zero], step)
+    """x without its zero point, in int32, of floats of few bits in float32."""
+    y = c.emit("sub" if c.dtype(x) == "f32" else "offset", [x, zero], step)
     fits = c.shape(y) == c.shape(x) and c.dtype(x) == c.dtype(zero)
     c.expect(fits, f"its zero point, {c.dtype(zero)}{list(c.shape(zero))}, doesn't fit "
                    f"{c.dtype(x)}{list(c.shape(x))}")
@@ -134,7 +134,8 @@ def _quantize(c: Call) -> str:
 def _dequantize(c: Call) -> str:
     """To float32, also where `output_dtype` is a half: rounded where the model's outputs are halves."""
     c.attribute("output_dtype", "i")
-    x = of(c, c.value(0), (*WORDS, "i32"))
+    x = c.value(0)
+    x = of(c, x, ("f32",) if c.node.input[0] in c.scope.narrow and c.dtype(x) == "f32" else (*WORDS, "i32"))
     zero = _beside(c, 2, c.shape(x)) if c.has(2) else _zero(c, 2, c.dtype(x))
     return _scaled(c, _centred(c, x, zero, "centred"), _beside(c, 1, c.shape(x)))
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial import Polynomial
 
 from cnncc.frontend.onnx_moves import MAX_TABLE, pick
 from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_shapes import extents
 from cnncc.ir.signature import Array
+from cnncc.ir.types import NUMPY
 
 MODES = (b"nearest", b"linear", b"bilinear", b"trilinear", b"cubic")
 NEAREST = (b"round_prefer_floor", b"round_prefer_ceil", b"floor", b"ceil", b"simple")
@@ -37,21 +39,39 @@ class Mode(NamedTuple):
     antialias: bool
 
 
+def keys(a: float) -> tuple[Polynomial, Polynomial]:
+    """The weight of an element by its distance, up to 1 and up to 2 (Keys, 1981, Cubic convolution)."""
+    return Polynomial([1, 0, -(a + 3), a + 2]), Polynomial([-4 * a, 8 * a, -5 * a, a])
+
+
 def resize(c: Call) -> str:
     x = c.value(0)
     axes = _scaled(c, x) if _old(c) else _sized(c, x)
     mode = _mode(c)
     places: dict[int, Array] = {}
     weights: dict[int, Array] = {}
+    outside: dict[int, Array] = {}
     for i, axis in axes.items():
         support(axis.new <= MAX_TABLE, f"an axis of {axis.new:,} elements is too large")
         at = _coordinates(c, axis, mode)
+        if mode.coordinates == b"tf_crop_and_resize" and (beyond := (at < 0) | (at > axis.old - 1)).any():
+            outside[i] = beyond.reshape(-1, *(1,) * (len(c.shape(x)) - 1 - i))
         if mode.kind == b"nearest":
             places[i] = _nearest(at, axis, mode)
         else:
             places[i], weights[i] = _taps(at, axis, mode)
-    if mode.kind == b"nearest":
-        return pick(c, x, places)
+    own = c.named(f"{c.out}.inside") if outside else c
+    y = pick(own, x, places) if mode.kind == b"nearest" else _blended(own, x, axes, places, weights)
+    for i, beyond in outside.items():
+        value = np.array(c.attribute("extrapolation_value", "f", 0.0), NUMPY[c.dtype(x)])
+        y = c.emit("where", [c.const(beyond, "outside"), c.const(value, "value"), y],
+                   "" if i == max(outside) else "known")
+    return y
+
+
+def _blended(c: Call, x: str, axes: dict[int, Axis], places: dict[int, Array],
+             weights: dict[int, Array]) -> str:
+    """One axis after the other, sums of the elements at some places with weights."""
     axes = {i: axis for i, axis in axes.items()
             if axis.new != axis.old or (weights[i][:, 0] != 1).any()}
     for i in axes:
@@ -151,7 +171,6 @@ def _coordinates(c: Call, axis: Axis, mode: Mode) -> Array:
             first, last = axis.roi
             step = (last - first) * (old - 1) / max(1, new - 1)
             at = first * (old - 1) + at * step if new > 1 else at * 0 + 0.5 * (first + last) * (old - 1)
-            support((at >= 0).all() and (at <= old - 1).all(), "its roi lies outside of the input")
             return np.asarray(at, F32)
     c.expect(False, f"coordinate_transformation_mode is {mode.coordinates[:60]!r}")
     return at
@@ -176,9 +195,8 @@ def _taps(at: Array, axis: Axis, mode: Mode) -> tuple[Array, Array]:
     places = low[:, None] + taps
     apart = np.abs((places - at.astype(np.float64)[:, None]) * shrink)
     if mode.kind == b"cubic":
-        a = mode.cubic
-        weights = np.where(apart <= 1, ((a + 2) * apart - (a + 3)) * apart ** 2 + 1,
-                           np.where(apart < 2, ((a * apart - 5 * a) * apart + 8 * a) * apart - 4 * a, 0))
+        near, far = keys(mode.cubic)
+        weights = np.where(apart <= 1, near(apart), np.where(apart < 2, far(apart), 0))
     else:
         weights = (1 - apart).clip(0)
     if mode.exclude:

@@ -1,4 +1,4 @@
-"""Importer rows for results whose sizes data say: into their bound, with a count; the first k in order."""
+"""Importer rows for results whose sizes data say, into their bound with a count, and for what is first."""
 
 from __future__ import annotations
 
@@ -136,10 +136,10 @@ def unique(c: Call) -> tuple[str, ...]:
     return tuple(results)
 
 
-def _corners(c: Call, boxes: str) -> tuple[str, str]:
+def _corners(c: Call, boxes: str, centred: bool) -> tuple[str, str]:
     """The lower and upper corners [N, boxes, 2] of boxes given by two corners, or centre and size."""
     a, b = (cut(c, boxes, {2: range(i, i + 2)}, "part") for i in (0, 2))
-    if c.flag("center_point_box"):
+    if centred:
         half = c.emit("scale", [b], "half", factor=0.5)
         return c.emit("sub", [a, half], "low"), c.emit("add", [a, half], "high")
     return c.emit("min", [a, b], "low"), c.emit("max", [a, b], "high")
@@ -156,8 +156,8 @@ def suppression(c: Call) -> Results:
 
     A loop whose state says which boxes do, [turns + 1, N, classes, boxes].
     """
-    boxes, scores = c.value(0), c.value(1)
-    c.expect(len(c.shape(scores)) == 3, f"expected scores [N, classes, boxes], got {list(c.shape(scores))}")
+    boxes, scores, centred = c.value(0), c.value(1), c.flag("center_point_box")
+    c.expect(len(c.shape(scores)) == 3, f"scores of shape {list(c.shape(scores))}, expected [N, C, boxes]")
     (n, classes, count), floor = fixed(c, c.shape(scores), range(3)), c.has(4)
     c.expect(c.shape(boxes) == (n, count, 4),
              f"boxes of shape {list(c.shape(boxes))} don't fit scores of {list(c.shape(scores))}")
@@ -174,7 +174,7 @@ def suppression(c: Call) -> Results:
     shape = (turns + 1, n, classes, count)
     part = c.emit("reshape", [open], "part", shape=(1, *shape[1:]))
     state = c.emit("place", [part], "states", begin=(0,) * 4, steps=(1,) * 4, shape=shape)
-    low, high = _corners(c, boxes)
+    low, high = _corners(c, boxes, centred)
     numbers = c.const(np.arange(count), "numbers")
 
     def best(own: Call, open: str, scores: str, none: str) -> tuple[str, str]:

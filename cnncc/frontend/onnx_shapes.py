@@ -37,9 +37,8 @@ DATA = frozenset(["NonZero"])       # ops whose results are as large as the data
 def fold(c: Call) -> tuple[Array, ...]:
     """The results of a node of constants. Raises Refused, or ModelError where the node is wrong."""
     from onnx.reference import ReferenceEvaluator
-    names = list(dict.fromkeys(filter(None, c.node.input)))
-    arrays = {name: c.scope.array(name) for name in names}
-    op, tainted = c.node.op_type, [name for name in names if name in c.scope.open]
+    arrays = {name: np.asarray(c.operand(i)) for i, name in enumerate(c.node.input) if name}
+    op, tainted = c.node.op_type, [name for name in arrays if name in c.scope.open]
     support(not tainted or _plain(c, [arrays[n] for n in c.node.input if n not in tainted]),
             "it computes with the size of the batch, which is open: export the model with a fixed batch")
     model = _model(c, arrays)

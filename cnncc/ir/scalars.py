@@ -22,7 +22,8 @@ PHILOX = (0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85)
 """Philox4x32's two multipliers, and what each round adds to the key."""
 
 CLASSES = {"b": ("bool",), "f": FLOATS, "i": INTEGERS, "n": (*FLOATS, *INTEGERS), "l": (*INTEGERS, "bool"),
-           "t": (*FLOATS, *INTEGERS, "bool"), "a": tuple(NUMPY)}
+           "t": (*FLOATS, *INTEGERS, "bool"), "a": tuple(NUMPY), "s": ("f32",), "d": ("f64",), "w": ("i32",),
+           "q": ("i64",)}
 """The letters of a signature; arguments of one letter have one dtype."""
 
 
@@ -104,6 +105,9 @@ _ROWS: dict[str, dict[str, Callable[..., Array]]] = {
     "ll l": {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor},
     "l l": {"invert": np.invert},
     "ii i": {"shl": np.left_shift, "shr": np.right_shift},
+    "s i32": {"bits32": lambda x: x.astype(np.float32).view(np.int32)},
+    "w f32": {"real32": lambda x: x.view(np.float32)},
+    "d i64": {"bits64": lambda x: x.view(np.int64)}, "q f64": {"real64": lambda x: x.view(np.float64)},
     "f bool": {"isnan": np.isnan, "isinf": np.isinf},
     "f f": {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc,
             "round": np.rint,   # halves to even

@@ -14,6 +14,7 @@ from cnncc.ir.target import Target
 from cnncc.ir.types import TensorType, product
 
 CHANNEL = 1
+PACKED = "pack"             # what a copy does whose order its reader decides
 
 
 def choose_layouts(graph: Graph, target: Target) -> Graph:
@@ -272,12 +273,16 @@ def _in_place(n: Node, name: str) -> bool:
 
 def copy_of(n: Node, name: str) -> Node:
     """A kernel that copies a value."""
-    index = tuple(Index.of(f"i{a}") if e != 1 else Index() for a, e in enumerate(n.type.shape))
-    extents = tuple((f"i{a}", e) for a, e in enumerate(n.type.shape) if e != 1)
+    t = Tensor("x", n.type, Layout.plain(n.type.rank))
+    return Node(name, "kernel", (n.name,), n.type, (("does", "copy"),), n.origin, copy_kernel(t, t))
+
+
+def copy_kernel(x: Tensor, y: Tensor) -> Kernel:
+    """From one memory order to another."""
+    index = tuple(Index.of(f"i{a}") if e != 1 else Index() for a, e in enumerate(x.type.shape))
+    extents = tuple((f"i{a}", e) for a, e in enumerate(x.type.shape) if e != 1)
     f = Formula(Load("y", index), "=", Load("x", index), extents)
-    plain = Layout.plain(n.type.rank)
-    kernel = Kernel((Tensor("x", n.type, plain), Tensor("y", n.type, plain)), (Stage((f,)),))
-    return Node(name, "kernel", (n.name,), n.type, (("does", "copy"),), n.origin, kernel)
+    return Kernel((replace(x, name="x"), replace(y, name="y")), (Stage((f,)),))
 
 
 def _light(kernel: Kernel) -> bool:

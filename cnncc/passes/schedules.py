@@ -6,6 +6,7 @@ result (the vector), which other one is innermost (the tile), which operands are
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,11 @@ from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
+from cnncc.passes.layouts import PACKED, copy_kernel
 from cnncc.passes.prices import Prices, count_of, number, turns_of
+from cnncc.passes.tuned import Tuned
+
+log = logging.getLogger("cnncc")
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
@@ -51,29 +56,40 @@ class Candidate:
     def kernel(self) -> Kernel:
         return self.space.kernel_with(self)
 
+    @property
+    def loops(self) -> Schedule:
+        return Schedule((*self.outside, *self.inside))
+
     def __str__(self) -> str:
-        return f"{self.cycles:12.0f} cycles  {Schedule((*self.outside, *self.inside))}"
+        return f"{self.cycles:12.0f} cycles  {self.loops}"
 
 
-def choose_schedules(graph: Graph, target: Target) -> Graph:
-    """The cheapest candidate of each kernel; weights take the order in which it reads them."""
+def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -> Graph:
+    """The cheapest candidate of each kernel, or the tuned one; weights take the order of its reading."""
     known: dict[tuple[Kernel, tuple[str, ...]], Kernel] = {}
     nodes: dict[str, Node] = {}
+
+    def chosen(kernel: Kernel, weights: tuple[str, ...]) -> Kernel:
+        if (kernel, weights) not in known:
+            known[kernel, weights] = schedule(kernel, weights, target, tuned)
+        return known[kernel, weights]
     for n in graph:
-        if n.kernel is not None:
-            key = n.kernel, weights_of(n, graph)
-            if key not in known:
-                known[key] = schedule(*key, target)
-            n = replace(n, kernel=known[key])
+        if n.kernel is not None and n.attr["does"] != PACKED:
+            kernel = chosen(n.kernel, weights_of(n, graph))
+            for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
+                if nodes[i].attr.get("does") == PACKED:
+                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
+            n = replace(n, kernel=kernel)
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
 
 
 def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
-    """The operands whose memory order the schedule may choose: constants with several extents."""
+    """The operands whose memory order the schedule may choose: constants with several extents, copies."""
     assert n.kernel is not None
     return tuple(t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False)
-                 if graph[i].op == "const" and sum(e != 1 for e in t.type.shape) > 1
+                 if (graph[i].op == "const" or graph[i].attr.get("does") == PACKED)
+                 and sum(e != 1 for e in t.type.shape) > 1
                  and sum(x.tensor == t.name for s in n.kernel.stages for x in s.loads) == 1
                  and not any(t.name in s.lookups for s in n.kernel.stages)
                  and not any(i.lookup for s in n.kernel.stages for x in s.loads if x.tensor == t.name
@@ -90,10 +106,20 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
     return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
 
 
-def schedule(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
-    """The kernel with the cheapest loops; stages that share loops are scheduled each for its part."""
+def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tuned | None = None) -> Kernel:
+    """The kernel with the cheapest loops, or those that were measured to be faster.
+
+    Stages that share loops are scheduled each for its part.
+    """
     if len(kernel.stages) == 1:
-        return candidates(kernel, weights, target)[0].kernel
+        found = candidates(kernel, weights, target)
+        choice = tuned.choice(kernel, weights) if tuned else None
+        if choice is None:
+            return found[0].kernel
+        fitting = [c for c in found if str(c.loops) == choice.loops]
+        if not fitting:
+            log.warning("tuned loops are no candidate any more: %s", choice.loops)
+        return (*fitting, *found)[0].kernel
     for j, part in enumerate(parts(kernel)):
         best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
         loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
@@ -487,4 +513,6 @@ class _Space(Prices):
                 if (a, block) not in front:     # else one step is a turn
                     front.append((a, block))
         rest = [(a, 0) for a in range(t.type.rank) if not any(f == a for f, _ in (*front, *back))]
-        return Layout((*rest, *front, *back))
+        order = [*rest, *front, *back]
+        return Layout(tuple(part for part, (a, _) in zip(order, [*order[1:], (-1, 0)], strict=False)
+                            if part[0] != a))       # parts of an axis that follow each other are one

@@ -160,6 +160,7 @@ def _merge(p: Node, n: Node, shared: Schedule) -> Node:
     inputs: list[str] = []
     taken = {t.name for t in (*n.kernel.operands, *n.kernel.scratch)}
     scratch = _free("t", taken)
+    taken.add(scratch)
     for t, i in zip(n.kernel.operands, n.inputs, strict=False):
         if i == p.name:
             names[t.name] = scratch

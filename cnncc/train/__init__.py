@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
     from cnncc.train.optimizers import SGD, Adam, AdamW, Group, Optimizer, RMSprop
     from cnncc.train.regularizers import L1, L2, ClipNorm, ClipValue, ElasticNet, MaxNorm, Regularizer
-    from cnncc.train.schedules import Constant, Cosine, OneCycle, Schedule, Step, Warmup
+    from cnncc.train.schedules import Constant, Cosine, OneCycle, Schedule, StepDecay, Warmup
     from cnncc.train.trainer import Trainer
 
 _HOMES = {
@@ -30,15 +30,15 @@ _HOMES = {
     "losses": ("Huber", "Loss", "MeanAbsolute", "MeanSquared", "SigmoidCrossEntropy", "SoftmaxCrossEntropy"),
     "optimizers": ("SGD", "Adam", "AdamW", "Group", "Optimizer", "RMSprop"),
     "regularizers": ("L1", "L2", "ClipNorm", "ClipValue", "ElasticNet", "MaxNorm", "Regularizer"),
-    "schedules": ("Constant", "Cosine", "OneCycle", "Schedule", "Step", "Warmup"),
+    "schedules": ("Constant", "Cosine", "OneCycle", "Schedule", "StepDecay", "Warmup"),
     "trainer": ("Trainer",)}
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = ["L1", "L2", "SGD", "Adam", "AdamW", "Augmentation", "Change", "ClipNorm", "ClipValue", "Conformal",
            "Constant", "Cosine", "Crop", "Data", "Dataset", "EarlyStopping", "Elastic", "ElasticNet", "Flip",
            "Group", "History", "Huber", "Loss", "MaxNorm", "MeanAbsolute", "MeanSquared", "OneCycle",
            "Optimizer", "RMSprop", "Regularizer", "Rescale", "Rotate", "Schedule", "SigmoidCrossEntropy",
-           "SoftmaxCrossEntropy", "Step", "Trainer", "Warmup", "conformal", "folds", "kfold", "read_data",
-           "read_idx"]
+           "SoftmaxCrossEntropy", "StepDecay", "Trainer", "Warmup", "conformal", "folds", "kfold",
+           "read_data", "read_idx"]
 
 
 def __getattr__(name: str) -> Any:

@@ -50,7 +50,7 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Step(Schedule):
+class StepDecay(Schedule):
     """Times `factor` after every so many epochs."""
 
     every: float = 30
@@ -112,7 +112,7 @@ def _falling(t: float) -> float:
 
 
 NAMES: dict[str, Callable[[], Schedule]] = {
-    "constant": Constant, "step": Step, "cosine": Cosine, "warmup": Warmup, "one_cycle": OneCycle,
+    "constant": Constant, "step": StepDecay, "cosine": Cosine, "warmup": Warmup, "one_cycle": OneCycle,
     "warmup_cosine": lambda: Warmup() * Cosine()}
 
 

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,20 +27,20 @@ from cnncc.train.augment import Augmentation, Change
 from cnncc.train.batches import Batch, Numbers, Preparation, prefetched
 from cnncc.train.batches import Source as Batches
 from cnncc.train.data import Data, Dataset, Rows
-from cnncc.train.diagnosis import Recorder, StepLike, first_bad
+from cnncc.train.diagnosis import Recorder, first_bad
 from cnncc.train.finetune import matching, with_head, with_weights
 from cnncc.train.history import EarlyStopping, History, Log
 from cnncc.train.losses import Loss, SoftmaxCrossEntropy, loss_of, value_of
 from cnncc.train.optimizers import Optimizer, optimizer_of
 from cnncc.train.progress import Report, display
 from cnncc.train.schedules import AnySchedule, schedule_of
+from cnncc.train.step import Step
 
 log = logging.getLogger("cnncc")
 
 Callback: TypeAlias = "Callable[[Trainer, dict[str, Any]], None]"
 STEPS = 4               # compiled steps that are kept, for as many sizes of a batch
 INFERENCE = 256         # samples at a time where nothing is learned
-MODEL = "model"
 
 
 @dataclass
@@ -98,9 +97,9 @@ class Trainer:
         sample = [int(e) for e in self.graph[self.graph.inputs[0]].type.shape[1:]]
         self.prepare = Preparation(sample, mean, std, Augmentation(augment, seed) if augment else None)
         self.position, self.history, self.warnings = Position(), History(), list[str]()
-        self._steps: OrderedDict[int, StepLike] = OrderedDict()
-        self._newest: StepLike | None = None        # the step that has the state
-        self._models: dict[str, tuple[int, Any]] = {}
+        self._steps: OrderedDict[int, Step] = OrderedDict()
+        self._newest: Step | None = None        # the step that has the state
+        self._models: dict[str, Any] = {}
 
     # ---- state
 
@@ -117,17 +116,15 @@ class Trainer:
     @state.setter
     def state(self, value: Mapping[str, Array]) -> None:
         (self._newest or self._step(self.batch)).state = dict(value)
-        self._models.clear()
 
     def weights(self) -> dict[str, Array]:
         """The network's constants by name, as trained so far."""
         return dict(self._current(self.graph).constants)
 
-    def _step(self, n: int) -> StepLike:
+    def _step(self, n: int) -> Step:
         """The compiled step for batches of n samples, with the newest state."""
         if n not in self._steps:
-            make: Callable[..., StepLike] = import_module("cnncc.train.step").Step
-            self._steps[n] = make(self.trained, self.loss, self.optimizer, batch=n, frozen=self.frozen,
+            self._steps[n] = Step(self.trained, self.loss, self.optimizer, batch=n, frozen=self.frozen,
                                   seed=self.seed, threads=self.threads)
         self._steps.move_to_end(n)
         found = self._steps[n]
@@ -146,11 +143,13 @@ class Trainer:
         return replace(graph, constants={name: state.get(f"w:{name}", a) for name, a in constants})
 
     def _model(self, graph: Graph) -> Any:
-        """The graph compiled for inference, with the weights of this step."""
-        key = ",".join(value for _, value in graph.outputs)
-        if self._models.get(key, (-1,))[0] != self.position.step:
-            self._models[key] = self.position.step, compile(self._current(graph), threads=self.threads)
-        return self._models[key][1]
+        """The graph compiled for inference, once: with the weights as state, set to those of now."""
+        key = graph.outputs[0][1]
+        if key not in self._models:
+            self._models[key] = compile(_with_state(graph), threads=self.threads)
+        model = self._models[key]
+        model.state = {name: a for name, a in self._current(graph).constants.items() if a.dtype == np.float32}
+        return model
 
     # ---- one step
 
@@ -183,10 +182,11 @@ class Trainer:
     def _stop(self, batch: Batch, lr: float, recorder: Recorder) -> None:
         """The loss is no number: the state before this step comes back, and is asked where that began."""
         self.state = recorder.before_the_last()
-        where = first_bad(self._current(self.trained), batch.x) or "the loss itself: all layers are finite"
+        where = first_bad(self._current(self.trained), batch.x)
+        first = f"the first value that isn't is {where}" if where else "all layers are: it is too large"
         raise InputError(f"step {self.position.step + 1} (epoch {self.position.epoch + 1}): the loss is not "
-                         f"finite; {where} was the first value that is not. The weights are those before "
-                         f"this step; its learning rate is {lr:g}: a lower one, or ClipNorm, may help")
+                         f"finite; {first}. The weights are those before this step; its learning rate is "
+                         f"{lr:g}: a lower one, or ClipNorm, may help")
 
     # ---- training
 
@@ -410,6 +410,14 @@ def _pair(data: Any) -> tuple[Any, ...]:
     if isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "__len__") for part in data):
         return data
     return (data,)
+
+
+def _with_state(graph: Graph) -> Graph:
+    """The graph with its float32 constants as state, which stays as it is set."""
+    own = {name for name, a in graph.constants.items() if a.dtype == np.float32}
+    nodes = {n.name: replace(n, op="input") if n.name in own else n for n in graph}
+    constants = {name: a for name, a in graph.constants.items() if name not in own}
+    return replace(graph, nodes=nodes, constants=constants, state=tuple((name, name) for name in sorted(own)))
 
 
 def _without(graph: Graph, op: str) -> Graph:

@@ -7,7 +7,7 @@ from cnncc.ir.op import elementwise
 
 for fn in ("neg", "abs", "sign", "sqrt", "exp", "log", "sigmoid", "tanh", "softplus", "erf", "floor", "ceil",
            "round", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh",
-           "isnan", "invert"):
+           "isnan", "invert", "bits32", "real32", "bits64", "real64"):
     elementwise(fn, f"{fn}(x)")
 for fn in ("add", "sub", "mul", "div", "mod", "fmod", "pow", "max", "min", "lt", "le", "gt", "ge", "eq",
            "and", "or", "xor", "shl", "shr"):

@@ -65,23 +65,26 @@ def _scatter_nd(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
 
 
 def _sample(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
-    """Weighted sums of elements of images x; w[n, p.., axis, r] are the places, u their weights.
+    """Folds of weighted elements of images x; w[n, p.., axis, r] are the places, u their weights.
 
-    A weight of zero leaves an element out, whatever it is.
+    With v the images that it names, else image n. Of a sum a weight of zero leaves an element out.
     """
-    x, w, _ = shapes
+    x, w, _, *named = shapes
     rank, taps = len(x) - 2, int(w[-1])
     shape = (w[0], x[1], *w[1:-2])
     y = axes(len(shape))
     places, sizes = (y[0], *y[2:]), [(f"r{a}", taps) for a in range(rank)]
     rows = [(*places, Index((), a), Index.of(f"r{a}")) for a in range(rank)]
-    value: Expr = Load("x", (*y[:2], *(Index((), 0, Load("w", row)) for row in rows)))
+    image = Index((), 0, Load("v", y[:1])) if named else y[0]
+    value: Expr = Load("x", (image, y[1], *(Index((), 0, Load("w", row)) for row in rows)))
     weight: Expr = Load("u", rows[0])
     for row in rows[1:]:
         weight = Call("mul", (weight, Load("u", row)))
-    term = Call("where", (Call("eq", (weight, Const(0))), Const(0), Call("mul", (value, weight))))
+    term: Expr = Call("mul", (value, weight))
+    if attrs["fold"] == "+=":
+        term = Call("where", (Call("eq", (weight, Const(0))), Const(0), term))
     extents = (*((f"i{a}", e) for a, e in enumerate(shape)), *sizes)
-    return Formula(Load("y", y), "+=", term, extents), shape
+    return Formula(Load("y", y), attrs["fold"], term, extents), shape
 
 
 _BEFORE = {"largest": "{0} > {1}", "smallest": "{0} < {1}",

@@ -1,0 +1,87 @@
+"""Weights that a call computes get a copy in the order in which their kernel reads them, where that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cnncc.ir.expr import Load
+from cnncc.ir.formula import multiply_add
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.kernel import Kernel, Tensor
+from cnncc.ir.target import Target
+from cnncc.passes.layouts import PACKED, copy_kernel, copy_of
+from cnncc.passes.schedules import candidates, weights_of
+
+GAIN = 0.95                 # of the cycles: what is worth a copy
+REUSE = 32                  # times that each element is used at least
+
+
+def pack_weights(graph: Graph, target: Target) -> Graph:
+    """Factors of sums that the graph computes, and uses often, are copied before if that makes it faster."""
+    known: dict[tuple[Kernel, tuple[str, ...]], Tensor | None] = {}
+    nodes: dict[str, Node] = {}
+    for n in graph:
+        if n.kernel is not None:
+            key = n.kernel, weights_of(n, graph)
+            if key not in known:
+                known[key] = _worth(n, graph, target)
+            t = known[key]
+            if t is not None:
+                at = n.kernel.operands.index(t)
+                copy = _copied(graph[n.inputs[at]], t, f"{n.name}.packed", nodes)
+                n = replace(n, inputs=(*n.inputs[:at], copy, *n.inputs[at + 1:]))
+        nodes[n.name] = n
+    return replace(graph, nodes=nodes)
+
+
+def _copied(source: Node, t: Tensor, name: str, nodes: dict[str, Node]) -> str:
+    """Add the copy of a value that lies as `t`; the name that it gets."""
+    number, free = 0, name
+    while free in nodes:
+        number, free = number + 1, f"{name}.{number}"
+    nodes[free] = replace(copy_of(source, free), attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
+    return free
+
+
+def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
+    """The operand that is worth a copy, if there is one."""
+    assert n.kernel is not None
+    weights, best = weights_of(n, graph), None
+    found = list(_computed(n, graph))
+    if not found:
+        return None
+    least = GAIN * candidates(n.kernel, weights, target)[0].cycles
+    for t in found:
+        copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
+        cycles = candidates(n.kernel, (*weights, t.name), target)[0].cycles + copy
+        if cycles < least:
+            least, best = cycles, t
+    return best
+
+
+def _computed(n: Node, graph: Graph) -> Iterator[Tensor]:
+    """Factors of a sum that walk all of it and are used many times over."""
+    assert n.kernel is not None
+    stage = n.kernel.stages[0]
+    f = stage.first
+    if len(n.kernel.stages) > 1 or f.fold != "+=" or f.scattered or stage.lookups:
+        return
+    for x in multiply_add(f) or ():
+        if not isinstance(x, Load):
+            continue
+        t, at = n.kernel.tensors[x.tensor], [o.name for o in n.kernel.operands].index(x.tensor)
+        dims = set(x.dims)
+        fresh = [e for d, e in f.extents if d not in dims]
+        if graph[n.inputs[at]].op != "const" and not t.type.symbols and {*f.reduced} <= dims \
+                and dims - {*f.reduced} and sum(y.tensor == t.name for y in stage.loads) == 1 \
+                and n.inputs.count(n.inputs[at]) == 1 and t.type.dtype in ("f32", "f64") \
+                and _product(fresh) >= REUSE and all(len(i.dims) == 1 or not i.dims for i in x.index):
+            yield t
+
+
+def _product(extents: list[int | str]) -> int:
+    total = 1
+    for e in extents:
+        total *= e if isinstance(e, int) else REUSE
+    return total
