@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from hashlib import sha256
@@ -280,6 +281,22 @@ def test_masks() -> None:
     assert v4[0][SEVEN] == 0x128 | 0xD0030000 and v4[1] == 0xE6
     for p in (ONE, SEVEN, EXTENDED):
         assert v4[0][p] & v3[0][p] == v3[0][p] and v3[0][p] & v2[0][p] == v2[0][p]
+
+
+def test_code_stays_within_its_level(tmp_path: Path) -> None:
+    """In one object with all levels: AVX and AVX-512 only in the functions of these levels."""
+    objdump = compiler("objdump")
+    cnncc.embed(NETWORKS["digits"](), tmp_path, name="net", target="+".join(LEVELS), threads="callback")
+    text = subprocess.check_output([objdump, "-d", "--no-show-raw-insn", tmp_path / "net.o"], text=True)
+    seen = set()
+    for name, body in re.findall(r"^[0-9a-f]+ <(\w+)>:\n(.*?)^$", f"{text}\n", re.M | re.S):
+        avx = bool(re.search(r"\t+v[a-z]", body))
+        wide = bool(re.search(r"%zmm|%[xy]mm(1[6-9]|[23]\d)|%k[0-7]", body))
+        kernel = re.match(r"net_x86_64_(v\d)_k_", name)
+        seen.add((kernel[1], avx, wide) if kernel else ("other", avx, wide))
+    assert {("v4", True, True), ("v3", True, False), ("v2", False, False), ("other", False, False)} <= seen
+    assert all(not avx for level, avx, _ in seen if level in ("v2", "other"))
+    assert all(not wide for level, _, wide in seen if level != "v4")
 
 
 def test_every_level_has_schedules() -> None:
