@@ -87,6 +87,8 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
     if name is not None:
         check_name(name)
     compiler = _c_compiler() if shared else None
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"{os.fspath(folder)}: is no folder: the files are written into one")
     report("reading", 0.0)
     try:
         graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops))
@@ -127,8 +129,11 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
 
 def _targets(text: str, precision: str, optimize: str) -> list[Target]:
     """The targets of a list, the widest first."""
-    found = [target_for(t, precision, optimize, elsewhere=True) for t in str(text).split("+")]
-    order = [*LEVELS]
+    names, order = str(text).split("+"), [*LEVELS]
+    if unknown := [name for name in names if name not in ("native", *order)]:
+        raise InputError(f"target={text!r}: unknown {', '.join(map(repr, unknown))}: choose native, "
+                         f"{', '.join(order)}, or several with + between them")
+    found = [target_for(name, precision, optimize, elsewhere=True) for name in names]
     if len({t.level for t in found}) < len(found):
         raise InputError(f"target={text!r}: a level is given twice: {', '.join(t.level for t in found)}")
     return sorted(found, key=lambda t: order.index(t.level))
