@@ -131,6 +131,14 @@ def test_folders_and_compilers_that_fail(tmp_path: Path, monkeypatch: pytest.Mon
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".") or p.suffix == ".so"]
 
 
+def test_weights_beyond_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cnncc.embedding.embed as module
+    monkeypatch.setattr(module, "MOST", 1000)
+    with pytest.raises(InputError, match="--weights file"):
+        cnncc.embed(NETWORKS["digits"](), tmp_path, target=LEVEL)
+    assert "digits.weights" in cnncc.embed(NETWORKS["digits"](), tmp_path, target=LEVEL, weights="file").files
+
+
 def test_a_level_without_halves(tmp_path: Path) -> None:
     halves = embedded.text("h (float16[4] x) => (float16[4] y) { f = Cast<to = 1>(x) y = Cast<to = 10>(f) }")
     with pytest.raises(UnsupportedError, match="x86-64-v3"):

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 THREADS = ("none", "pthread", "callback")
 WEIGHTS = ("object", "file")
 MAGIC = b"CNNCCW\0\1"
+MOST = 3 << 29              # bytes of weights in an object: code and data of a program are within 2 GiB
 HEAD = struct.Struct("<8sQ16x32s")
 """What begins a file of weights: MAGIC, the length of the file, the SHA-256 of the rest."""
 
@@ -98,6 +99,9 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
         name = mangled(Path(source).stem if isinstance(source, str | os.PathLike) else graph.name, "net")
     variants, parts = _compiled(graph, targets, HEAD.size if weights == "file" else 0, report)
     head = _head(parts) if weights == "file" else b""
+    if not head and (nbytes := sum(p.nbytes for p in parts)) > MOST:
+        raise InputError(f"{graph.name}: {nbytes:,} bytes of weights are more than code reaches in its object "
+                         f"({MOST:,}): use weights='file' (--weights file), or fewer targets")
     report("linking", 0.5)
     with _writing(folder := os.fspath(folder)):
         os.makedirs(folder, exist_ok=True)
@@ -218,7 +222,7 @@ def _link(compiler: Sequence[str], folder: Path, name: str, pthread: bool) -> No
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as work:
         made = Path(work, target.name)
         command = [*compiler, "-shared", "-o", str(made), str(folder / f"{name}.o"),
-                   f"-Wl,-soname,{target.name}", *(["-pthread"] if pthread else [])]
+                   f"-Wl,-soname,{target.name}", *(["-pthread", "-Wl,-z,nodelete"] if pthread else [])]
         done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
         if done.returncode:
             raise InputError(f"shared: {shlex.join(command)} failed:\n{done.stderr.strip()}")
