@@ -100,8 +100,8 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
     variants, parts = _compiled(graph, targets, HEAD.size if weights == "file" else 0, report)
     head = _head(parts) if weights == "file" else b""
     if not head and (nbytes := sum(p.nbytes for p in parts)) > MOST:
-        raise InputError(f"{graph.name}: {nbytes:,} bytes of weights are more than code reaches in its object "
-                         f"({MOST:,}): use weights='file' (--weights file), or fewer targets")
+        raise InputError(f"{graph.name}: {nbytes:,} bytes of weights are more than code reaches in its "
+                         f"object ({MOST:,}): use weights='file' (--weights file), or fewer targets")
     report("linking", 0.5)
     with _writing(folder := os.fspath(folder)):
         os.makedirs(folder, exist_ok=True)
