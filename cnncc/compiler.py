@@ -349,17 +349,18 @@ def _expected(source: Source) -> float:
 
 
 def _cache_key(source: Source, options: Options, values: Mapping[str, Array]) -> str | None:
-    """The key of a model's bytes and all else that decides the code; None without a cache or such bytes.
+    """The key of a model's bytes or graph and all else that decides the code; None without a cache or these.
 
     What a Python function does is in no key.
     """
     from cnncc.runtime import cache
-    if cache.directory() is None or not isinstance(source, str | os.PathLike | bytes) \
-            or not all(op.key for op in options.ops.values()):
+    if cache.directory() is None or not all(op.key for op in options.ops.values()):
         return None
     try:
-        content = cache.key(source) if isinstance(source, bytes) else cache.file_hash(source)
+        content = _content(source)
     except ModelError:      # the reader says what is wrong
+        return None
+    if content is None:
         return None
     given = sorted((name, tuple(map(int, shape))) for name, shape in options.shapes.items())
     decided = sorted((name, x.dtype.str, x.shape, x.tobytes()) for name, x in values.items())
@@ -367,6 +368,20 @@ def _cache_key(source: Source, options: Options, values: Mapping[str, Array]) ->
                      repr(options.outputs), repr(decided),
                      repr(sorted((name, op.key) for name, op in options.ops.items())),
                      str(options.tuned or ""), code_hash())
+
+
+def _content(source: Source) -> str | None:
+    """A hash of what a source is; None for an onnx.ModelProto. Raises ModelError where it can't be read."""
+    from cnncc.runtime import cache
+    if isinstance(source, bytes):
+        return cache.key(source)
+    if isinstance(source, str | os.PathLike):
+        return cache.file_hash(source)
+    if not hasattr(source, "constants"):
+        return None
+    arrays = (part for name, a in source.constants.items()
+              for part in (name, a.dtype.str, repr(a.shape), a.tobytes()))
+    return cache.key(str(source), *arrays)
 
 
 def _unchanged(source: Source, external: Mapping[str, str]) -> bool:

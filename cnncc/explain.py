@@ -13,11 +13,12 @@ from cnncc.compiler import folded, optimize, pipeline, plan, stages
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.loops import inlined
+from cnncc.ir.regions import parts
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
 from cnncc.passes.algorithms import choose_algorithms, tile_sizes
 from cnncc.passes.memory import anchored, symbol_of
-from cnncc.passes.schedules import candidates, choose_schedules, parts, weights_of
+from cnncc.passes.schedules import candidates, choose_schedules, weights_of
 
 
 def passes() -> dict[str, str]:

@@ -121,7 +121,8 @@ def _scores(source: Source, x: Array) -> Graph:
         if graph[graph.inputs[0]].type.rank == 4 and graph[value].type.rank == 2:
             own = graph[graph.inputs[0]].type.shape
             if x.ndim != 4 or x.shape[1:] != own[1:] or x.dtype != np.float32:
-                raise InputError(f"expected float32{list(own)}, got {x.dtype}{list(x.shape)}")
+                wanted = ", ".join(map(str, own))
+                raise InputError(f"expected float32[{wanted}], got {x.dtype}{list(x.shape)}")
             return graph
     raise ModelError(f"{graph.name}: expected a network with one input, images [batch, channels, height, "
                      "width], and one output, scores [batch, classes]")

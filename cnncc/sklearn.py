@@ -62,7 +62,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):      # type: ignore[misc]
         self.history_ = trainer.fit(x, labels.reshape(-1), epochs=self.epochs, schedule=self.schedule,
                                     progress=False).rows
         self.n_iter_, self.onnx_, self.ends_ = self.epochs, as_onnx(trainer.inference()), trainer.ends
-        self._compiled = compile(self.onnx_, threads=self.threads)
+        self._compiled = compile(self.onnx_, threads=self.threads, cache=False)
         return self
 
     def predict_proba(self, X: Any) -> Array:

@@ -18,6 +18,7 @@ from cnncc.compiler import Source, read, schedules_from, stages
 from cnncc.ir.graph import Graph
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.target import Target, target_for
+from cnncc.passes.layouts import PACKED
 from cnncc.passes.schedules import Candidate, candidates, weights_of
 from cnncc.passes.tuned import Choice, Tuned, target_text
 from cnncc.runtime.artifact import replacing
@@ -111,7 +112,8 @@ def _tasks(graph: Graph, target: Target) -> Iterator[_Task]:
     *_, (_, last) = (found for found in stages(graph, target) if found[0] != "choose_schedules")
     tasks: dict[tuple[Kernel, tuple[str, ...]], _Task] = {}
     for n in last:
-        if n.kernel is not None and len(n.kernel.stages) == 1 and not n.kernel.stages[0].lookups:
+        if n.kernel is not None and len(n.kernel.stages) == 1 and not n.kernel.stages[0].lookups \
+                and n.attr["does"] != PACKED:           # a copy into the order that its reader chooses
             key = n.kernel, weights_of(n, last)
             if key not in tasks:
                 tasks[key] = _Task(n.name, str(n.attr["does"]), *key, candidates(*key, target))

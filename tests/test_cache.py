@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import cnncc
 from cnncc.ir.errors import InputError, ModelError
 from cnncc.runtime import artifact, cache
 
@@ -248,3 +250,17 @@ def test_warnings_come_once(folder: Path, monkeypatch: Any, caplog: Any) -> None
         for _ in range(3):
             put(A)
     assert len(caplog.records) == 1
+
+
+def test_graphs_are_found_by_what_they_are(folder: Path) -> None:
+    """Their text and constants, whoever made them."""
+    def graph(weight: float) -> cnncc.Graph:
+        b = cnncc.Builder("tiny")
+        return b.graph(b.linear(b.input("x", ["N", 3]), out=2, weight=np.full((2, 3), weight, np.float32)))
+    first = [cnncc.compile(graph(w)) for w in (1.0, 2.0)]
+    assert len(cache.entries()) == 2
+    again = [cnncc.compile(graph(w)) for w in (1.0, 2.0)]
+    assert len(cache.entries()) == 2
+    x = np.ones((1, 3), np.float32)
+    results = [[m(x).tolist() for m in models] for models in (first, again)]
+    assert results[0] == results[1] and results[0][0] != results[0][1]

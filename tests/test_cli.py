@@ -269,7 +269,7 @@ def test_show_check(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def break_weights(graph: Any, target: Any) -> Any:
         return replace(graph, constants={k: 2 * v for k, v in graph.constants.items()})
-    monkeypatch.setattr(compiler, "pipeline", lambda: (passes[0], break_weights, *passes[1:]))
+    monkeypatch.setattr(compiler, "pipeline", lambda *_: (passes[0], break_weights, *passes[1:]))
     code, out, _ = say("show", DIGITS, "--check")
     wrong = [line.split()[0] for line in out.splitlines() if "WRONG" in line]
     assert code == 1 and wrong == ["break_weights"]

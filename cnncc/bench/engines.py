@@ -1,8 +1,9 @@
 """The engines that can be compared; and the process of one: `python -m cnncc.bench.engines ENGINE THREADS`.
 
-A message is a line of JSON. It is told the files {"path", "inputs", "expected"}, then {"seconds", "calls"}
-for each round; it answers {"error", "load", "first"}, then {"times", "foreign", "peak"}, or {"failed": why};
-times are in seconds. It ends when its stdin does.
+A message is a line of JSON. It is told the files {"path", "inputs", "expected"}, then {"seconds", "calls",
+"cold"} for each round, the last the bytes that are walked over before each call; it answers {"error", "load",
+"first"}, then {"times", "foreign", "peak"}, or {"failed": why}; times are in seconds. It ends when its stdin
+does.
 """
 
 from __future__ import annotations
@@ -76,13 +77,18 @@ def busy() -> float:
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def _round(call: Call, feeds: Feeds, seconds: float, calls: int) -> dict[str, Any]:
-    """Times of at least `calls` calls, for `seconds`; the cores that others used meanwhile."""
+def _round(call: Call, feeds: Feeds, seconds: float, calls: int, cold: int) -> dict[str, Any]:
+    """Times of at least `calls` calls, for `seconds`; the cores that others used meanwhile.
+
+    Before each call `cold` bytes are walked over, which leave nothing in the caches.
+    """
+    walked = np.zeros(cold, np.uint8)
     if calls > 1:
         call(feeds)
     times: list[float] = []
     wall, used, own = time.perf_counter(), busy(), time.process_time()
     while len(times) < calls or time.perf_counter() - wall < seconds:
+        np.add(walked, 1, out=walked)
         begin = time.perf_counter()
         call(feeds)
         times.append(time.perf_counter() - begin)
@@ -113,7 +119,7 @@ def serve(engine: str, threads: int) -> None:
                 answer = {"error": error if np.isfinite(error) else None, "load": loaded - begin,
                           "first": first}
             else:
-                answer = _round(call, feeds, message["seconds"], message["calls"])
+                answer = _round(call, feeds, message["seconds"], message["calls"], message["cold"])
                 if engine == "cnncc":
                     from cnncc.bench.peak import peak
                     answer["peak"] = peak(threads, 0.05)

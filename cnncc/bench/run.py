@@ -28,6 +28,8 @@ from cnncc.runtime import profiler
 ROUNDS, CALLS, MOST = 4, 3, 3
 """Rounds that are wanted, least calls in one, and how many times the rounds are tried for quiet ones."""
 LIBRARIES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")  # read by NumPy's when they start
+DISTURBED = "disturbed by other load"
+FLUSH = 2       # times the last cache are walked over to leave nothing in it
 WRONG = 1e-3    # an error against the NumPy reference in float32 beyond this is no rounding
 
 
@@ -62,10 +64,12 @@ class Bench:
 
 
 def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int, seconds: float,
-          report: Callable[[str, float], None], shapes: Mapping[str, Sequence[int]] | None = None) -> Bench:
+          report: Callable[[str, float], None], shapes: Mapping[str, Sequence[int]] | None = None,
+          cold: bool = False) -> Bench:
     """Measure cnncc and the engines `against` on a model with seeded random inputs, `seconds` each.
 
-    `shapes` are those of inputs whose sizes the model leaves open.
+    `shapes` are those of inputs whose sizes the model leaves open; `cold`: nothing is in the caches before a
+    call.
 
     Raises ModelError as `compile` does, InputError where the model's batch is fixed to another.
     """
@@ -90,7 +94,7 @@ def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int,
             write_results(first["expected"], expected)
             engines = [stack.enter_context(closing(_Engine(name, t)))
                        for name in dict.fromkeys(["cnncc", *against])]
-            _measure(engines, first, seconds, part)
+            _measure(engines, first, seconds, part, FLUSH * target_for().l3 if cold else 0)
         found.peak[t] = max(e.peak for e in engines)
         for e in engines:
             e.conclude(found.flops, found.peak[t])
@@ -101,7 +105,7 @@ def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int,
 
 
 def _measure(engines: Sequence[_Engine], first: dict[str, Any], seconds: float,
-             report: Callable[[str, float], None]) -> None:
+             report: Callable[[str, float], None], cold: int) -> None:
     """Load all engines, then their rounds in turn; more of them while too few were quiet."""
     for e in engines:
         report(f"{e.result.engine} loads", 0.0)
@@ -117,12 +121,9 @@ def _measure(engines: Sequence[_Engine], first: dict[str, Any], seconds: float,
                 continue
             report(f"round {r + 1}, {e.result.engine}", min(1.0, r / ROUNDS))
             time.sleep(0.02)            # threads of the last engine that spin go to sleep
-            if answer := e.ask({"seconds": seconds / ROUNDS, "calls": e.calls}):
+            if answer := e.ask({"seconds": seconds / ROUNDS, "calls": e.calls, "cold": cold}):
                 e.times.append((answer["foreign"], answer["times"]))
                 e.peak = max(e.peak, answer.get("peak", 0.0))
-
-
-
 
 class _Engine:
     """The process of one engine and what it answered."""
@@ -182,7 +183,7 @@ class _Engine:
         r.percent = 100 * r.gflops / peak if peak else None
         r.calls, r.rounds, r.disturbed = len(times), len(rounds), len(self.times) - len(quiet)
         if not quiet and not r.note:
-            r.note = "disturbed by other load"
+            r.note = DISTURBED
 
 
 def table(found: Bench) -> str:

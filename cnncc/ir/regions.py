@@ -5,6 +5,8 @@ Accumulators that wait between the chunks of a sum are scratch tensors too.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index
 from cnncc.ir.infer import stage_dtypes
@@ -12,7 +14,7 @@ from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.schedule import HINTS
 from cnncc.ir.tasks import unit_of
-from cnncc.ir.types import BYTES, Extent, TensorType
+from cnncc.ir.types import BYTES, HINT, Extent, TensorType
 
 ALIGN = 64
 PAGE = 4096
@@ -21,6 +23,23 @@ PAGE = 4096
 def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
     """For each scratch tensor the largest box that one turn of the shared loops reads of it."""
     return _boxes(kernel)[0]
+
+
+def parts(kernel: Kernel) -> list[Kernel]:
+    """Each stage as a kernel of its own, its extents what one turn of the shared loops computes of it."""
+    result = []
+    boxes = scratch_shapes(kernel)
+    for stage in kernel.stages:
+        part = {d: x.step for x in kernel.loops.loops for d in [x.dim] if stage is kernel.stages[-1]}
+        if stage is not kernel.stages[-1]:
+            box = zip(stage.out.index, boxes[stage.out.tensor], strict=True)
+            part = {i.single: int(n) for i, n in box if i.single}
+        sizes = {d: min(part[d], HINT if isinstance(e, str) else e) if d in part else e
+                 for d, e in stage.extents.items()}
+        small = tuple(replace(f, extents=tuple((d, sizes[d]) for d, _ in f.extents)) for f in stage.formulas)
+        used = dict.fromkeys((*(x.tensor for x in stage.loads), stage.out.tensor))
+        result.append(Kernel(tuple(kernel.tensors[u] for u in used), (replace(stage, formulas=small),)))
+    return result
 
 
 def _boxes(kernel: Kernel) -> tuple[dict[str, tuple[Extent, ...]], list[dict[str, int]]]:

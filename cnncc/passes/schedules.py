@@ -15,7 +15,7 @@ from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
-from cnncc.ir.regions import scratch_shapes
+from cnncc.ir.regions import parts
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
@@ -131,22 +131,6 @@ def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tune
     return kernel
 
 
-def parts(kernel: Kernel) -> list[Kernel]:
-    """Each stage as a kernel of its own, its extents what one turn of the shared loops computes of it."""
-    result = []
-    boxes = scratch_shapes(kernel)
-    for stage in kernel.stages:
-        part = {d: x.step for x in kernel.loops.loops for d in [x.dim] if stage is kernel.stages[-1]}
-        if stage is not kernel.stages[-1]:
-            box = zip(stage.out.index, boxes[stage.out.tensor], strict=True)
-            part = {i.single: int(n) for i, n in box if i.single}
-        small = tuple(replace(f, extents=tuple((d, min(part[d], number(e)) if d in part else e)
-                                               for d, e in f.extents)) for f in stage.formulas)
-        used = dict.fromkeys((*(x.tensor for x in stage.loads), stage.out.tensor))
-        result.append(Kernel(tuple(kernel.tensors[u] for u in used), (replace(stage, formulas=small),)))
-    return result
-
-
 class _Space(Prices):
     """What a kernel of one stage allows."""
 
@@ -170,9 +154,9 @@ class _Space(Prices):
 
     def other_taps(self) -> Iterator[list[str]]:
         """Rows that move vectors along a sum, as taps do in gradients of weights: the last, the last two."""
-        found = [d for d in self.rows if isinstance(self.extents[d], int) and any(
-            d in i.dims and set(i.dims) & set(self.reduced) for x in self.loads for i in x.index
-            if self.simd in self._dims(x) or self.simd in self.reduced)]
+        found = [d for d in self.rows if isinstance(e := self.extents[d], int) and any(
+            d in i.dims and any(o in self.reduced and e < number(self.extents[o]) for o in i.dims)
+            for x in self.loads for i in x.index if self.simd in self._dims(x) or self.simd in self.reduced)]
         for n in range(1, min(2, len(found)) + 1):
             if product([number(self.extents[d]) for d in found[-n:]]) < self.target.registers:
                 yield found[-n:]
@@ -209,7 +193,8 @@ class _Space(Prices):
             for rw in widths.values():
                 if rw * nb * long > LONG and rw * nb > 1:
                     continue
-                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - nb - 1
+                loaded = nb * fold if self.taps and rw > 1 else nb
+                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
                 shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
                 for loops in self.orders(tile, rw, nb) if free >= 0 else ():
                     if held <= free:
