@@ -12,7 +12,7 @@ import onnx
 import pytest
 import snippets
 
-from cnncc.frontend import builder, definition, files, onnx_file, onnx_node, onnx_text, weights
+from cnncc.frontend import builder, definition, files, onnx_file, onnx_node, onnx_text, weights, yaml_file
 from cnncc.runtime import artifact
 from cnncc.train import data
 
@@ -57,7 +57,7 @@ def test_limits() -> None:
     for number in (onnx_file.MAX_PARTS, onnx_file.MAX_ELEMENTS, definition.MAX_LAYERS,
                    builder.MAX_PARAMETERS, data.MAX_PIXELS):
         assert f"{number:,}" in page
-    for nbytes in (onnx_text.MAX_BYTES, onnx_node.SPARE, definition.MAX_BYTES, artifact.MAX_META,
+    for nbytes in (onnx_text.MAX_BYTES, onnx_node.SPARE, yaml_file.MAX_BYTES, artifact.MAX_META,
                    artifact.MAX_OBJECT):
         assert f"{nbytes >> 20:,} MiB" in page
     for nbytes in (files.LIMIT, weights.MAX_BYTES, data.MAX_BYTES):

@@ -174,6 +174,14 @@ def test_error_codes(library: Any, truth: Any) -> None:
     assert code == errors["WEIGHTS"] and np.isnan(np.frombuffer(output, np.float32)).all()
 
 
+def test_a_library_with_a_pool_stays_loaded(library: Any) -> None:
+    """Its threads would run code that is gone."""
+    script = ("import ctypes, _ctypes, sys; d = ctypes.CDLL(sys.argv[1]); at = ctypes.cast(d.digits_run, "
+              "ctypes.c_void_p).value; _ctypes.dlclose(d._handle); ctypes.string_at(at, 8); print('there')")
+    command = [sys.executable, "-c", script, library[0] / "libdigits.so"]
+    assert subprocess.check_output(command, text=True) == "there\n"
+
+
 def test_many_threads_at_a_time(library: Any, truth: Any) -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: call(library), range(200)))

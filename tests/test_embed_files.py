@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from hashlib import sha256
@@ -105,7 +106,8 @@ def test_shapes_that_values_decide_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("how", "said"), [
-    ({"target": "x86-64-v9"}, "unknown target 'x86-64-v9'"), ({"target": ""}, "unknown target ''"),
+    ({"target": "x86-64-v9"}, "unknown 'x86-64-v9'"), ({"target": ""}, "unknown ''"),
+    ({"target": "x86-64-v2,x86-64-v3"}, r"several with \+"),
     ({"target": "x86-64-v3+x86-64-v3"}, "twice"), ({"threads": "openmp"}, "none, pthread, callback"),
     ({"weights": "zip"}, "object, file"), ({"optimize": "fast"}, "speed, size"),
     ({"precision": "half"}, "fast, strict"), ({"shapes": 3}, "shapes"), ({"outputs": ["q"]}, "no value 'q'")])
@@ -118,7 +120,7 @@ def test_wrong_arguments(how: dict[str, Any], said: str, tmp_path: Path) -> None
 def test_folders_and_compilers_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing half written stays."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file"):
+    with pytest.raises(InputError, match="no folder"):
         cnncc.embed(NETWORKS["gather"](), tmp_path / "file")
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(InputError, match="no C compiler 'no-such-compiler'"):
@@ -127,6 +129,14 @@ def test_folders_and_compilers_that_fail(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="false -shared"):
         cnncc.embed(NETWORKS["gather"](), tmp_path / "out", shared=True)
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".") or p.suffix == ".so"]
+
+
+def test_weights_beyond_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cnncc.embedding.embed as module
+    monkeypatch.setattr(module, "MOST", 1000)
+    with pytest.raises(InputError, match="--weights file"):
+        cnncc.embed(NETWORKS["digits"](), tmp_path, target=LEVEL)
+    assert "digits.weights" in cnncc.embed(NETWORKS["digits"](), tmp_path, target=LEVEL, weights="file").files
 
 
 def test_a_level_without_halves(tmp_path: Path) -> None:
@@ -280,6 +290,22 @@ def test_masks() -> None:
     assert v4[0][SEVEN] == 0x128 | 0xD0030000 and v4[1] == 0xE6
     for p in (ONE, SEVEN, EXTENDED):
         assert v4[0][p] & v3[0][p] == v3[0][p] and v3[0][p] & v2[0][p] == v2[0][p]
+
+
+def test_code_stays_within_its_level(tmp_path: Path) -> None:
+    """In one object with all levels: AVX and AVX-512 only in the functions of these levels."""
+    objdump = compiler("objdump")
+    cnncc.embed(NETWORKS["digits"](), tmp_path, name="net", target="+".join(LEVELS), threads="callback")
+    text = subprocess.check_output([objdump, "-d", "--no-show-raw-insn", tmp_path / "net.o"], text=True)
+    seen = set()
+    for name, body in re.findall(r"^[0-9a-f]+ <(\w+)>:\n(.*?)^$", f"{text}\n", re.M | re.S):
+        avx = bool(re.search(r"\t+v[a-z]", body))
+        wide = bool(re.search(r"%zmm|%[xy]mm(1[6-9]|[23]\d)|%k[0-7]", body))
+        kernel = re.match(r"net_x86_64_(v\d)_k_", name)
+        seen.add((kernel[1], avx, wide) if kernel else ("other", avx, wide))
+    assert {("v4", True, True), ("v3", True, False), ("v2", False, False), ("other", False, False)} <= seen
+    assert all(not avx for level, avx, _ in seen if level in ("v2", "other"))
+    assert all(not wide for level, _, wide in seen if level != "v4")
 
 
 def test_every_level_has_schedules() -> None:

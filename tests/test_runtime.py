@@ -356,6 +356,19 @@ def test_saved_and_opened_by_another_process(tmp_path: Path) -> None:
     check(x, m(x))
 
 
+def test_opened_by_a_later_version_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is the number of the native interface, neither the package's version nor the place."""
+    artifact.write(tmp_path / "m.cnncc", {**model().record(), "version": "99.1"}, b"".join(objects(PLAN)),
+                   WEIGHTS.data)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "m.cnncc").rename(tmp_path / "other" / "moved.cnncc")
+    monkeypatch.chdir(tmp_path / "other")
+    m, x = load("moved.cnncc", verify=True), data(3)
+    monkeypatch.chdir("/")
+    check(x, m(x))
+    assert m.meta["version"] == "99.1"
+
+
 def test_artifacts_that_are_refused(tmp_path: Path) -> None:
     path, m = tmp_path / "m.cnncc", model()
 

@@ -26,6 +26,7 @@ cheap. The layers of `Builder` are in [operators.md](operators.md#layers-of-defi
 """
 SECTIONS: dict[str, Sequence[str]] = {
     "Compiling": ("compile", "load", "reference", "convert", "op", "tune", "tuner.Report", "tuner.Row"),
+    "In C and C++ programs": ("embed", "Embedded"),
     "Compiled models": ("CompiledModel", "SpecialisingModel", "runtime.model.Threaded", "ir.plan.Value",
                         "runtime.profiler.StepTime", "Reference"),
     "Networks in Python": ("Builder", "Graph"),

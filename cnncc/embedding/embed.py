@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 THREADS = ("none", "pthread", "callback")
 WEIGHTS = ("object", "file")
 MAGIC = b"CNNCCW\0\1"
+MOST = 3 << 29              # bytes of weights in an object: code and data of a program are within 2 GiB
 HEAD = struct.Struct("<8sQ16x32s")
 """What begins a file of weights: MAGIC, the length of the file, the SHA-256 of the rest."""
 
@@ -87,6 +88,8 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
     if name is not None:
         check_name(name)
     compiler = _c_compiler() if shared else None
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"{os.fspath(folder)}: is no folder: the files are written into one")
     report("reading", 0.0)
     try:
         graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops))
@@ -96,6 +99,9 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
         name = mangled(Path(source).stem if isinstance(source, str | os.PathLike) else graph.name, "net")
     variants, parts = _compiled(graph, targets, HEAD.size if weights == "file" else 0, report)
     head = _head(parts) if weights == "file" else b""
+    if not head and (nbytes := sum(p.nbytes for p in parts)) > MOST:
+        raise InputError(f"{graph.name}: {nbytes:,} bytes of weights are more than code reaches in its "
+                         f"object ({MOST:,}): use weights='file' (--weights file), or fewer targets")
     report("linking", 0.5)
     with _writing(folder := os.fspath(folder)):
         os.makedirs(folder, exist_ok=True)
@@ -127,8 +133,11 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
 
 def _targets(text: str, precision: str, optimize: str) -> list[Target]:
     """The targets of a list, the widest first."""
-    found = [target_for(t, precision, optimize, elsewhere=True) for t in str(text).split("+")]
-    order = [*LEVELS]
+    names, order = str(text).split("+"), [*LEVELS]
+    if unknown := [name for name in names if name not in ("native", *order)]:
+        raise InputError(f"target={text!r}: unknown {', '.join(map(repr, unknown))}: choose native, "
+                         f"{', '.join(order)}, or several with + between them")
+    found = [target_for(name, precision, optimize, elsewhere=True) for name in names]
     if len({t.level for t in found}) < len(found):
         raise InputError(f"target={text!r}: a level is given twice: {', '.join(t.level for t in found)}")
     return sorted(found, key=lambda t: order.index(t.level))
@@ -213,7 +222,7 @@ def _link(compiler: Sequence[str], folder: Path, name: str, pthread: bool) -> No
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as work:
         made = Path(work, target.name)
         command = [*compiler, "-shared", "-o", str(made), str(folder / f"{name}.o"),
-                   f"-Wl,-soname,{target.name}", *(["-pthread"] if pthread else [])]
+                   f"-Wl,-soname,{target.name}", *(["-pthread", "-Wl,-z,nodelete"] if pthread else [])]
         done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
         if done.returncode:
             raise InputError(f"shared: {shlex.join(command)} failed:\n{done.stderr.strip()}")

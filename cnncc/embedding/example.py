@@ -34,8 +34,9 @@ def _lines(d: Description) -> Iterator[str]:
     yield "}"
     yield ""
     yield "int main(void) {"
-    for a in arrays:
-        yield f"    static {a.ctype} {a.name}[{m}_{a.name.upper()}_SIZE{'(BATCH)' if a.open else ''}];"
+    for a in arrays:            # C has no arrays of nothing
+        size = f"{m}_{a.name.upper()}_SIZE{'(BATCH)' if a.open else ''}" if a.elements else "1"
+        yield f"    static {a.ctype} {a.name}[{size}];"
     for a in rows:
         if a.kind == "count":
             yield f"    {a.ctype} {a.name};"

@@ -149,6 +149,7 @@ def _functions(d: Description) -> Iterator[str]:
         yield from _declared(d, f"{d.interface.runs[0]}_{level}", [])
         if d.interface.threads != "none":
             more = [f"{d.name}_parallel callback", "void *context"] * (d.interface.threads == "callback")
+            yield comment("The same on several threads.")
             yield from _declared(d, f"{d.interface.runs[1]}_{level}", ["size_t threads", *more])
     yield comment("1 where this CPU, and the system, can run the network, else 0.")
     yield f"int {d.name}_supported(void);"
