@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 import cnncc
 from cnncc.compiler import as_onnx, read
-from cnncc.frontend.layers import KINDS
+from cnncc.frontend.kinds import KINDS
 from cnncc.ir.errors import InputError, ModelError
 from cnncc.ir.graph import Graph
 
@@ -54,6 +54,58 @@ LAYERS = [
     (IMAGE, "{op: flatten}"),
     (IMAGE, "{op: reshape, shape: [3, -1, 8]}"),
     (IMAGE, "{op: dropout, p: 0.3, act: relu}"),
+    (IMAGE, "{op: conv, out: 4, k: 3, drop_connect: 0.5}, {op: batch_norm}"),
+    (ROW, "{op: linear, out: 4, drop_connect: 0.5}"),
+    ("{x: [N, 3, 5], z: [N, 5, 4]}", "{op: matmul, of: [x, z], act: abs}"),
+    (IMAGE, "{op: conv_transpose, out: 4, k: 2, stride: 2}"),
+    (IMAGE, "{op: conv_transpose, out: 4, k: [3, 2], stride: [2, 3], pad: [1, 0], output_pad: [1, 2],"
+            " groups: 2, bias: false, act: relu}"),
+    (IMAGE, "{op: conv_transpose, out: 3, k: 3, dilation: 2}"),
+    ("{x: [N, 3, 7]}", "{op: conv_transpose, out: 4, k: 4, stride: 2}"),
+    (IMAGE, "{op: locally_connected, out: 5, k: 3, stride: 2, act: relu}"),
+    (IMAGE, "{op: locally_connected, out: 5, k: [2, 3], pad: [1, 0], dilation: [2, 1], bias: false}"),
+    ("{x: [N, 3, 7]}", "{op: locally_connected, out: 5, k: 3, pad: 0}"),
+    (IMAGE, "{op: avg_pool, k: 3, stride: 2, pad: 1, count_include_pad: false}"),
+    ("{x: [N, 3, 7]}", "{op: avg_pool, k: 3, pad: 1, count_include_pad: false}"),
+    (IMAGE, "{op: lp_pool, k: 2}"),
+    (IMAGE, "{op: lp_pool, k: 3, p: 1, stride: 1, pad: 1}"),
+    (IMAGE, "{op: lp_pool, k: [2, 3], p: 3}"),
+    (IMAGE, "{op: stochastic_pool, k: 2}"),
+    (IMAGE, "{op: stochastic_pool, k: 3, stride: 2, pad: 1}"),
+    (IMAGE, "{op: divisive_norm, k: 3, eps: 0.1}"),
+    (IMAGE, "{op: reduce_min, axes: [3, 1]}"),
+    (IMAGE, "{op: log_softmax, axis: 1}"),
+    (IMAGE, "{id: n, op: layer_norm}"),
+    (IMAGE, "{id: s, op: layer_norm, axes: [1, 3], eps: 0.1}"),
+    (ROW, "{op: layer_norm}"),
+    (IMAGE, "{id: n, op: rms_norm}"),
+    (IMAGE, "{op: rms_norm, axes: [1, 2, 3], eps: 1}"),
+    (IMAGE, "{id: n, op: instance_norm, eps: 0.1}"),
+    (IMAGE, "{id: n, op: group_norm, groups: 3, act: silu}"),
+    (IMAGE, "{op: lrn}, {op: lrn, size: 3, alpha: 2, beta: 0.5, bias: 2}"),
+    (IMAGE, "{id: n, op: global_response_norm}"),
+    (IMAGE, "{op: transpose, perm: [0, 2, 3, 1]}"),
+    (IMAGE, "{id: a, op: relu}, {id: c, op: exp, of: x}, {op: concat, of: [x, a, c], act: relu}"),
+    (IMAGE, "{id: a, op: relu}, {op: concat, of: [x, a], axis: -1}"),
+    (IMAGE, "{op: slice, begin: 1, end: -1, step: 2}, {op: slice, axis: 2, begin: 4}"),
+    (IMAGE, "{op: split, parts: 3, index: 2}, {op: split, parts: 2, index: 0, axis: 3}"),
+    (IMAGE, "{op: pad, begin: 1}, {op: pad, begin: [0, 1], end: [2, 0], value: 3}"),
+    (IMAGE, "{op: pad, begin: 2, end: [0, 1], mode: reflect}"),
+    (IMAGE, "{op: pad, begin: 3, mode: edge}"),
+    (IMAGE, "{op: upsample, factor: 2}, {op: upsample, size: [7, 20]}"),
+    (IMAGE, "{op: upsample, factor: [2, 3], mode: bilinear}"),
+    (IMAGE, "{op: upsample, size: 5, mode: bilinear, align_corners: true}"),
+    (IMAGE, "{op: space_to_depth, block: 1}, {op: channel_shuffle, groups: 2}"),
+    ("{x: [N, 2, 4, 6]}", "{op: space_to_depth, block: 2}, {op: channel_shuffle, groups: 4},"
+                          " {op: depth_to_space, block: 2, order: CRD}"),
+    ("{x: [N, 8, 4, 6]}", "{op: depth_to_space, block: 2}, {op: space_to_depth, block: 2, order: CRD}"),
+    (IMAGE, "{op: prelu}, {op: conv, out: 3, k: 1, act: prelu}"),
+    *((IMAGE, f"{{op: {act}}}, {{op: conv, out: 3, k: 1, act: {act}}}") for act in (
+        "leaky_relu", "elu", "selu", "celu", "gelu", "gelu_tanh", "silu", "mish", "sigmoid", "hard_sigmoid",
+        "hard_swish", "tanh", "softplus", "softsign", "square", "neg", "abs")),
+    (IMAGE, "{op: abs}, {op: sqrt}, {op: scale, factor: 2}, {op: log}"),
+    (IMAGE, "{op: leaky_relu, alpha: 0.5}, {op: elu, alpha: 2}, {op: celu, alpha: 3}, {op: neg}"),
+    (IMAGE, "{id: a, op: neg}, {id: b, op: max, of: [x, a]}, {op: min, of: [b, x]}"),
     (IMAGE, "{op: relu}, {op: identity, id: y}"),
 ]
 
@@ -95,7 +147,7 @@ def check(source: Any) -> Graph:
 @pytest.mark.parametrize(("input", "layers"), LAYERS)
 def test_layers_are_what_onnxruntime_says(tmp_path: Path, input: str, layers: str) -> None:
     weights = ""
-    if "batch_norm" in layers:      # whose own weights would change nothing
+    if "id: n," in layers:          # whose own weights would change nothing
         arrays = {f"n.{name}": floats(6, seed=i) for i, name in enumerate(("weight", "bias", "running_mean"))}
         save_file({**arrays, "n.running_var": np.abs(floats(6)) + 0.1}, tmp_path / "w.safetensors")
         weights = "weights: w.safetensors"
@@ -224,8 +276,8 @@ MISTAKES = {
     "unknown op": (HEAD + "- {op: cnov, out: 3}", "line 3: there is no op 'cnov' (is it 'conv'?)"),
     "misspelt key": (
         HEAD + "- op: conv\n  out: 3\n  k: 3\n  strid: 2",
-        "line 6: conv takes out, k, stride, pad, dilation, groups, bias, id, of, act, repeat, not "
-        "'strid' (is it 'stride'?)"),
+        "line 6: conv takes out, k, stride, pad, dilation, groups, bias, drop_connect, id, of, act, repeat, "
+        "not 'strid' (is it 'stride'?)"),
     "misspelt section": (
         "input: {x: [1]}\nlayer: []",
         "line 2: a definition has input, layers, name, output, blocks, seed, init, weights, not 'layer' "
@@ -276,13 +328,64 @@ MISTAKES = {
     "spatial": (
         "input: {x: [N, 3]}\nlayers: [{op: conv, out: 1, k: 1, id: c}]",
         "line 2: conv 'c': expected [N, C, ...] with 1 to 3 spatial dimensions, its input is [N, 3]"),
+    "share": (
+        HEAD + "- {op: conv, k: 1, out: 1,\n   drop_connect: 1}",
+        "line 4: drop_connect: expected a number from 0 to less than 1, got 1"),
+    "word": (
+        HEAD + "- {op: upsample, factor: 2,\n   mode: bilinaer}",
+        "line 4: mode: expected nearest or bilinear, got 'bilinaer'"),
+    "neither": (
+        HEAD + "- {op: upsample, id: u}",
+        "line 3: upsample 'u': needs one of the keys 'factor' and 'size'"),
+    "huge": (
+        HEAD + "- {op: upsample, id: u, factor: 1000000, mode: bilinear}",
+        "line 3: upsample 'u': its result, [8000000, 8000000], is too large"),
+    "huge padding": (
+        HEAD + "- {op: pad, id: p, begin: 2000000000, mode: edge}",
+        "line 3: pad 'p': begin, end: its result is too large"),
+    "mirror": (
+        HEAD + "- {op: pad, id: p, begin: 8, mode: reflect}",
+        "line 3: pad 'p': begin, end: a mirror of [8, 8] has fewer places"),
+    "nothing to join": (HEAD + "- {op: concat}", "line 3: concat: name what it reads with 'of'"),
+    "join": (
+        HEAD + "- {op: flatten, id: f}\n- {op: concat, id: c, of: [x, f]}",
+        "line 4: concat 'c': can't join ['N', 3, 8, 8] and ['N', 192] along axis 1"),
+    "split": (
+        HEAD + "- {op: split, id: s, parts: 2, index: 0}",
+        "line 3: split 's': parts: 2 doesn't divide the 3 elements along axis 1"),
+    "part": (
+        HEAD + "- {op: split, id: s, parts: 3, index: 3}",
+        "line 3: split 's': index: expected 0 to 2, got 3"),
+    "empty slice": (
+        HEAD + "- {op: slice, id: s, begin: 2, end: 1}",
+        "line 3: slice 's': begin, end: there is nothing from 2 to 1 of 3"),
+    "perm": (
+        HEAD + "- {op: transpose, id: t, perm: [1, 0, 2, 3]}",
+        "line 3: transpose 't': perm: the open batch stays the first axis"),
+    "block": (
+        HEAD + "- {op: depth_to_space, id: d, block: 2}",
+        "line 3: depth_to_space 'd': block: 4 doesn't divide the 3 channels"),
+    "shuffle": (
+        HEAD + "- {op: channel_shuffle, id: c, groups: 2}",
+        "line 3: channel_shuffle 'c': groups: 2 doesn't divide the 3 channels"),
+    "group norm": (
+        HEAD + "- {op: group_norm, id: g, groups: 2}",
+        "line 3: group_norm 'g': groups: 2 doesn't divide the 3 channels"),
+    "output_pad": (
+        HEAD + "- {op: conv_transpose, id: c, out: 1, k: 2, stride: 2, output_pad: 2}",
+        "line 3: conv_transpose 'c': output_pad: 2 is not less than stride or dilation"),
+    "even window": (
+        HEAD + "- {op: divisive_norm, id: d, k: 2}",
+        "line 3: divisive_norm 'd': k: windows around an element have odd sizes"),
+    "places": (
+        HEAD + "- {op: locally_connected, id: l, out: 1, k: 9, pad: 0}",
+        "line 3: locally_connected 'l': k: the window is larger than its padded input, [N, 3, 8, 8]"),
     "batch": (
         HEAD + "- {op: softmax, axis: 0, id: s}",
         "line 3: softmax 's': axis 0 of [N, 3, 8, 8] is open"),
     "activation": (
         HEAD + "- {op: exp, act: rleu, id: e}",
-        "line 3: exp 'e': act: expected one of relu, relu6, clip, exp, softmax, got 'rleu' (is it "
-        "'relu'?)"),
+        "line 3: exp 'e': act: there is no activation 'rleu' (is it 'relu'?)"),
     "missing input": ("layers: [{op: relu}]", "line 1: a definition needs the key 'input'"),
     "no input": ("input: {}\nlayers: [{op: relu}]", "line 2: relu: name what it reads with 'of'"),
     "shape": (

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, defs, helper, numpy_helper
 
-from cnncc.frontend.layers import EXPECTED, KINDS, REQUIRED
+from cnncc.frontend.kinds import KINDS
+from cnncc.frontend.layers import EXPECTED, REQUIRED
 from cnncc.frontend.onnx import read
 from cnncc.frontend.onnx_file import DTYPES
 from cnncc.frontend.onnx_import import OLDEST
@@ -265,7 +266,7 @@ def layer_row(name: str) -> str:
     kind = KINDS[name]
     keys = [f"`{key}`: {EXPECTED[what][0]}" + ("" if default is REQUIRED else f", {_default(default)}")
             for key, (what, default) in kind.keys.items()]
-    values = f"{kind.inputs} value{'s' * (kind.inputs > 1)}"
+    values = "values" if kind.several else f"{kind.inputs} value{'s' * (kind.inputs > 1)}"
     return _line(name, values, "; ".join(keys), "yes" * kind.activation)
 
 

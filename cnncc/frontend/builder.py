@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from cnncc.frontend.files import expect
-from cnncc.frontend.layers import KINDS, Kind, Layer, known
+from cnncc.frontend.kinds import KINDS
+from cnncc.frontend.layers import Kind, Layer, known
 from cnncc.frontend.onnx_file import absurd
 from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Builder as GraphBuilder
@@ -78,7 +79,8 @@ class Builder:
         nodes = self._graph.nodes
         expect(layer.name not in nodes, "the name is taken")
         kind.check_all(keys)
-        expect(len(of) == kind.inputs, f"takes {kind.inputs} value{'s' * (kind.inputs > 1)}, got {len(of)}")
+        expect(len(of) == kind.inputs or (kind.several and len(of) > kind.inputs),
+               f"takes {kind.inputs} value{'s' * (kind.inputs > 1)}, got {len(of)}")
         for x in of:
             expect(isinstance(x, str), f"reads {type(x).__name__}, not a value of this network")
             known(x, nodes, f"reads {x!r}, which nothing defines")
@@ -86,7 +88,7 @@ class Builder:
             expect(act.activation, f"act: {act.name} needs more than the layer's value")
         elif act is not None:
             acts = [k.name for k in KINDS.values() if k.activation]
-            known(act, acts, f"act: expected one of {', '.join(acts)}, got {act!r:.60}")
+            known(act, acts, f"act: there is no activation {act!r:.60}")
             act = KINDS[act]
         value = kind.make(layer, *of, **keys)
         if act is not None:
@@ -97,14 +99,14 @@ class Builder:
         return self._graph.add(Node(layer.name, last.op, last.inputs, last.type, last.attrs, last.origin))
 
     def _parameter(self, name: str, shape: tuple[int, ...], given: Array | None, middle: float,
-                   width: float) -> Array:
+                   width: float | None) -> Array:
         self._count += product(shape)
         expect(self._count <= MAX_PARAMETERS, f"more than {MAX_PARAMETERS:,} parameters are too many")
         if given is None and self._weights is not None:
             known(name, self._weights, f"there are no weights called {name!r}")
             given = self._weights[name]
         if given is None:
-            if len(shape) > 1:      # He's or Glorot's variance; a uniform one is a third of the square
+            if width is None:       # He's or Glorot's variance; a uniform one is a third of the square
                 fans = [product(shape[1:]), shape[0] * product(shape[2:])]
                 width = (6 / (fans[0] if self._init == "he" else sum(fans))) ** 0.5
             return _uniform(self._seed, name, shape, middle, width)

@@ -15,7 +15,8 @@ from typing import Any, TypeGuard
 from cnncc.frontend import yaml_file
 from cnncc.frontend.builder import Builder
 from cnncc.frontend.files import Opening, expect, inside
-from cnncc.frontend.layers import KINDS, REQUIRED, Kind, Layer, known
+from cnncc.frontend.kinds import KINDS
+from cnncc.frontend.layers import REQUIRED, WORDS, Kind, Layer, known
 from cnncc.frontend.onnx import ModelInfo
 from cnncc.frontend.user import Ops
 from cnncc.frontend.weights import read_weights
@@ -169,7 +170,8 @@ class _Definition:
             with at(given.line):
                 known(key, ("op", *takes), f"{op} takes {', '.join(takes)}, not {key!r:.60}")
             if key not in ("op", *COMMON):
-                keys[key] = _evaluate(given, scope.parameters)
+                word = kind.keys[key][0] in WORDS
+                keys[key] = given.value if word else _evaluate(given, scope.parameters)
                 with at(given.line):
                     kind.check(key, keys[key])
         values = self._values(row, scope, lines) if "of" in row else [previous]
@@ -179,7 +181,8 @@ class _Definition:
         name = scope.prefix + row["id"].value if "id" in row else self.builder.name(scope.prefix + op)
         act = _typed(row["act"], str, "act") if "act" in row else None
         with at(entry.line):
-            expect("of" in row or (previous and kind.inputs == 1), f"{op}: name what it reads with 'of'")
+            expect("of" in row or (previous and kind.inputs == 1 and not kind.several),
+                   f"{op}: name what it reads with 'of'")
             for i in range(times):
                 self.layers += 1
                 expect(self.layers <= MAX_LAYERS, f"more than {MAX_LAYERS:,} layers after repetition")

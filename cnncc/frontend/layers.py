@@ -1,4 +1,4 @@
-"""The vocabulary of definition files and of `Builder`: one row for each kind of layer.
+"""Kinds of layers, and layers while they are made: what the rows of the vocabulary (`kinds`) are written in.
 
 A row is a function: its positional parameters are the values that the layer reads, its keyword-only ones the
 keys that it takes, and the annotation of a key says what is expected (`EXPECTED`).
@@ -20,19 +20,26 @@ from cnncc.ir.errors import ModelError, hint
 from cnncc.ir.graph import Attr
 from cnncc.ir.graph import Builder as GraphBuilder
 from cnncc.ir.signature import Array
-from cnncc.ir.types import Extent, product
+from cnncc.ir.types import Extent
 
 Count: TypeAlias = int
 Axis: TypeAlias = int
+Integer: TypeAlias = int
+Position: TypeAlias = "int | None"
 Sizes: TypeAlias = "int | Sequence[int] | None"
 Pads: TypeAlias = "int | Sequence[int] | None"
 Ints: TypeAlias = Sequence[int]
 Flag: TypeAlias = bool
 Number: TypeAlias = float
+Share: TypeAlias = float
 Weight: TypeAlias = "Array | None"
 Bias: TypeAlias = "bool | Array"
-Parameter: TypeAlias = Callable[[str, tuple[int, ...], "Array | None", float, float], Array]
-"""(name, shape, the array that the user gives, middle and half width of the interval it is seeded from)."""
+Interpolation: TypeAlias = str
+Padding: TypeAlias = str
+Order: TypeAlias = str
+Parameter: TypeAlias = Callable[[str, tuple[int, ...], "Array | None", float, "float | None"], Array]
+"""(name, shape, the array that the user gives, middle and half width of the interval it is seeded from: None
+for the width that `init` says)."""
 
 REQUIRED = inspect.Parameter.empty
 
@@ -57,11 +64,22 @@ def _attribute(v: Any) -> bool:
                                  or (type(e) is int and abs(e) <= MAX_ELEMENTS) for e in several)
 
 
+WORDS = {"Interpolation": ("nearest", "bilinear"), "Padding": ("constant", "reflect", "edge"),
+         "Order": ("DCR", "CRD")}
+"""What is expected of keys whose values are words."""
+
+
+def _word(words: Collection[str]) -> tuple[str, Callable[[Any], bool]]:
+    return " or ".join(words), lambda v: v in words
+
+
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Count": ("an integer of at least 1", lambda v: type(v) is int and 1 <= v <= MAX_ELEMENTS),
     "Anything": ("anything", lambda v: True),
     "Attribute": ("a number, or one for each spatial dimension", _attribute),
     "Axis": ("an integer", lambda v: type(v) is int),
+    "Integer": ("an integer", lambda v: type(v) is int and abs(v) <= MAX_ELEMENTS),
+    "Position": ("an integer", lambda v: type(v) is int and abs(v) <= MAX_ELEMENTS),
     "Sizes": ("an integer of at least 1, or one for each dimension", _ints(1)),
     "Pads": ("an integer of at least 0, or one for each dimension", _ints(0)),
     "Ints": ("a list of integers", _ints(-MAX_ELEMENTS, one=False)),
@@ -69,18 +87,23 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Number": ("a number", lambda v: type(v) in (int, float) and not math.isnan(v)),
     "Scalar": ("a number, true or false", lambda v: type(v) in (bool, int, float)),
     "Weight": ("an array", lambda v: isinstance(v, np.ndarray)),
-    "Bias": ("true or false", lambda v: isinstance(v, bool | np.ndarray))}
+    "Bias": ("true or false", lambda v: isinstance(v, bool | np.ndarray)),
+    "Share": ("a number from 0 to less than 1", lambda v: type(v) in (int, float) and 0 <= v < 1),
+    **{name: _word(words) for name, words in WORDS.items()}}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What makes a layer of `inputs` values and `keys`, each with what it expects and its default."""
+    """What makes a layer of `inputs` values, or `several` from that many on, and of `keys`, each with what it
+    expects and its default.
+    """
 
     name: str
     make: Callable[..., str]
     inputs: int
     keys: Mapping[str, tuple[str, Any]]
     activation: bool = False
+    several: bool = False
 
     def check(self, key: str, value: Any) -> None:
         """Raises ModelError unless this kind takes the key, and such a value for it."""
@@ -113,14 +136,14 @@ class Layer:
         """The sizes after batch and channels, of which there must be one to three."""
         shape = self.shape(x)
         expect(3 <= len(shape) <= 5,
-               f"expected [N, C, ...] with 1 to 3 spatial dimensions, its input is {_show(shape)}")
+               f"expected [N, C, ...] with 1 to 3 spatial dimensions, its input is {show(shape)}")
         return tuple(int(e) for e in shape[2:])
 
     def axis(self, x: str, axis: int) -> int:
         """The axis counted from the front; not the batch where that is open."""
         shape = self.shape(x)
-        expect(-len(shape) <= axis < len(shape), f"axis {axis} is outside of its input, {_show(shape)}")
-        expect(isinstance(shape[axis], int), f"axis {axis} of {_show(shape)} is open")
+        expect(-len(shape) <= axis < len(shape), f"axis {axis} is outside of its input, {show(shape)}")
+        expect(isinstance(shape[axis], int), f"axis {axis} of {show(shape)} is open")
         return axis % len(shape)
 
     def emit(self, op: str, *inputs: str, **attrs: Attr) -> str:
@@ -131,11 +154,23 @@ class Layer:
         return self.last
 
     def parameter(self, name: str, shape: tuple[int, ...], given: Array | None = None, middle: float = 0.0,
-                  width: float = 0.0) -> Array:
+                  width: float | None = 0.0) -> Array:
         return self.parameters(f"{self.name}.{name}", shape, given, middle, width)
+
+    def weight(self, shape: tuple[int, ...], given: Array | None, drop: float = 0.0) -> str:
+        """The factors of a contraction, of which training leaves out a share of `drop` in each step."""
+        w = self.const("weight", self.parameter("weight", shape, given, width=None))
+        return self.emit("dropout", w, ratio=float(drop)) if drop else w
 
     def const(self, name: str, array: Array) -> str:
         return self.graph.const(f"{self.name}.{name}", array)
+
+    def vector(self, x: str, name: str, middle: float) -> str:
+        """A learned number for each channel, beside x."""
+        shape = self.shape(x)
+        expect(len(shape) > 1, f"its input {show(shape)} has no channels")
+        array = self.parameter(name, (int(shape[1]),), middle=middle)
+        return self.const(name, array.reshape(-1, *[1] * (len(shape) - 2)))
 
     def biased(self, y: str, bias: Bias, fan_in: int) -> str:
         """y plus a bias per channel, unless that is False."""
@@ -147,157 +182,21 @@ class Layer:
         return self.emit("add", y, self.const("bias", array.reshape(-1, *[1] * len(spatial))))
 
 
-def _show(shape: Sequence[Extent]) -> str:
+def show(shape: Sequence[Extent]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _window(b: Layer, x: str, k: Sizes, stride: Sizes, pad: Pads, dilation: Sizes) -> dict[str, Any]:
-    """The attributes of a window; without `pad` its stride alone decides the size of the result."""
-    n = len(b.spatial(x))
-
-    def each(name: str, v: Sizes) -> tuple[int, ...]:
-        values = (v,) * n if isinstance(v, int) else tuple(v or ())
-        expect(len(values) == n, f"{name} has {len(values)} numbers, its input {_show(b.shape(x))} has {n} "
-                                 "spatial dimensions")
-        return values
-    kernel, dilations = each("k", k), each("dilation", dilation)
-    total = [(size - 1) * d for size, d in zip(kernel, dilations, strict=True)]
-    begin = tuple(t // 2 for t in total) if pad is None else each("pad", pad)
-    end = tuple(t - t // 2 for t in total) if pad is None else begin
-    return {"kernel": kernel, "strides": each("stride", stride), "dilations": dilations, "begin": begin,
-            "end": end}
-
-
-def _conv(b: Layer, x: str, *, out: Count, k: Sizes, stride: Sizes = 1, pad: Pads = None, dilation: Sizes = 1,
-          groups: Count = 1, bias: Bias = True, weight: Weight = None) -> str:
-    attrs, channels = _window(b, x, k, stride, pad, dilation), int(b.shape(x)[1])
-    expect(channels % groups == out % groups == 0,
-           f"groups: {groups} doesn't divide its input's {channels} channels and out, {out}")
-    shape = (out, channels // groups, *attrs.pop("kernel"))
-    y = b.emit("conv", x, b.const("weight", b.parameter("weight", shape, weight)), group=groups, **attrs)
-    return b.biased(y, bias, product(shape[1:]))
-
-
-def _depthwise(b: Layer, x: str, *, k: Sizes, stride: Sizes = 1, pad: Pads = None, dilation: Sizes = 1,
-               bias: Bias = True, weight: Weight = None) -> str:
-    b.spatial(x)
-    channels = int(b.shape(x)[1])
-    return _conv(b, x, out=channels, k=k, stride=stride, pad=pad, dilation=dilation, groups=channels,
-                 bias=bias, weight=weight)
-
-
-def _linear(b: Layer, x: str, *, out: Count, bias: Bias = True, weight: Weight = None) -> str:
-    """Of all that is not the batch."""
-    x = _flatten(b, x)
-    columns = int(b.shape(x)[1])
-    y = b.emit("linear", x, b.const("weight", b.parameter("weight", (out, columns), weight)))
-    return b.biased(y, bias, columns)
-
-
-def _batch_norm(b: Layer, x: str, *, eps: Number = 1e-5, momentum: Number = 0.9) -> str:
-    """`momentum` is the share of the running mean and variance that a step of training keeps."""
-    shape = b.shape(x)
-    expect(len(shape) > 1, f"its input {_show(shape)} has no channels")
-    vectors = [b.const(name, b.parameter(name, (int(shape[1]),), middle=middle)) for name, middle in
-               (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1))]
-    return b.emit("batch_norm", x, *vectors, epsilon=float(eps), momentum=float(momentum))
-
-
-def _pool(b: Layer, op: str, x: str, k: Sizes, stride: Sizes, pad: Pads, dilation: Sizes) -> str:
-    attrs = _window(b, x, k, k if stride is None else stride, pad, dilation)
-    for size, d, a in zip(attrs["kernel"], attrs["dilations"], attrs["begin"], strict=True):
-        expect(2 * a <= (size - 1) * d + 1, f"pad: {a} is more than half of the window")
-    return b.emit(op, x, **attrs)
-
-
-def _max_pool(b: Layer, x: str, *, k: Sizes, stride: Sizes = None, pad: Pads = 0, dilation: Sizes = 1) -> str:
-    return _pool(b, "max_pool", x, k, stride, pad, dilation)
-
-
-def _avg_pool(b: Layer, x: str, *, k: Sizes, stride: Sizes = None, pad: Pads = 0) -> str:
-    """The padding counts as zeros."""
-    y = _pool(b, "sum_pool", x, k, stride, pad, 1)
-    return b.emit("scale", y, factor=1 / product(b.graph.nodes[y].attr["kernel"]))
-
-
-def _global(op: str) -> Callable[[Layer, str], str]:
-    def make(b: Layer, x: str) -> str:
-        return b.emit(op, x, axes=tuple(range(2, 2 + len(b.spatial(x)))), keepdims=True)
-    return make
-
-
-def _reduce(op: str) -> Callable[..., str]:
-    def make(b: Layer, x: str, *, axes: Ints, keepdims: Flag = True) -> str:
-        over = tuple(sorted({b.axis(x, a) for a in axes}))
-        expect(len(over) == len(axes) > 0, f"axes: {list(axes)} are not distinct dimensions")
-        return b.emit(op, x, axes=over, keepdims=keepdims)
-    return make
-
-
-def _softmax(b: Layer, x: str, *, axis: Axis = -1) -> str:
-    return b.emit("softmax", x, axis=b.axis(x, axis))
-
-
-def _reshape(b: Layer, x: str, *, shape: Ints) -> str:
-    """`shape` is what follows the batch; one extent may be -1, what is left."""
-    batch, *old = b.shape(x)
-    fixed, total = product([e for e in shape if e != -1]), product([int(e) for e in old])
-    expect(all(e > 0 or e == -1 for e in shape) and shape.count(-1) <= 1 and total % fixed == 0
-           and (-1 in shape or total == fixed), f"shape: can't reshape {_show(old)} to {_show(shape)}")
-    return b.emit("reshape", x, shape=(batch, *(total // fixed if e == -1 else e for e in shape)))
-
-
-def _flatten(b: Layer, x: str) -> str:
-    """To [batch, all else]."""
-    expect(b.shape(x), "its input has no dimensions")
-    return x if len(b.shape(x)) == 2 else _reshape(b, x, shape=(-1,))
-
-
-def _dropout(b: Layer, x: str, *, p: Number = 0.5) -> str:
-    """Nothing is dropped in inference."""
-    expect(0 <= p < 1, f"p: expected a share from 0 to less than 1, got {p}")
-    return b.emit("dropout", x, ratio=float(p))
-
-
-def _row(name: str, make: Callable[..., str], activation: bool = False) -> Kind:
+def row(name: str, make: Callable[..., str], activation: bool = False) -> Kind:
     """A kind from the signature of its row."""
     parameters = list(inspect.signature(make).parameters.values())[1:]
     keys = {p.name: (p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return Kind(name, make, len(parameters) - len(keys), keys, activation)
+    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return Kind(name, make, len(parameters) - len(keys), keys, activation, several)
 
 
-def _pointwise(name: str, inputs: int = 1, **numbers: Any) -> Kind:
+def pointwise(name: str, inputs: int = 1, **numbers: Any) -> Kind:
     """A kind that is one node of an elementwise op; `numbers` are its attributes' defaults, or REQUIRED."""
     def make(b: Layer, *values: str, **given: float) -> str:
         return b.emit(name, *values, **{key: float(v) for key, v in (numbers | given).items()})
     keys = {key: ("Number", default) for key, default in numbers.items()}
     return Kind(name, make, inputs, keys, inputs == 1 and REQUIRED not in numbers.values())
-
-
-KINDS = {kind.name: kind for kind in (
-    _row("conv", _conv),
-    _row("depthwise", _depthwise),
-    _row("linear", _linear),
-    _row("batch_norm", _batch_norm),
-    _pointwise("relu"),
-    _row("relu6", lambda b, x: b.emit("clip", x, low=0.0, high=6.0), activation=True),
-    _pointwise("clip", low=-math.inf, high=math.inf),
-    _pointwise("exp"),
-    _pointwise("scale", factor=REQUIRED),
-    _pointwise("add", 2),
-    _pointwise("sub", 2),
-    _pointwise("mul", 2),
-    _pointwise("div", 2),
-    _row("max_pool", _max_pool),
-    _row("avg_pool", _avg_pool),
-    _row("global_avg_pool", _global("reduce_mean")),
-    _row("global_max_pool", _global("reduce_max")),
-    _row("reduce_mean", _reduce("reduce_mean")),
-    _row("reduce_sum", _reduce("reduce_sum")),
-    _row("reduce_max", _reduce("reduce_max")),
-    _row("softmax", _softmax, activation=True),
-    _row("flatten", _flatten),
-    _row("reshape", _reshape),
-    _row("dropout", _dropout),
-    _row("identity", lambda b, x: x),
-)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -90,6 +92,101 @@ def _expand(g: Graph, n: Node) -> Made:
     return "Expand", [*n.inputs, np.array(shape, np.int64)], {}
 
 
+def _filled(template: str, g: Graph, n: Node) -> Made:
+    """An expression of calls of ONNX ops: of operands x, w, attributes (as numbers of the operands' dtype),
+    numbers, and `axes`.
+    """
+    def made(e: ast.expr) -> Operand:
+        match e:
+            case ast.Call(func=ast.Name(id=op), args=args, keywords=keys):
+                return op, [made(a) for a in args], {str(k.arg): ast.literal_eval(k.value) for k in keys}
+            case ast.Name(id="x" | "w" as name):
+                return n.inputs["xw".index(name)]
+            case ast.Name(id="axes"):
+                return np.array(n.attr["axes"], np.int64)
+            case ast.Name(id=name):
+                return np.array(n.attr[name], n.type.numpy)
+        return np.array(ast.literal_eval(e), n.type.numpy)
+    return cast(Made, made(ast.parse(template, mode="eval").body))
+
+
+TEMPLATES = {
+    "abs_power": "Pow(Abs(x), power)",
+    "affine": "Add(Mul(x, alpha), beta)",
+    "gelu": "Mul(Mul(x, 0.5), Add(Erf(Mul(x, 0.7071067811865476)), 1))",
+    "gelu_tanh": "Mul(Mul(x, 0.5), Add(Tanh(Mul(Add(Mul(Mul(Mul(x, x), x), 0.044715), x), "
+                 "0.7978845608028654)), 1))",
+    "inverse_rms": "Reciprocal(Sqrt(Add(ReduceMean(Mul(x, x), axes, keepdims=1), epsilon)))",
+    "inverse_root": "Reciprocal(Sqrt(Add(Mul(x, factor), epsilon)))",
+    "over_norm": "Where(Equal(w, 0), 0, Div(x, w))",
+    "square": "Mul(x, x)",
+    "standardize": "Div(Sub(x, ReduceMean(x, axes, keepdims=1)), Sqrt(Add(ReduceMean(Mul(Sub(x, ReduceMean("
+                   "x, axes, keepdims=1)), Sub(x, ReduceMean(x, axes, keepdims=1))), axes, keepdims=1), "
+                   "epsilon)))",
+    "swish": "Mul(x, Sigmoid(Mul(x, alpha)))"}
+"""Ops that ONNX has no op for, in terms of those it has."""
+
+
+def _hard_swish(g: Graph, n: Node) -> Made:
+    return "Mul", [*n.inputs, ("HardSigmoid", n.inputs, dict(n.attrs))], {}
+
+
+def _conv_transpose(g: Graph, n: Node) -> Made:
+    a, (x, w) = n.attr, n.inputs
+    low, high, extra = list(a["begin"]), list[int](), list[int]()
+    for e, k, s, d, first, size in zip(g[x].type.shape[2:], g[w].type.shape[2:], a["strides"],
+                                       a["dilations"], low, a["size"], strict=True):
+        rest = (int(e) - 1) * s + (int(k) - 1) * d + 1 - first - size
+        high.append(max(0, rest))
+        extra.append(max(0, -rest))
+    same = {key: a[key] for key in ("strides", "dilations", "group")}
+    return "ConvTranspose", n.inputs, {**same, "pads": low + high, "output_padding": extra}
+
+
+def _gather(x: Operand, axis: int, places: Operand) -> Made:
+    return "Gather", [x, places], {"axis": axis}
+
+
+def _take(g: Graph, n: Node) -> Made:
+    x, *tables = n.inputs
+    made: Any = x
+    for axis, table in zip(n.attr["axes"], tables, strict=True):
+        made = _gather(made, axis, table)
+    return cast(Made, made)
+
+
+def _resample(g: Graph, n: Node) -> Made:
+    """What each row of the table names, as one more axis, times the weights, summed."""
+    (x, table, weights), axis = n.inputs, n.attr["axis"]
+    after = g[x].type.rank - 1 - axis
+    shape = np.array([*map(int, g[weights].type.shape), *(1,) * after], np.int64)
+    part: Made = ("Mul", [_gather(x, axis, table), ("Reshape", [weights, shape], {})], {})
+    return "ReduceSum", [part, np.array([axis + 1], np.int64)], {"keepdims": 0}
+
+
+def _local_conv(g: Graph, n: Node) -> Made:
+    """The windows of all places, as more axes, times their weights."""
+    a, (x, w) = n.attr, n.inputs
+    rank, shape = g[x].type.rank - 2, n.type.shape[2:]
+    zeros = np.array([0, 0, *a["begin"], 0, 0, *a["end"]], np.int64)
+    made: Made = ("Pad", [x, zeros], {})
+    for i, (p, k, s, d) in enumerate(zip(shape, g[w].type.shape[2:], a["strides"], a["dilations"],
+                                         strict=False)):
+        made = _gather(made, 2 + 2 * i, np.arange(int(p))[:, None] * s + np.arange(int(k)) * d)
+    places, taps = "pqs"[:rank], "abd"[:rank]
+    pairs = "".join(itertools.chain(*zip(places, taps, strict=True)))
+    return "Einsum", [made, w], {"equation": f"nc{pairs},kc{taps}{places}->nk{places}"}
+
+
+def _stochastic_pool(g: Graph, n: Node) -> Made:
+    x: Made = ("Relu", n.inputs, {})
+    mean = {**_window(n), "count_include_pad": 1}
+    total: Made = ("AveragePool", [x], mean)
+    share: Made = ("Div", [("AveragePool", [("Mul", [x, x], {})], mean), total], {})
+    zero = np.array(0, n.type.numpy)
+    return "Where", [("Equal", [total, zero], {}), zero, share], {}
+
+
 def _formula(g: Graph, n: Node) -> Made:
     values = dict(n.attr["values"])
     if called := n.attr.get("called"):
@@ -99,16 +196,25 @@ def _formula(g: Graph, n: Node) -> Made:
 
 ROWS: dict[str, Row] = {
     **{_ours(op): _same(op, *names.split()) for names, ops in SAME.items() for op in ops.split()},
+    **{op: functools.partial(_filled, template) for op, template in TEMPLATES.items()},
     "batch_norm": lambda g, n: ("BatchNormalization", n.inputs, dict(n.attrs)),
     "clip": _clip,
     "concat": _same("Concat", "axis"),
     "conv": lambda g, n: ("Conv", n.inputs, _window(n)),
+    "conv_transpose": _conv_transpose,
     "dropout": lambda g, n: ("Dropout", [*n.inputs, np.array(n.attr["ratio"], np.float32)], {}),
     "eq": _same("Equal"),
     "formula": _formula,
     "expand": _expand,
     "ge": _same("GreaterOrEqual"),
     "gt": _same("Greater"),
+    "hard_swish": _hard_swish,
+    "local_conv": _local_conv,
+    "lrn": _same("LRN", "size", "alpha", "beta", "bias"),
+    "matmul": _same("MatMul"),
+    "resample": _resample,
+    "stochastic_pool": _stochastic_pool,
+    "take": _take,
     "le": _same("LessOrEqual"),
     "linear": lambda g, n: ("Gemm", n.inputs, {"transB": 1}),
     "max_pool": lambda g, n: ("MaxPool", n.inputs, _window(n)),

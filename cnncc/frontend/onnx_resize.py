@@ -17,6 +17,8 @@ from cnncc.ir.types import NUMPY
 
 MODES = (b"nearest", b"linear", b"bilinear", b"trilinear", b"cubic")
 NEAREST = (b"round_prefer_floor", b"round_prefer_ceil", b"floor", b"ceil", b"simple")
+COORDINATES = (b"half_pixel", b"pytorch_half_pixel", b"half_pixel_symmetric", b"align_corners", b"asymmetric",
+               b"tf_half_pixel_for_nn", b"tf_crop_and_resize")
 F32 = np.float32
 BATCH = "it resizes the batch, whose size is open"
 
@@ -53,13 +55,13 @@ def resize(c: Call) -> str:
     outside: dict[int, Array] = {}
     for i, axis in axes.items():
         support(axis.new <= MAX_TABLE, f"an axis of {axis.new:,} elements is too large")
-        at = _coordinates(c, axis, mode)
+        at = coordinates(axis, mode)
         if mode.coordinates == b"tf_crop_and_resize" and (beyond := (at < 0) | (at > axis.old - 1)).any():
             outside[i] = beyond.reshape(-1, *(1,) * (len(c.shape(x)) - 1 - i))
         if mode.kind == b"nearest":
-            places[i] = _nearest(at, axis, mode)
+            places[i] = nearest(at, axis, mode)
         else:
-            places[i], weights[i] = _taps(at, axis, mode)
+            places[i], weights[i] = taps(at, axis, mode)
     own = c.named(f"{c.out}.inside") if outside else c
     y = pick(own, x, places) if mode.kind == b"nearest" else _blended(own, x, axes, places, weights)
     for i, beyond in outside.items():
@@ -143,13 +145,14 @@ def _mode(c: Call) -> Mode:
     old = _old(c)
     coordinates = b"asymmetric" if old else c.attribute("coordinate_transformation_mode", "s", b"half_pixel")
     nearest = b"simple" if old else c.attribute("nearest_mode", "s", b"round_prefer_floor")
+    c.expect(coordinates in COORDINATES, f"coordinate_transformation_mode is {coordinates[:60]!r}")
     c.expect(kind in MODES, f"mode is {kind[:60]!r}")
     c.expect(nearest in NEAREST, f"nearest_mode is {nearest[:60]!r}")
     return Mode(kind, coordinates, nearest, c.attribute("cubic_coeff_a", "f", -0.75),
                 c.flag("exclude_outside"), c.flag("antialias"))
 
 
-def _coordinates(c: Call, axis: Axis, mode: Mode) -> Array:
+def coordinates(axis: Axis, mode: Mode) -> Array:
     """Where the elements of the result lie in the operand, in float32 as other engines compute it."""
     at, scale, old, new = np.arange(axis.new, dtype=F32), F32(axis.scale), axis.old, axis.new
     half = F32(0.5)
@@ -172,11 +175,10 @@ def _coordinates(c: Call, axis: Axis, mode: Mode) -> Array:
             step = (last - first) * (old - 1) / max(1, new - 1)
             at = first * (old - 1) + at * step if new > 1 else at * 0 + 0.5 * (first + last) * (old - 1)
             return np.asarray(at, F32)
-    c.expect(False, f"coordinate_transformation_mode is {mode.coordinates[:60]!r}")
-    return at
+    raise AssertionError(mode)
 
 
-def _nearest(at: Array, axis: Axis, mode: Mode) -> Array:
+def nearest(at: Array, axis: Axis, mode: Mode) -> Array:
     how = mode.nearest
     if how == b"simple":
         how = b"ceil" if axis.scale < 1 else b"floor"
@@ -185,7 +187,7 @@ def _nearest(at: Array, axis: Axis, mode: Mode) -> Array:
     return np.asarray(rounded.clip(0, axis.old - 1).astype(np.int64))
 
 
-def _taps(at: Array, axis: Axis, mode: Mode) -> tuple[Array, Array]:
+def taps(at: Array, axis: Axis, mode: Mode) -> tuple[Array, Array]:
     """For each element of the result the places that count, and their weights (float64)."""
     shrink = min(1.0, axis.scale) if mode.antialias else 1.0
     reach = (2 if mode.kind == b"cubic" else 1) / shrink

@@ -101,7 +101,7 @@ def _of_formula(text: str, name: str, attributes: Mapping[str, Any]) -> UserOp:
     keys = {k: ("Attribute", REQUIRED if v is None else v) for k, v in attributes.items()}
     return UserOp(name or "formula", make, len(template.operands), keys,
                   len(template.operands) == 1 and None not in attributes.values(),
-                  repr((template.text, sorted(attributes.items()), name)))
+                  key=repr((template.text, sorted(attributes.items()), name)))
 
 
 def _of_function(function: Callable[..., str], name: str) -> UserOp:
@@ -132,7 +132,7 @@ class _Within(Builder):
         return super().layer(kind, *of, id=own, act=act, **keys)
 
     def _parameter(self, name: str, shape: tuple[int, ...], given: Array | None, middle: float,
-                   width: float) -> Array:
+                   width: float | None) -> Array:
         return self._layer.parameters(name, shape, given, middle, width)
 
 

@@ -48,8 +48,9 @@ class Rebuild(Builder):
 
 def fold_batchnorm(graph: Graph, target: Target) -> Graph:
     """Batch normalization by constants: after a convolution (or its bias) a part of the weights and the bias,
-    else a factor and a term.
+    else a factor and a term. Dropped elements are those of training: the operands stay.
     """
+    graph = expand_but(graph, OPS.keys() - {"dropout"})
     users = graph.users()
     b = Rebuild(graph)
     for n in graph:

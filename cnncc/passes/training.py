@@ -12,24 +12,32 @@ from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.op import Parts
 from cnncc.ir.types import TensorType, product
 
-CONTRACTIONS = ("conv", "conv_transpose", "linear", "matmul", "contract")
+CONTRACTIONS = ("conv", "conv_transpose", "local_conv", "linear", "matmul", "contract")
+NORMS = ("standardize", "inverse_rms")
 CHANGED = ("add", "mul", "prelu")       # whose constants are learned where they follow a contraction
 SEED, COUNT = ("train.seed.low", "train.seed.high"), "train.count"
 
 
 def parameters(graph: Graph) -> tuple[str, ...]:
     """The constants that training changes: weights of contractions and normalizations, and what is added to,
-    or multiplies, values that come from those. Numbers, and divisors of pools, are none.
+    or multiplies, values that come from those. Numbers, and divisors of pools, are none. Elements of weights
+    may be dropped.
     """
+    def source(value: str) -> Node:
+        n = graph[value]
+        while n.op == "dropout":
+            n = graph[n.inputs[0]]
+        return n
     after: set[str] = set()
     found: dict[str, None] = {}
     for n in graph:
         sources = [i for i in n.inputs if i in after]
-        consts = [i for i in n.inputs if graph[i].op == "const" and graph[i].type.dtype == "f32"]
+        inputs = [source(i) for i in n.inputs]
+        consts = [i.name for i in inputs if i.op == "const" and i.type.dtype == "f32"]
         if n.op in CONTRACTIONS or n.op == "batch_norm":
             after.add(n.name)
             found.update(dict.fromkeys(i for i in consts if n.op != "batch_norm" or i in n.inputs[1:3]))
-        elif sources:
+        elif sources or n.op in NORMS:
             after.add(n.name)
             if n.op in CHANGED and all(graph[i].op != "sum_pool" for i in sources):
                 found.update(dict.fromkeys(i for i in consts if product(graph[i].type.static()) > 1))
@@ -75,6 +83,8 @@ class Training:
             return self._batch_norm(n, inputs)
         if n.op == "dropout":
             return self._dropout(n, inputs[0])
+        if n.op == "stochastic_pool":
+            return self._stochastic_pool(n, inputs[0])
         attrs = {k: self._fixed(v) for k, v in n.attrs}
         return self.b.op(n.op, inputs, n.name, n.origin, self.names.get(n.base, ""), **attrs)
 
@@ -106,17 +116,36 @@ class Training:
         return make("batch_standard", x, *vectors, mean, root)
 
     def _dropout(self, n: Node, x: str) -> str:
-        """Each element is left out with probability `ratio`, by its place, sample, step and layer."""
+        """Each element is left out with probability `ratio`."""
+        ratio = float(n.attr["ratio"])
+        return self.b.op("dropped", [x, *self._counters(n, x)], n.name, n.origin, layer=self.layers,
+                         ratio=ratio, factor=1 / (1 - ratio))
+
+    def _stochastic_pool(self, n: Node, x: str) -> str:
+        """One element of each window: of numbers over exponentially distributed ones the greatest is each
+        with a probability in proportion to it, which is Gumbel's choice by logarithms.
+        """
+        make, b = Parts(self.b, n), self.b
+        sizes = b.type(x).static()[2:]
+        place = b.const(f"{n.name}.place", np.arange(product(sizes), dtype=np.int32).reshape(sizes))
+        weight = make("relu", x, step="weight")
+        drawn = make("drawn", weight, *self._counters(n, x), step="drawn", layer=self.layers)
+        top = make("max_pool", drawn, step="top", **n.attr)
+        chosen = make("first_in_window", drawn, top, place, step="chosen", **n.attr)
+        return make("chosen_in_window", weight, chosen, place, **n.attr)
+
+    def _counters(self, n: Node, x: str) -> tuple[str, ...]:
+        """What the random number of each element of x is made of beside its layer, the next one: its place,
+        sample (of a weight the first index), step, and the seed.
+        """
         b, type = self.b, self.b.type(x)
-        size, rank = product([int(e) for e in type.shape[1:]]), type.rank
-        index = b.const(f"{n.name}.index", np.arange(size, dtype=np.int32).reshape(type.static()[1:]))
-        samples = np.arange(self.batch, dtype=np.int32).reshape(-1, *(1,) * (rank - 1))
+        count, *shape = type.static()
+        index = b.const(f"{n.name}.index", np.arange(product(shape), dtype=np.int32).reshape(shape))
+        samples = np.arange(count, dtype=np.int32).reshape(-1, *(1,) * len(shape))
         sample = b.const(f"{n.name}.sample", samples)
         self.layers += 1
-        ratio = float(n.attr["ratio"])
         for word in SEED:
             if word not in b.nodes:
                 b.input(word, TensorType("i32", ()))
         step = b.op("cast", [COUNT], f"{n.name}.step", to="i32")
-        return b.op("dropped", [x, index, sample, step, *SEED], n.name, n.origin, layer=self.layers,
-                    ratio=ratio, factor=1 / (1 - ratio))
+        return index, sample, step, *SEED

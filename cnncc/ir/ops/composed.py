@@ -56,6 +56,17 @@ def _reduce_l2(make: Parts, n: Made) -> str:
     return make("sqrt", make("reduce_square_sum", n.inputs[0], step="sum", **n.attr))
 
 
+@gradient("reduce_l2")
+def _reduce_l2_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
+    """0 where all elements are, as PyTorch has it."""
+    x = n.inputs[0]
+    share = make("over_norm", dy, n.name, step="share")
+    if not n.attr["keepdims"]:
+        shape = tuple(1 if a in n.attr["axes"] else e for a, e in enumerate(make.b.type(x).shape))
+        share = make("reshape", share, step="view", shape=shape)
+    return {0: make("mul", x, share)}
+
+
 @composed
 def _reduce_log_sum(make: Parts, n: Made) -> str:
     return make("log", make("reduce_sum", n.inputs[0], step="sum", **n.attr))
@@ -135,6 +146,17 @@ def _inverse_rms(make: Parts, n: Made) -> str:
     x = n.inputs[0]
     total = make("reduce_square_sum", x, step="sum", axes=n.attr["axes"], keepdims=True)
     return make("inverse_root", total, factor=1.0 / make.count(x, n.attr["axes"]), epsilon=n.attr["epsilon"])
+
+
+@composed
+def _stochastic_pool(make: Parts, n: Made) -> str:
+    """The mean of max(x, 0) over windows, weighted by itself; 0 where all are. Training draws one of them
+    in that proportion (Zeiler, Fergus 2013).
+    """
+    x = make("relu", n.inputs[0], step="weight")
+    total = make("sum_pool", x, step="sum", **n.attr)
+    squares = make("sum_pool", make("square", x, step="square"), step="squares", **n.attr)
+    return make("over_norm", squares, total)
 
 
 @composed

@@ -35,11 +35,14 @@ def _conv_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
     return {0: make("conv_transpose", dy, w, size=tuple(make.b.type(x).shape[2:]), **same)}
 
 
+relation("local_conv", "y[n, k, {p}] += x[n, c, {p*s + r*d - a | b}] * w[k, c, {r}, {p}]")
 relation("linear", "y[n, k] += x[n, c, {r}] * w[k, c, {r}]")
 relation("max_pool", "y[n, c, {p}] max= x[n, c, {p*s + r*d - a | b}]", window=True)
 relation("sum_pool", "y[n, c, {p}] += x[n, c, {p*s + r*d - a | b}]", window=True)
 relation("first_in_window", "y[n, c, {p}] min= where(x[n, c, {p*s + r*d - a | b}] < w[n, c, {p}], "
                             "2147483647, u[{p*s + r*d - a | b}])", window=True)
+relation("chosen_in_window", "y[n, c, {p}] += where(w[n, c, {p}] == u[{p*s + r*d - a | b}], "
+                             "x[n, c, {p*s + r*d - a | b}], 0)", window=True)
 transform("input_transform", "y[n, a*C + c, {p}] += t[a, i] * x[n, c, {p*m + i - b | e}]")
 transform("output_transform", "y[n, c, {p*m + i}] += t[i, a] * x[n, a*C + c, {p}]")
 reduction("reduce_sum", "+=")

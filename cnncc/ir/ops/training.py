@@ -12,6 +12,7 @@ elementwise("batch_slope", "(x - w * factor - (v - t) * (z * (u * factor))) * (z
 elementwise("running", "x * keep + w * take", "keep", "take")
 elementwise("dropped", "where(random(w, u, v, i32(layer), t, z) < ratio, 0, x * factor)", "layer", "ratio",
             "factor")
+elementwise("drawn", "x / -log(random(w, u, v, i32(layer), t, z))", "layer")
 
 
 @composed
