@@ -13,6 +13,7 @@ from onnx_models import floats
 from safetensors.numpy import save_file
 
 import cnncc
+from cnncc import zoo
 from cnncc.compiler import as_onnx, read
 from cnncc.frontend.kinds import KINDS
 from cnncc.ir.errors import InputError, ModelError
@@ -134,11 +135,11 @@ def by_onnxruntime(source: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray
     return [np.asarray(y) for y in session.run(None, feeds)]
 
 
-def check(source: Any) -> Graph:
+def check(source: Any, **how: Any) -> Graph:
     """The graph of a model whose compiled form agrees with ONNX Runtime."""
     graph = read(source)
     feeds = feeds_of(graph)
-    results = cnncc.compile(source, cache=False, jobs=1, threads=1).run(None, feeds)
+    results = cnncc.compile(source, cache=False, jobs=1, threads=1, **how).run(None, feeds)
     for y, expected in zip(results, by_onnxruntime(source, feeds), strict=True):
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     return graph
@@ -198,6 +199,18 @@ layers:
   - {id: out, op: linear, out: 5}
 output: [out, layer1]
 """
+
+
+def test_what_onnx_has_an_op_for_is_that_op(tmp_path: Path) -> None:
+    layers = ("{op: avg_pool, k: 3, pad: 1, count_include_pad: false}, "
+              "{op: upsample, factor: 2, mode: bilinear}")
+    model = onnx.load_from_string(as_onnx(single(tmp_path, IMAGE, layers)))
+    assert [n.op_type for n in model.graph.node] == ["AveragePool", "Resize", "Resize"]
+
+
+def test_unet() -> None:
+    graph = check(zoo.path("unet"), precision="strict")
+    assert graph[graph.outputs[0][1]].type.shape == ("N", 2, 64, 64)
 
 
 def test_tiny_from_a_file_and_from_python(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import cnncc
 from cnncc.ir.graph import Graph
-from cnncc.ir.target import Target
+from cnncc.ir.target import target_for
 from cnncc.passes.fold import fold_batchnorm
 from cnncc.passes.training import parameters
 from cnncc.train.losses import SoftmaxCrossEntropy
@@ -211,5 +211,5 @@ def test_dropped_weights_stay() -> None:
 def test_dropped_weights_still_fold() -> None:
     b = cnncc.Builder()
     x = b.conv(b.input("x", ["N", 3, 4, 4]), out=4, k=3, drop_connect=0.5)
-    graph = fold_batchnorm(b.graph(b.batch_norm(x)), Target.host())
+    graph = fold_batchnorm(b.graph(b.batch_norm(x)), target_for())
     assert [n.op for n in graph if n.op not in ("input", "const")] == ["conv", "add"]

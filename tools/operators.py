@@ -273,6 +273,7 @@ def layer_row(name: str) -> str:
 def _default(value: Any) -> str:
     if value is None:
         return "else chosen by the layer"
+    value = [*value] if isinstance(value, tuple) else value
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

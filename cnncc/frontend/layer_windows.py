@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from cnncc.frontend.layers import (
     row,
     show,
 )
+from cnncc.ir.signature import Array
 from cnncc.ir.types import product
 
 
@@ -112,17 +114,23 @@ def _max_pool(b: Layer, x: str, *, k: Sizes, stride: Sizes = None, pad: Pads = 0
     return b.emit("max_pool", x, **_pool(b, x, k, stride, pad, dilation))
 
 
+def shares(old: Sequence[int], new: Sequence[int], attrs: Mapping[str, Any]) -> Array:
+    """What one element counts in the mean of each window without its padding, float32[1, *new]: of inputs
+    of `old` places, by the attributes of windows that are not dilated.
+    """
+    table = np.ones((1,), np.float64)
+    for size, count, w, s, a in zip(old, new, attrs["kernel"], attrs["strides"], attrs["begin"], strict=True):
+        start = np.arange(count) * s - a
+        table = table[..., None] / (np.minimum(size, start + w) - np.maximum(0, start))
+    return table.astype(np.float32)
+
+
 def _mean(b: Layer, x: str, attrs: dict[str, Any], counted: bool) -> str:
     """The mean over windows, in which the padding is `counted` as zeros or left out."""
     y = b.emit("sum_pool", x, **attrs)
     if counted or not any(attrs["begin"] + attrs["end"]):
         return b.emit("scale", y, factor=1 / product(attrs["kernel"]))
-    table = np.ones((), np.float64)
-    for old, new, w, s, a in zip(b.spatial(x), b.spatial(y), attrs["kernel"], attrs["strides"],
-                                 attrs["begin"], strict=True):
-        start = np.arange(new) * s - a
-        table = table[..., None] / (np.minimum(old, start + w) - np.maximum(0, start))
-    return b.emit("mul", y, b.const("divisors", table[None].astype(np.float32)))
+    return b.emit("mul", y, b.const("divisors", shares(b.spatial(x), b.spatial(y), attrs)))
 
 
 def _avg_pool(b: Layer, x: str, *, k: Sizes, stride: Sizes = None, pad: Pads = 0,

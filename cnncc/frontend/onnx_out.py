@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 
 from cnncc.frontend.files import LIMIT
+from cnncc.frontend.layer_windows import shares
+from cnncc.frontend.onnx_resize import COORDINATES, Mode, coordinates, taps
+from cnncc.frontend.onnx_resize import Axis as Resized
 from cnncc.frontend.user import FORMULA
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Graph, Node
@@ -41,6 +44,16 @@ def _window(n: Node) -> dict[str, Any]:
     return {names[k]: v for k, v in n.attrs if k in names} | {"pads": n.attr["begin"] + n.attr["end"]}
 
 
+def _mul(g: Graph, n: Node) -> Made:
+    """The mean over windows without their padding, or any product."""
+    pool, factor = (g[i] for i in n.inputs)
+    if pool.op == "sum_pool" and {*pool.attr["dilations"]} == {1}:
+        old, new = ([int(e) for e in v.type.shape[2:]] for v in (g[pool.inputs[0]], pool))
+        if np.array_equal(g.constants.get(factor.name, ()), shares(old, new, pool.attr)):
+            return "AveragePool", pool.inputs, {**_window(pool), "count_include_pad": 0}
+    return "Mul", n.inputs, {}
+
+
 def _sum_pool(g: Graph, n: Node) -> Made:
     mean = "AveragePool", n.inputs, {**_window(n), "count_include_pad": 1}
     return "Mul", [mean, np.array(math.prod(n.attr["kernel"]), np.float32)], {}
@@ -63,7 +76,7 @@ def _reshape(g: Graph, n: Node) -> Made:
 
 SAME = {
     "": "Abs Acos Acosh Add And Asin Asinh Atan Atanh Ceil Cos Cosh Div Erf Exp Floor IsNaN Log Max Min Mish "
-        "Mul Neg Or PRelu Pow Reciprocal Relu Round Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Tan "
+        "Neg Or PRelu Pow Reciprocal Relu Round Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Tan "
         "Tanh Where Xor",
     "alpha": "Celu Elu LeakyRelu ThresholdedRelu", "alpha beta": "HardSigmoid", "alpha gamma": "Selu",
     "axis": "Softmax LogSoftmax", "bias lambd": "Shrink"}
@@ -156,8 +169,18 @@ def _take(g: Graph, n: Node) -> Made:
 
 
 def _resample(g: Graph, n: Node) -> Made:
-    """What each row of the table names, as one more axis, times the weights, summed."""
+    """The mode that has these places and weights; else what each row of the table names, as one more axis,
+    times the weights, summed.
+    """
     (x, table, weights), axis = n.inputs, n.attr["axis"]
+    old, new = int(g[x].type.shape[axis]), int(n.type.shape[axis])
+    for way in COORDINATES:
+        resized, mode = Resized(old, new, new / old, (0.0, 1.0)), Mode(b"linear", way, b"", 0.0, False, False)
+        index, found = taps(coordinates(resized, mode), resized, mode)
+        if np.array_equal(index, g.constants.get(table, ())) \
+                and np.array_equal(found.astype(np.float32), g.constants.get(weights, ())):
+            return "Resize", [x, None, None, np.array([new], np.int64)], {
+                "axes": [axis], "mode": "linear", "coordinate_transformation_mode": way}
     after = g[x].type.rank - 1 - axis
     shape = np.array([*map(int, g[weights].type.shape), *(1,) * after], np.int64)
     part: Made = ("Mul", [_gather(x, axis, table), ("Reshape", [weights, shape], {})], {})
@@ -211,6 +234,7 @@ ROWS: dict[str, Row] = {
     "hard_swish": _hard_swish,
     "local_conv": _local_conv,
     "lrn": _same("LRN", "size", "alpha", "beta", "bias"),
+    "mul": _mul,
     "matmul": _same("MatMul"),
     "resample": _resample,
     "stochastic_pool": _stochastic_pool,
@@ -257,6 +281,8 @@ def to_onnx(graph: Graph) -> ModelProto:
         if made.operand(value) != name:
             made.node(("Identity", [value], {}), name)
 
+    made.live([name for name, _ in graph.outputs])
+
     def info(name: str, value: str) -> Any:
         type = graph[value].type
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(type.numpy), type.shape)
@@ -288,6 +314,16 @@ class _Export:
                 self.names[n.name] = _fresh(n.name, self.taken)
         last = {n.origin[0]: self.names[n.name] for n in graph if n.origin}
         self.origins = {value: name for name, value in last.items()}
+
+    def live(self, outputs: Sequence[str]) -> None:
+        """Leave out what none of the outputs needs: values that a reader's row went without."""
+        needed, kept = {*outputs}, []
+        for node in reversed(self.nodes):
+            if node.output[0] in needed:
+                kept.append(node)
+                needed.update(node.input)
+        self.nodes = kept[::-1]
+        self.initializers = [i for i in self.initializers if i.name in needed]
 
     def operand(self, x: str) -> str:
         """The name of a value in the file; a constant is stored with its first use."""

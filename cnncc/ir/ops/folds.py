@@ -36,6 +36,19 @@ def _conv_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
 
 
 relation("local_conv", "y[n, k, {p}] += x[n, c, {p*s + r*d - a | b}] * w[k, c, {r}, {p}]")
+relation("local_conv_slope", "y[k, c, {r}, {p}] += x[n, k, {p}] * w[n, c, {p*s + r*d}]", window=True)
+
+
+@gradient("local_conv")
+def _local_conv_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
+    """That of the weights reads the padding as zeros: no loop over their places alone can leave it out."""
+    (x, w), a = n.inputs, n.attr
+    if any((*a["begin"], *a["end"])):
+        x = make("pad", x, step="padded", begin=(0, 0, *a["begin"]), end=(0, 0, *a["end"]), value=0.0)
+    kernel = tuple(make.b.type(w).shape[2:2 + len(a["strides"])])
+    return {1: make("local_conv_slope", dy, x, kernel=kernel, strides=a["strides"], dilations=a["dilations"])}
+
+
 relation("linear", "y[n, k] += x[n, c, {r}] * w[k, c, {r}]")
 relation("max_pool", "y[n, c, {p}] max= x[n, c, {p*s + r*d - a | b}]", window=True)
 relation("sum_pool", "y[n, c, {p}] += x[n, c, {p*s + r*d - a | b}]", window=True)
