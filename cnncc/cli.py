@@ -90,11 +90,19 @@ def _outputs(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 
 outputs_option: Any = option("--outputs", callback=_outputs, metavar="NAME[,NAME...]",
                              help="Compute these tensors of the model instead of its outputs.")
+
+
+def _ops(ctx: click.Context, param: click.Parameter, paths: Iterable[str]) -> dict[str, Any]:
+    from cnncc.frontend.user import read
+    return {name: op for path in paths for name, op in read(path).items()}
+
+
+ops_option: Any = option("--ops", multiple=True, callback=_ops, metavar="FILE",
+                         help="Ops of your own: formulas by name, in YAML.")
 schedules_option: Any = option("--schedules", metavar="FILE", help="Loops that `cnncc tune` has measured.")
 # The keywords of `compile`.
-running_options = (threads_option, shapes_option, outputs_option, target_option, precision_option,
-                   cache_option, schedules_option)
-
+running_options = (threads_option, shapes_option, outputs_option, ops_option, target_option,
+                   precision_option, cache_option, schedules_option)
 
 
 def _open(path: str, **how: Any) -> CompiledModel | SpecialisingModel:
@@ -123,7 +131,8 @@ def demo(train: bool, threads: int | None) -> None:
 @cli.verb(onnx_argument,
           option("-o", "--output", metavar="FILE", help="Write the compiled model (.cnncc) here."),
           option("--threads", type=int, help="Processes that compile (default: the CPUs we may use)."),
-          shapes_option, outputs_option, target_option, precision_option, cache_option, schedules_option)
+          shapes_option, outputs_option, ops_option, target_option, precision_option, cache_option,
+          schedules_option)
 def compile(model: str, output: str | None, threads: int | None, **how: Any) -> None:
     """Compile MODEL, show what became of it, and write it to a file."""
     import time
@@ -158,8 +167,9 @@ def compile(model: str, output: str | None, threads: int | None, **how: Any) -> 
           option("--labels", metavar="FILE", help="Names of the classes, one a line."),
           *image_options, *running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
-        threads: int | None, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, target: str,
-        precision: str, cache: bool, schedules: str | None, **pixels: Any) -> None:
+        threads: int | None, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None,
+        ops: dict[str, Any], target: str, precision: str, cache: bool, schedules: str | None,
+        **pixels: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
 
     Several images are a batch. Of an output [N, classes] the best classes are shown, of others statistics.
@@ -168,8 +178,8 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     if output and not output.endswith(".npz"):
         raise click.UsageError("--output must end in .npz")
     names = read_labels(labels) if labels else []
-    made = _open(model, threads=threads, shapes=shapes, outputs=outputs, target=target, precision=precision,
-                 cache=cache, schedules=schedules)
+    made = _open(model, threads=threads, shapes=shapes, outputs=outputs, ops=ops, target=target,
+                 precision=precision, cache=cache, schedules=schedules)
     found = made.run(None, read_feeds(made.inputs, inputs, Pixels(**pixels)))
     results = dict(zip((v.name for v in made.outputs), found, strict=True))
     if output:
@@ -186,8 +196,9 @@ def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, label
     tell(shown, "\n".join(lines))
 
 
-@cli.verb(model_argument, shapes_option, outputs_option)
-def info(model: str, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None) -> None:
+@cli.verb(model_argument, shapes_option, outputs_option, ops_option)
+def info(model: str, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None,
+         ops: dict[str, Any]) -> None:
     """What is in MODEL (.onnx or .cnncc), and which of its nodes can't be compiled yet."""
     if _is_artifact(model):
         from cnncc.runtime.model import load
@@ -196,7 +207,7 @@ def info(model: str, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...
         tell({"name": made.name, **made.record()}, f"{by}\n{made.summary()}")
         return
     from cnncc.compiler import inspect
-    found = inspect(model, shapes, outputs)
+    found = inspect(model, shapes, outputs, ops)
     by = f"opset {found.opset}, IR version {found.ir_version}, by {found.producer or 'an unknown producer'}"
     lines = [f"{found.name or 'no name'}: {by if found.ir_version else 'a definition'}",
              *(f"  input   {name}: {type}" for name, type in found.inputs),
@@ -211,12 +222,13 @@ def info(model: str, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...
     tell(found, "\n".join(lines))
 
 
-@cli.verb(onnx_argument, option("-o", "--output", metavar="FILE", required=True, help="The ONNX file."))
-def convert(model: str, output: str) -> None:
+@cli.verb(onnx_argument, option("-o", "--output", metavar="FILE", required=True, help="The ONNX file."),
+          ops_option)
+def convert(model: str, output: str, ops: dict[str, Any]) -> None:
     """Write MODEL, a definition or ONNX (also as text), as an ONNX file."""
     from cnncc.compiler import convert as write
     with writing(output):
-        write(model, output)
+        write(model, output, ops=ops)
     nbytes = os.path.getsize(output)
     tell({"output": output, "bytes": nbytes}, f"{nbytes / 1e3:,.1f} KB in {output}")
 
@@ -256,10 +268,10 @@ def embed(model: str, output: str, **how: Any) -> None:
           option("--node", metavar="NAME", help="Only what computes this node of the model."),
           option("--why", metavar="NODE", help="How the kernel that computes this node was chosen."),
           option("--check", is_flag=True, help="Compare the model's value before and after every pass."),
-          shapes_option, outputs_option, target_option, precision_option)
+          shapes_option, outputs_option, ops_option, target_option, precision_option)
 def show(model: str, after: str | None, emit: str, node: str | None, why: str | None, check: bool,
-         shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, target: str,
-         precision: str) -> None:
+         shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, ops: dict[str, Any],
+         target: str, precision: str) -> None:
     """Look into the compilation of MODEL. CNNCC_DUMP=DIR also writes the graph after every pass to files."""
     from cnncc import explain
     from cnncc.compiler import read
@@ -269,7 +281,8 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
         return
     if after and emit in ("llvm", "asm"):
         raise click.UsageError(f"--emit {emit} is about the graph after all passes")
-    graph, machine = read(model, shapes=shapes, outputs=outputs), target_for(target, precision)
+    graph = read(model, shapes=shapes, outputs=outputs, ops=ops)
+    machine = target_for(target, precision)
     if check:
         from cnncc.verify import check_passes
         rows = list(check_passes(graph, machine))

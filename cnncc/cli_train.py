@@ -88,7 +88,7 @@ def train(model: str, data: str, out: str | None, epochs: int, batch: int, loss:
         echo(_line(row, epochs), err=True)
     history = trainer.fit(found, epochs=epochs, schedule=schedule, early_stopping=stopping,
                           callbacks=[] if quiet() else [said], checkpoints=checkpoints, every=every,
-                          resume=resume, log_file=log_file, progress=False if quiet() else None)
+                          resume=resume, log=log_file, progress=False if quiet() else None)
     result = trainer.evaluate(found.test) if found.test else trainer.evaluate(found.train)
     if out:
         with writing(out):

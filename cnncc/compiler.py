@@ -83,7 +83,8 @@ def names_of(outputs: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def inspect(path: str, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> ModelInfo:
+def inspect(path: str, shapes: Shapes | None = None, outputs: Sequence[str] | None = None,
+            ops: Ops | None = None) -> ModelInfo:
     """What is in a model file, also where it can't be compiled yet, with what `read` may be given.
 
     Raises ModelError for a broken one, InputError as `read`.
@@ -91,8 +92,8 @@ def inspect(path: str, shapes: Shapes | None = None, outputs: Sequence[str] | No
     from cnncc.frontend import definition, onnx
     from cnncc.frontend.onnx_import import Given
     if definition.is_definition(path):
-        return definition.inspect(path)
-    return onnx.inspect(path, Given(shapes or {}, outputs=names_of(outputs)))
+        return definition.inspect(path, check_ops(ops))
+    return onnx.inspect(path, Given(shapes or {}, outputs=names_of(outputs), ops=check_ops(ops)))
 
 
 def convert(source: Source, path: str | os.PathLike[str], *, ops: Ops | None = None) -> None:

@@ -269,7 +269,7 @@ def test_show_check(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def break_weights(graph: Any, target: Any) -> Any:
         return replace(graph, constants={k: 2 * v for k, v in graph.constants.items()})
-    monkeypatch.setattr(compiler, "pipeline", lambda *_: (passes[0], break_weights, *passes[1:]))
+    monkeypatch.setattr(compiler, "pipeline", lambda tuned=None: (passes[0], break_weights, *passes[1:]))
     code, out, _ = say("show", DIGITS, "--check")
     wrong = [line.split()[0] for line in out.splitlines() if "WRONG" in line]
     assert code == 1 and wrong == ["break_weights"]
@@ -493,3 +493,24 @@ def test_results_with_odd_names(tmp_path: Path) -> None:
     with np.load(tmp_path / "y.npz", allow_pickle=False) as read:
         assert sorted(read.files) == sorted(arrays)
         assert all(np.array_equal(read[k], v) for k, v in arrays.items())
+
+
+def test_ops_of_a_file(say: Any) -> None:
+    Path("ops.yaml").write_text('snake: {formula: "y = x + sin(a * x) / a", a: 1.0}\nmy.Twice: y = x * 2\n')
+    Path("net.yaml").write_text("input: {x: [N, 3]}\nlayers:\n  - {op: snake, a: 2.0}\n  - {op: my.Twice}\n")
+    np.save("x.npy", x := np.ones((2, 3), np.float32))
+    code, _, _ = say("run", "net.yaml", "x.npy", "--ops", "ops.yaml", "--output", "y.npz")
+    assert code == 0
+    np.testing.assert_allclose(next(iter(np.load("y.npz").values())), (x + np.sin(2 * x) / 2) * 2, 1e-6)
+    good(say("verify", "net.yaml", "--ops", "ops.yaml"))
+    good(say("convert", "net.yaml", "--ops", "ops.yaml", "-o", "net.onnx"))
+    for verb in ("compile", "info", "show", "profile"):
+        good(say(verb, "net.onnx", "--ops", "ops.yaml"))
+    code, _, error = say("run", "net.yaml", "x.npy")
+    assert code == 1 and "snake" in error
+    for text, words in (("- a", "expected formulas by name"), ("a: {b: 1}", "'a' has no formula"),
+                        ("a: y = x +", "ops.yaml, line 1"), ("a b: y = x", "made of words"),
+                        ("a: {formula: y = x * f, f: [1, z]}", "ops.yaml, line 1: attribute f")):
+        Path("ops.yaml").write_text(text)
+        code, _, error = say("compile", "net.yaml", "--ops", "ops.yaml")
+        assert code == 1 and error.startswith("error: ops.yaml") and words in error, error

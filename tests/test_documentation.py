@@ -12,8 +12,9 @@ import onnx
 import pytest
 import snippets
 
-from cnncc.frontend import builder, definition, files, onnx_file, onnx_node, onnx_text, weights
+from cnncc.frontend import builder, definition, files, onnx_file, onnx_node, onnx_text, weights, yaml_file
 from cnncc.runtime import artifact
+from cnncc.train import data
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -54,12 +55,12 @@ def test_limits() -> None:
     """SECURITY.md states those of the code."""
     page = (ROOT / "SECURITY.md").read_text()
     for number in (onnx_file.MAX_PARTS, onnx_file.MAX_ELEMENTS, definition.MAX_LAYERS,
-                   builder.MAX_PARAMETERS):
+                   builder.MAX_PARAMETERS, data.MAX_PIXELS):
         assert f"{number:,}" in page
-    for nbytes in (onnx_text.MAX_BYTES, onnx_node.SPARE, definition.MAX_BYTES, artifact.MAX_META,
+    for nbytes in (onnx_text.MAX_BYTES, onnx_node.SPARE, yaml_file.MAX_BYTES, artifact.MAX_META,
                    artifact.MAX_OBJECT):
         assert f"{nbytes >> 20:,} MiB" in page
-    for nbytes in (files.LIMIT, weights.MAX_BYTES):
+    for nbytes in (files.LIMIT, weights.MAX_BYTES, data.MAX_BYTES):
         assert f"{nbytes >> 30} GiB" in page
     assert f"{onnx_file.MAX_RANK} dimensions" in page
 
@@ -81,3 +82,9 @@ def test_tutorial(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_user_ops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippets run as they are."""
     snippets.run(ROOT / "docs" / "user_ops.md", tmp_path, monkeypatch)
+
+
+def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snippets run as they are."""
+    monkeypatch.setenv("CNNCC_CACHE_DIR", str(tmp_path / "cache"))
+    snippets.run(ROOT / "docs" / "training.md", tmp_path, monkeypatch)

@@ -72,3 +72,17 @@ def test_transposed(shape: tuple[int | str, ...], perm: tuple[int, ...], dtype: 
     x = np.random.default_rng(0).integers(0, 200, given).astype(NUMPY[dtype])
     assert kernels(graph) == 1
     np.testing.assert_array_equal(results(compiled(graph), {"x": x})["y"], x.transpose(perm))
+
+
+@pytest.mark.parametrize("shape, axis", [((20, 1000), 1), ((1, 21, 30, 40), 1), ((4, 50, 6), -2)])
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+def test_a_fold_over_other_dimensions_is_a_kernel_of_its_own(op: str, shape: tuple[int, ...],
+                                                             axis: int) -> None:
+    """What reads the extreme beside all elements would compute it anew for each of them."""
+    graph = read(model([node(op, ["x"], ["y"], axis=axis)], {"x": shape}, ["y"]).SerializeToString())
+    elements = int(np.prod(shape))
+    assert all(s.flops() <= 4 * elements for n in optimize(graph, target_for()) if n.kernel
+               for s in n.kernel.stages)
+    x = floats(*shape).round(1)
+    expected = getattr(np, op.lower())(x, axis=axis, keepdims=True)
+    np.testing.assert_array_equal(results(compiled(graph), {"x": x})["y"], expected)

@@ -10,10 +10,18 @@ import pytest
 from test_trainer import dots, network, trainer
 
 import cnncc
+from cnncc import train
 from cnncc.ir.errors import InputError, ModelError
 from cnncc.train.evaluation import conformal, folds, kfold, probabilities
 from cnncc.train.finetune import with_head
 from cnncc.train.losses import MeanSquared
+
+
+def test_the_names_of_the_package() -> None:
+    assert dir(train) == sorted(train.__all__) and all(getattr(train, name) for name in train.__all__)
+    assert cnncc.Trainer is train.Trainer and cnncc.SGD is train.SGD
+    with pytest.raises(AttributeError, match="no attribute 'Adamw'"):
+        train.Adamw     # noqa: B018
 
 
 def test_folds_share_every_class() -> None:

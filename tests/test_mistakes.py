@@ -135,6 +135,8 @@ MISTAKES: dict[str, tuple[CALL, str]] = {
     "no batch": (lambda m, x: m(x[0]), IS + "[1, 8, 8]: the batch is missing: pass array[None]"),
     "no channels": (lambda m, x: m(x[0, 0]),
                     IS + "[8, 8]: batch and channels are missing: pass array[None, None]"),
+    "rounds": (lambda m, x: m.profile(x, repeat="3"), "repeat='3': expected a whole number of rounds"),
+    "no path": (lambda m, x: cnncc.load(None), "load: expected the path of a .cnncc file, got NoneType"),
     "channels": (lambda m, x: m(np.repeat(x, 3, 1)), IS + "[2, 3, 8, 8]"),
     "no images": (lambda m, x: m(x[:0]),
                   "input 'x': expected shape [N, 1, 8, 8] with N of at least 1, got [0, 1, 8, 8]"),

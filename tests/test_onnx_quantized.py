@@ -20,6 +20,7 @@ import cnncc
 from cnncc.frontend.onnx import read
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.reference import evaluate
+from cnncc.verify import verify
 
 Array = np.ndarray[Any, Any]
 F32 = np.float32
@@ -394,3 +395,33 @@ def test_constants_of_few_bits(number: int, raw: bool) -> None:
         del source.graph.output[1:]
         with pytest.raises(UnsupportedError, match="of a type that isn't computed with"):
             cnncc.compile(source, cache=False)
+
+
+def test_sums_of_products_of_uint8_and_int8_are_exact(tmp_path: Path) -> None:
+    """ONNX Runtime's saturate in 16 bits where the CPU has no VNNI, and `verify` says so.
+
+    It adds two products at a time, of channels that are last.
+    """
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(200, 256, (1, 16, 8, 8), np.uint8), rng.choice([-127, 127, 100], (8, 16, 3, 3))
+    zero, scales = np.array(0, np.uint8), np.full(8, 1 / 512, F32)
+    operands = [x, of(1.0), zero, w.astype(np.int8), scales, np.zeros(8, np.int8), of(64.0),
+                np.array(128, np.uint8)]
+    source = node("QLinearConv", operands, range(1, 8))
+    windows = np.lib.stride_tricks.sliding_window_view(x[0].astype(np.int64), (3, 3), (1, 2))
+    products = windows.transpose(1, 2, 3, 4, 0).reshape(6, 6, 1, -1) * w.transpose(0, 2, 3, 1).reshape(8, -1)
+    pairs = products.reshape(6, 6, 8, -1, 2).sum(-1)
+    exact, saturated = (np.clip(np.rint(s.sum(-1) / 512 / 64) + 128, 0, 255).transpose(2, 0, 1)[None]
+                        for s in (pairs, pairs.clip(-1 << 15, (1 << 15) - 1)))
+    assert (exact != saturated).any()
+    graph = read(source)
+    name = source.graph.input[0].name
+    for got in (results(compiled(graph), {name: x}), evaluate(graph, {name: x})):
+        np.testing.assert_array_equal(next(iter(got.values())), exact)
+    other = next(iter(oracle(source, {name: x}).values()))
+    assert np.array_equal(other, exact) or np.array_equal(other, saturated)
+    onnx.save(source, tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", x)
+    report = verify(str(tmp_path / "model.onnx"), [str(tmp_path / "x.npy")], 1, lambda what, share: None,
+                    cache=False)
+    assert report.ok and any("saturate" in n for n in report.notes) == np.array_equal(other, saturated)

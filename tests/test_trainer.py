@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import cnncc
 from cnncc.ir.errors import CnnccError, InputError, ModelError
@@ -103,6 +104,13 @@ def test_the_bits_do_not_depend_on_threads_or_on_how_data_come() -> None:
     assert same(listed, other) and not same(one, listed)
 
 
+def test_tensors_of_pytorch() -> None:
+    own, other = trainer(), trainer()
+    own.fit(X.astype(np.float32), Y)
+    other.fit(torch.tensor(X.astype(np.float32)), torch.tensor(Y))
+    assert same(own, other)
+
+
 def test_one_hot_targets_and_those_of_other_losses() -> None:
     labels, hot = trainer(), trainer()
     labels.fit(X, Y)
@@ -182,7 +190,7 @@ def test_going_on_gives_the_same_bits(tmp_path: Path) -> None:
     def fit(folder: Path, **how: Any) -> Trainer:
         t = trainer(augment=[Crop(1)])
         t.fit(X, Y, epochs=3, schedule="cosine", checkpoints=folder, every=2, keep=99, resume=True,
-              early_stopping=EarlyStopping(patience=9), validation=dots(10, 1), log_file=folder / "log.csv",
+              early_stopping=EarlyStopping(patience=9), validation=dots(10, 1), log=folder / "log.csv",
               **how)
         return t
     whole = fit(tmp_path / "whole")
@@ -245,6 +253,17 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
         file.write_bytes(b"")
     with pytest.raises(InputError, match="no checkpoint is good"):
         trainer().fit(X, Y, checkpoints=tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
+    trainer().fit(X, Y, checkpoints=tmp_path)
+    [file] = checkpoint.Folder(tmp_path).files()
+    found = checkpoint.read(file)
+    for meta in (found.meta | {"position": {"epoch": 1, "speed": 2}},
+                 {k: v for k, v in found.meta.items() if k != "history"}):
+        checkpoint.write(file, found.state, meta)
+        with pytest.raises(InputError, match=r"step-000000003\.safetensors: .* of another version"):
+            trainer().fit(X, Y, checkpoints=tmp_path, resume=True)
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     (AdamW(), torch.optim.AdamW),
     (RMSprop(), torch.optim.RMSprop),
     (RMSprop(alpha=0.9, momentum=0.8, centered=True),
-     lambda p: torch.optim.RMSprop(p, alpha=0.9, momentum=0.8, centered=True))], ids=str)
+     lambda p: torch.optim.RMSprop(p, alpha=0.9, momentum=0.8, centered=True))])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_optimizers(ours: Optimizer, make: Any, decay: float) -> None:
     same(run(replace(ours, weight_decay=decay)), theirs(make, decay))

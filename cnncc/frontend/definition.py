@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from cnncc.frontend import yaml_file
 from cnncc.frontend.builder import Builder
-from cnncc.frontend.files import Opening, expect, inside, opened
+from cnncc.frontend.files import Opening, expect, inside
 from cnncc.frontend.layers import KINDS, REQUIRED, Kind, Layer, known
 from cnncc.frontend.onnx import ModelInfo
 from cnncc.frontend.user import Ops
 from cnncc.frontend.weights import read_weights
-from cnncc.frontend.yaml_file import Entry, at, parse
+from cnncc.frontend.yaml_file import Entry, at
 from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Graph
 
 SUFFIXES = (".yaml", ".yml")
-MAX_BYTES = 1 << 20
 MAX_LAYERS = 10_000         # after repetition
 MAX_NESTING = 20            # blocks within blocks
 LARGEST = 1 << 31           # in arithmetic
@@ -39,9 +39,9 @@ def is_definition(source: object) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(source, str | os.PathLike) and Path(os.fsdecode(source)).suffix.lower() in SUFFIXES
 
 
-def inspect(path: str | os.PathLike[str]) -> ModelInfo:
+def inspect(path: str | os.PathLike[str], ops: Ops | None = None) -> ModelInfo:
     """What is in a definition. Raises ModelError as `read`."""
-    graph = read(path)
+    graph = read(path, ops=ops)
     sizes = [(c.size, c.nbytes) for c in graph.constants.values()]
     return ModelInfo(
         graph.name, "", 0, 0, tuple((i, graph[i].type) for i in graph.inputs),
@@ -57,14 +57,9 @@ def read(path: str | os.PathLike[str], opening: Opening | None = None,
     `outputs` are ids that take the place of its outputs, `ops` are the user's by the name that the file gives
     them. Raises ModelError, which names the line, InputError for an id that it hasn't got.
     """
-    label = os.fsdecode(path)
-    with opened(label, label) as (file, size):
-        expect(size <= MAX_BYTES, f"{label}: {size:,} bytes are too many for a definition (1 MiB)")
-        data = file.readall()
+    label, root = os.fsdecode(path), yaml_file.read(path)
     try:
-        return _Definition(parse(data.decode()), Path(label), opening, ops or {}).graph(outputs)
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{label}, line {data[:error.start].count(10) + 1}: this is no UTF-8 text") from None
+        return _Definition(root, Path(label), opening, ops or {}).graph(outputs)
     except ModelError as error:
         raise ModelError(f"{label}, {error}") from None
 

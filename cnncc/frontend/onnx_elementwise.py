@@ -149,6 +149,7 @@ def _bit_cast(c: Call) -> str:
     c.expect(BYTES[own] == BYTES[to], f"{own} and {to} differ in size")
     support(to != "bool", "not every byte is a truth value")
     bits = 8 * BYTES[own]
+    support(own != "f32" or not c.scope.file.halves, "it may read the bits of a half")
     if own in FLOATS and to not in FLOATS:
         x, own = c.emit(f"bits{bits}", [x], "bits" if to[0] == "u" else ""), f"i{bits}"
     if to in FLOATS and own not in FLOATS:

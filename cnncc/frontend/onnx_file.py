@@ -5,6 +5,7 @@ Only plain files are read, and beside the model only those inside of its folder.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,16 @@ class OnnxFile:
     def opset(self) -> int:
         """The version of the default domain's ops, 0 where the file imports only others."""
         return max((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+    @property
+    def halves(self) -> bool:
+        """Whether a value of the model may be of a type of 16 bits, which is computed with as float32."""
+        numbers = {number for number, name in DTYPES.items() if name in HALVES}
+        graph = self.proto.graph
+        nodes = itertools.chain(graph.node, *(f.node for f in self.proto.functions))
+        return not numbers.isdisjoint(itertools.chain(
+            (v.type.tensor_type.elem_type for v in graph.input), (t.data_type for t in graph.initializer),
+            (number for n in nodes for a in n.attribute for number in (a.i, a.t.data_type))))
 
     def describe(self, tensor: TensorProto) -> tuple[np.dtype[Any] | None, tuple[int, ...], str]:
         """(NumPy's type, None for one no constant may have; shape; how messages call it), checked."""

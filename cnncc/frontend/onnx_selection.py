@@ -136,19 +136,23 @@ def unique(c: Call) -> tuple[str, ...]:
     return tuple(results)
 
 
-def _corners(c: Call, boxes: str, centred: bool) -> tuple[str, str]:
-    """The lower and upper corners [N, boxes, 2] of boxes given by two corners, or centre and size."""
-    a, b = (cut(c, boxes, {2: range(i, i + 2)}, "part") for i in (0, 2))
-    if centred:
-        half = c.emit("scale", [b], "half", factor=0.5)
-        return c.emit("sub", [a, half], "low"), c.emit("add", [a, half], "high")
-    return c.emit("min", [a, b], "low"), c.emit("max", [a, b], "high")
+def _corners(c: Call, boxes: str, centred: bool) -> list[str]:
+    """The least y and x and the greatest, each [N, boxes], of boxes by two corners, or centre and size."""
+    shape = c.shape(boxes)[:2]
+    a, b, *ends = (c.emit("reshape", [cut(c, boxes, {2: range(i, i + 1)}, "part")], "part", shape=shape)
+                   for i in range(4))
+    pairs = list(zip((a, b), ends, strict=True))
+    if not centred:
+        return [c.emit(op, pair, step) for op, step in (("min", "low"), ("max", "high")) for pair in pairs]
+    both = [(first, c.emit("scale", [size], "half", factor=0.5)) for first, size in pairs]
+    return [c.emit(op, pair, step) for op, step in (("sub", "low"), ("add", "high")) for pair in both]
 
 
-def _area(c: Call, low: str, high: str, step: str) -> str:
-    """Of boxes [.., 2] by their corners; of none it is zero."""
-    size = c.emit("relu", [c.emit("sub", [high, low], f"{step}.size")], f"{step}.sides")
-    return c.emit("reduce_prod", [size], step, axes=(len(c.shape(low)) - 1,), keepdims=False)
+def _area(c: Call, corners: Sequence[str], step: str) -> str:
+    """Of boxes by their corners; of none it is zero."""
+    sides = [c.emit("relu", [c.emit("sub", [high, low], f"{step}.size")], f"{step}.side")
+             for low, high in zip(corners[:2], corners[2:], strict=True)]
+    return c.emit("mul", sides, step)
 
 
 def suppression(c: Call) -> Results:
@@ -174,7 +178,8 @@ def suppression(c: Call) -> Results:
     shape = (turns + 1, n, classes, count)
     part = c.emit("reshape", [open], "part", shape=(1, *shape[1:]))
     state = c.emit("place", [part], "states", begin=(0,) * 4, steps=(1,) * 4, shape=shape)
-    low, high = _corners(c, boxes, centred)
+    corners = _corners(c, boxes, centred)
+    areas = _area(c, corners, "areas")
     numbers = c.const(np.arange(count), "numbers")
 
     def best(own: Call, open: str, scores: str, none: str) -> tuple[str, str]:
@@ -185,24 +190,27 @@ def suppression(c: Call) -> Results:
             own.emit("argmax", [known], "at", axes=(axis,), keepdims=True, last=False)
 
     def turn(own: Call, moving: Sequence[str], whole: Sequence[str], state: str) -> str:
-        scores, low, high, limit, none, numbers = whole
+        scores, limit, none, numbers, areas, *corners = whole
         open = reshaped(own, cut(own, state, {0: range(1)}, "now"), shape[1:], "now")
         _, at = best(own, open, scores, none)
-        index = own.emit("expand", [own.emit("reshape", [at], "row", shape=(n, classes, 1))], "row",
-                         shape=(n, classes, 2))
-        chosen = [own.emit("gather_elements", [v, index], step, axis=1)
-                  for v, step in ((low, "low"), (high, "high"))]
-        a, b = (own.emit("reshape", [v], "chosen", shape=(n, classes, 1, 2)) for v in chosen)
-        c0, c1 = (own.emit("reshape", [v], "all", shape=(n, 1, count, 2)) for v in (low, high))
-        common = _area(own, own.emit("max", [a, c0], "from"), own.emit("min", [b, c1], "to"), "common")
-        both = own.emit("add", [_area(own, a, b, "own"), _area(own, c0, c1, "others")], "both")
+        index = own.emit("reshape", [at], "index", shape=(n, classes))
+
+        def chosen(x: str) -> str:
+            """What is known of the box that is taken, beside all boxes."""
+            return own.emit("reshape", [own.emit("gather_elements", [x, index], "taken", axis=1)], "taken",
+                            shape=(n, classes, 1))
+        every = [own.emit("reshape", [v], "all", shape=(n, 1, count)) for v in (*corners, areas)]
+        inner = [own.emit("max" if i < 2 else "min", [chosen(v), other], "inner")
+                 for i, (v, other) in enumerate(zip(corners, every, strict=False))]
+        common = _area(own, inner, "common")
+        both = own.emit("add", [chosen(areas), every[-1]], "both")
         union = own.emit("sub", [both, common], "union")
         over = own.emit("gt", [own.emit("over_norm", [common, union], "ratio"), limit], "over")
-        gone = own.emit("or", [over, own.emit("eq", [numbers, at], "taken")], "gone")
+        gone = own.emit("or", [over, own.emit("eq", [numbers, at], "itself")], "gone")
         left = own.emit("and", [open, own.emit("invert", [gone], "left")], "open")
         left = own.emit("reshape", [left], "part", shape=(1, *shape[1:]))
         return own.emit("place", [left], "states", state, begin=(1, 0, 0, 0), steps=(1,) * 4, shape=shape)
-    state = c.loop(turns, [], [scores, low, high, limit, none, numbers], (state, 0, 1), turn)
+    state = c.loop(turns, [], [scores, limit, none, numbers, areas, *corners], (state, 0, 1), turn)
     open = cut(c, state, {0: range(turns)}, "chosen")
     score, at = best(c.named(f"{c.out}.last"), open, scores, none)
     rows = turns * n * classes

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from cnncc.frontend import yaml_file
 from cnncc.frontend.builder import Builder
 from cnncc.frontend.files import expect
 from cnncc.frontend.layers import EXPECTED, REQUIRED, Kind, Layer, known
 from cnncc.frontend.onnx_node import KINDS, Call, Row, support
+from cnncc.frontend.yaml_file import Entry
 from cnncc.ir.errors import InputError, ModelError
 from cnncc.ir.graph import Attr
 from cnncc.ir.ops import NAMES
@@ -47,6 +50,35 @@ def op(formula: str | Callable[..., str], name: Any = "", /, **attributes: Any) 
             raise InputError("the attributes of a function are its keyword-only parameters")
         return _of_function(formula, name)
     return _of_formula(formula, name, attributes)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, UserOp]:
+    """The ops of a YAML file, by name: a formula, or a mapping of `formula` and the attributes' defaults.
+
+    Raises ModelError, which names the line.
+    """
+    label, root = os.fsdecode(path), yaml_file.read(path)
+    try:
+        with yaml_file.at(root.line):
+            expect(isinstance(root.value, dict) and root.value,
+                   'expected formulas by name, such as {my.Op: "y = x * 2"}')
+        return {name: _entry(name, entry) for name, entry in root.value.items()}
+    except ModelError as error:
+        raise ModelError(f"{label}, {error}") from None
+
+
+def _entry(name: str, entry: Entry) -> UserOp:
+    """The op that a file defines under a name."""
+    given = entry.value if isinstance(entry.value, dict) else {"formula": entry}
+    with yaml_file.at(entry.line):
+        expect("formula" in given and isinstance(given["formula"].value, str), f"{name!r:.60} has no formula")
+        values = {k: [part.value for part in v.value] if isinstance(v.value, list) else v.value
+                  for k, v in given.items() if k != "formula"}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        try:
+            return op(given["formula"].value, name, **values)
+        except InputError as error:
+            raise ModelError(str(error)) from None
 
 
 def _of_formula(text: str, name: str, attributes: Mapping[str, Any]) -> UserOp:

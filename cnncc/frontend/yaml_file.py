@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cnncc.frontend.files import expect
+from cnncc.frontend.files import expect, opened
 from cnncc.ir.errors import ModelError
 
-MAX_DEPTH = 16
+MAX_BYTES, MAX_DEPTH = 1 << 20, 16
 NUMBER = r"[-+]?(\d{1,18}|(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?|\.inf)"
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
@@ -31,6 +32,20 @@ def at(line: int) -> Iterator[None]:
         yield
     except ModelError as error:
         raise ModelError(f"line {line}: {error}") from None
+
+
+def read(path: str | os.PathLike[str]) -> Entry:
+    """What a file holds. Raises ModelError, naming the file and the line."""
+    label = os.fsdecode(path)
+    with opened(label, label) as (file, size):
+        expect(size <= MAX_BYTES, f"{label}: {size:,} bytes are too many for a definition (1 MiB)")
+        data = file.readall()
+    try:
+        return parse(data.decode())
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{label}, line {data[:error.start].count(10) + 1}: this is no UTF-8 text") from None
+    except ModelError as error:
+        raise ModelError(f"{label}, {error}") from None
 
 
 def parse(text: str) -> Entry:

@@ -44,9 +44,13 @@ def adjoint(index: Sequence[Index], term: Expr, extents: Mapping[str, Extent], s
     `operands` are the shapes of what `term` loads; where a load is outside of its operand, or `index` of the
     shape, nothing is added. Raises UnsupportedError where no dimension of an index can be solved for.
     """
-    units: dict[str, Index] = {d: Index() for d, e in extents.items() if e == 1}
-    index, term = [i.substitute(units) for i in index], reindexed(term, units)
-    sizes: Sizes = {d: e for d, e in extents.items() if e != 1}
+    kept = _kept(index, extents, shape)
+    if kept is None:
+        return Adjoint((), False)
+    mapping = {d: Index((), first) if n == 1 else Index(((d, 1),), first) for d, (first, n) in kept.items()}
+    index, term = [i.substitute(mapping) for i in index], reindexed(term, mapping)
+    sizes: Sizes = {d: kept[d][1] if d in kept else e for d, e in extents.items()}
+    sizes = {d: e for d, e in sizes.items() if e != 1}
     if any(i.lookup for i in index):
         return Adjoint((_formula(index, term, sizes, operands),), False)
     if _distinct(index, sizes, shape):
@@ -71,6 +75,29 @@ def adjoint(index: Sequence[Index], term: Expr, extents: Mapping[str, Extent], s
             formulas.append(_formula([s.place for s in parts], reindexed(term, mapping), left, operands))
     full = all(i.terms or e == 1 for i, e in zip(index, shape, strict=True))
     return Adjoint(tuple(formulas), full and len(formulas) == len(found))
+
+
+def _kept(index: Sequence[Index], extents: Mapping[str, Extent],
+          shape: Sequence[Extent]) -> dict[str, tuple[int, int]] | None:
+    """The first place and the number of places of dimensions, as far as what they alone index is there.
+
+    None where nothing is.
+    """
+    kept = {d: (0, e) for d, e in extents.items() if isinstance(e, int)}
+    for i, extent in zip(index, shape, strict=True):
+        terms = [(d, c) for d, c in i.terms if extents[d] != 1]
+        if i.lookup or len(terms) > 1 or isinstance(extent, str) or any(d not in kept for d, _ in terms):
+            continue
+        if not terms and not 0 <= i.const < extent:
+            return None
+        for d, c in terms:
+            near, far = (-i.const, extent - 1 - i.const) if c > 0 else (i.const - extent + 1, i.const)
+            (low, n), first, last = kept[d], max(0, -(-near // abs(c))), far // abs(c)
+            low, end = max(low, first), min(low + n, last + 1)
+            if low >= end:
+                return None
+            kept[d] = low, end - low
+    return kept
 
 
 def _formula(index: Sequence[Index], term: Expr, sizes: Sizes,

@@ -115,7 +115,8 @@ def parse_formula(text: str, extents: Mapping[str, Extent]) -> Formula:
 
 def split(text: str) -> tuple[str, str, str]:
     """The left side, the fold and the right side. Raises InternalError."""
-    match = re.match(r"^(\w+(?:\[(?:[^\[\]]|\[[^\]]*\])*\])?)\s*(\+=|\*=|max=|min=|=)(?!=)\s*(.*)$", text.strip(), re.S)
+    match = re.match(r"^(\w+(?:\[(?:[^\[\]]|\[[^\]]*\])*\])?)\s*(\+=|\*=|max=|min=|=)(?!=)\s*(.*)$",
+                     text.strip(), re.S)
     if not match:
         raise InternalError(f"not a formula: {text!r}")
     return match[1], match[2], match[3]

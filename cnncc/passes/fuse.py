@@ -153,8 +153,9 @@ def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...]
         mapping = {i.dims[0]: o for i, o in pairs if i.dims}
         consumer = consumer.substitute(mapping, last.sizes)
         return _append(chain, consumer)
-    if (last.fold != "=" and len(chain) > 1) or chain[0].fold == "=":
-        return None
+    if (last.fold != "=" and len(chain) > 1) or chain[0].fold == "=" \
+            or not set(consumer.reduced) <= {*read.dims}:
+        return None                                     # an epilogue adds no dimensions
     windows = _windows(read, last, consumer)
     if windows is None:
         return None

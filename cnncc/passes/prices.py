@@ -23,6 +23,7 @@ HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited
 AHEAD = 0.2                 # the same where it is asked for a whole chunk before
 RESUMED, RESUME = 1.5, 15   # cycles that a chunk takes for each accumulator that has waited, and at all
 WINDOW = 128                # instructions that are in flight at a time
+BROADCAST = 1.5             # loads of vectors that loading one element into all lanes is worth
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
 
@@ -159,7 +160,7 @@ class Prices:
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
                             streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
-                epilogue = acc * (len(self.stage.formulas) * 1.5 + self._apart_at_end(tile, width)) + 12
+                epilogue = acc * (len(self.stage.formulas) + self._apart_at_end(tile, width)) + 12
                 epilogue /= 2 if near else 1
                 resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
                 total += (steps * cycle + epilogue + resumed) * wide * high
@@ -207,7 +208,7 @@ class Prices:
     def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
                inside: Sequence[Loop]) -> float:
         dims = self._dims(x)
-        n = float(blocks if self.simd in dims else 1)
+        n = float(blocks) if self.simd in dims else BROADCAST
         if distance := self._gathered(x, self.simd):
             n *= 3 if distance == 2 else 2 * self.lanes
         if dims & set(self.folded):

@@ -255,7 +255,7 @@ class _Space(Prices):
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
-        for chunks in self._chunks(nb):
+        for chunks in self._chunks(nb) if tile is None or isinstance(self.extents[tile], int) else ():
             done = {x.dim for x in chunks if x.step == 1}
             rest = [x for x in inside if x.dim not in done and x.kind != "prefetch"]
             if self._streams() and (outer or inner):
@@ -279,8 +279,7 @@ class _Space(Prices):
         if self._streams():
             d = max(alone, key=lambda d: number(self.extents[d]), default=None)
             nbytes = self._tile_bytes(nb)
-            symbolic = self.batch and isinstance(self.extents[self.batch], str)
-            if d is None or nbytes <= self.target.l1 // 2 or symbolic:
+            if d is None or nbytes <= self.target.l1 // 2:
                 return
             extent = number(self.extents[d])
             image = sum(self.tensors[x.tensor].nbytes for x in self.broadcast if d in self._dims(x))
@@ -300,8 +299,10 @@ class _Space(Prices):
         """The next chunk's weights are asked for while this one's are used."""
         for x in self._streams():
             if self.tensors[x.tensor].nbytes > self.target.l2 // 4:
-                part = product([count_of(number(self.extents[c.dim]), c.step) for c in chunks])
-                yield Loop("prefetch", x.tensor, self._tile_bytes(1) // part)
+                yield Loop("prefetch", x.tensor, self._tile_bytes(1) // self._turns(chunks))
+
+    def _turns(self, loops: Sequence[Loop]) -> int:
+        return product([count_of(number(self.extents[x.dim]), x.step) for x in loops])
 
     def _groups(self, tile: str, rw: int) -> list[list[Loop]]:
         """Loops over some tiles at a time: few, or as many as make two or four chunks."""
@@ -436,12 +437,11 @@ class _Space(Prices):
     def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int,
                fold: int) -> Candidate:
         outside, inside = loops
-        chunks = product([count_of(number(self.extents[x.dim]), x.step)
-                          for x in outside if x.kind == "chunk"])
+        chunks = self._turns([x for x in outside if x.kind == "chunk"])
         compute = self._compute(tile, rw, nb, fold, inside, chunks)
         cycles = compute + self._memory(outside)
         outside = self._parallel(outside, cycles)
-        tasks = self._tasks(outside)
+        tasks = self._turns([x for x in outside if x.kind == "par"])
         if cycles > SMALL:
             cycles *= 1 + max(0, 1 / max(tasks, 1) - 1 / ENOUGH)
         code = self._code(tile, rw, nb, fold, inside) if self.target.small else 0.0
@@ -455,9 +455,6 @@ class _Space(Prices):
                          for t in self.kernel.operands)
         stage = replace(self.stage, schedule=Schedule((*rest, *chosen.inside)))
         return replace(self.kernel, operands=operands, stages=(stage,), loops=Schedule(par))
-
-    def _tasks(self, outside: Sequence[Loop]) -> int:
-        return product([count_of(number(self.extents[x.dim]), x.step) for x in outside if x.kind == "par"])
 
     def _parallel(self, outside: list[Loop], cycles: float) -> list[Loop]:
         """The leading loops become par until there are enough tasks; a small kernel is one task."""

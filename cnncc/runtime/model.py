@@ -101,8 +101,8 @@ class CompiledModel(Threaded):
 
         Without `repeat` it takes half a second. Raises InputError as a call does.
         """
-        if repeat is not None and repeat < 1:
-            raise InputError(f"repeat={repeat}: expected at least 1")
+        if repeat is not None and (type(repeat) is not int or repeat < 1):
+            raise InputError(f"repeat={repeat!r:.60}: expected a whole number of rounds from 1 on")
         space, operands = self._take(), []
 
         def run(first: int, last: int) -> None:
@@ -262,6 +262,8 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, verify: bo
     the file is damaged, from another version, or asks for instructions that this CPU lacks; InputError for
     `threads`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"load: expected the path of a .cnncc file, got {type(path).__name__}")
     return from_artifact(artifact.read(path, verify), threads, os.fspath(path))
 
 

@@ -149,19 +149,18 @@ class Augmentation:
 def sample(x: Array, places: Places) -> NDArray[Any]:
     """Images x [n, channels, h, w] read between their pixels at places [n, 2, h, w], zero outside."""
     n, channels, height, width = x.shape
-    padded = np.zeros((n, channels, height + 2, width + 2), x.dtype)     # a border of zeros to read
-    padded[:, :, 1:-1, 1:-1] = x
-    flat = padded.reshape(n, channels, -1)
+    padded = np.zeros((n, channels, height + 3, width + 3), x.dtype)     # a border of zeros to read
+    padded[:, :, 1:height + 1, 1:width + 1] = x
+    far = np.array([height, width], np.float32)[:, None, None]
+    places = np.minimum(np.maximum(places, np.float32(-1)), far)
     first = np.floor(places)
-    part = places - first
-    lines = [[(first[:, axis] + (1 + step)).clip(0, size + 1).astype(np.intp) for step in (0, 1)]
-             for axis, size in enumerate((height, width))]
-    result = np.zeros((n, channels, places.shape[2] * places.shape[3]), x.dtype)
-    for i, rows in enumerate(lines[0]):
-        for j, columns in enumerate(lines[1]):
-            weight = np.abs(1 - i - part[:, 0]) * np.abs(1 - j - part[:, 1])
-            if weight.any():
-                at = (rows * (width + 2) + columns).reshape(n, 1, -1)
-                taken = np.take_along_axis(flat, at, 2)
-                result += taken * weight.reshape(n, 1, -1).astype(x.dtype)
-    return result.reshape(n, channels, *places.shape[2:])
+    down, right = np.moveaxis((places - first).astype(x.dtype)[:, None], 2, 0)
+    rows, columns = np.moveaxis(first.astype(np.intp)[:, None] + 1, 2, 0)
+    images = np.arange(n * channels).reshape(n, channels, 1, 1) * ((height + 3) * (width + 3))
+    at = rows * (width + 3) + columns + images
+
+    def between(at: NDArray[np.intp]) -> Array:
+        near = padded.take(at)
+        return near + (padded.take(at + 1) - near) * right if right.any() else near
+    top = between(at)
+    return top + (between(at + (width + 3)) - top) * down if down.any() else top

@@ -62,7 +62,7 @@ class Preparation:
             raise InputError(f"data: samples are {list(own)}, the network takes {list(self.shape)}"
                              + ": channels come first, use x.transpose(0, 3, 1, 2)" * turned)
         dtype = getattr(x, "dtype", None)
-        if dtype is not None and dtype.kind not in "biuf":
+        if getattr(dtype, "kind", "f") not in "biuf":       # others than NumPy's have no kind
             raise InputError(f"data: expected numbers, got {dtype}")
 
     def __call__(self, x: Array, epoch: int, index: Array, train: bool) -> Array:

@@ -194,7 +194,7 @@ class Trainer:
             epochs: int = 1, validation: Any = None, schedule: AnySchedule = None,
             early_stopping: EarlyStopping | None = None, callbacks: Sequence[Callback] = (),
             checkpoints: str | os.PathLike[str] | None = None, every: int | None = None, keep: int = 3,
-            resume: bool = False, log_file: str | os.PathLike[str] | None = None,
+            resume: bool = False, log: str | os.PathLike[str] | None = None,
             progress: bool | None = None) -> History:
         """Train for so many epochs; the history.
 
@@ -204,7 +204,7 @@ class Trainer:
 
         `checkpoints` is a folder: what training goes on from is written there after every epoch and after
         `every` so many steps, and the last `keep` stay. With `resume` training goes on from the newest good
-        one, to the same bits as if it had never stopped. `log_file`, .csv or .jsonl, gets a row for each
+        one, to the same bits as if it had never stopped. `log`, .csv or .jsonl, gets a row for each
         step. `progress` shows a bar (None: on a terminal).
 
         Raises InputError for data that don't fit and where the loss is no number: that says in which layer.
@@ -224,7 +224,7 @@ class Trainer:
                 folder = checkpoint.Folder(Path(checkpoints), keep)
                 stack.enter_context(folder.held())
                 self._begin(folder, resume, early_stopping)
-            rows = stack.enter_context(Log(log_file, self.position.step)) if log_file is not None else None
+            rows = stack.enter_context(Log(log, self.position.step)) if log is not None else None
             report = stack.enter_context(display(progress))
             run = _Run(self, source, epochs, schedule_of(schedule), folder, every, early_stopping, rows,
                        report)
@@ -265,19 +265,22 @@ class Trainer:
             if problems:
                 raise InputError(f"{folder.path}: no checkpoint is good: {problems[0]}")
             return
-        own, theirs = self._record(), found.meta["run"]
+        own, theirs = self._record(), found.meta.get("run", {})
         if different := [key for key in own if own[key] != theirs.get(key)]:
             key = different[0]
             raise InputError(f"{found.path}: is of a run with another {', '.join(different)}: {key} was "
                              f"{theirs.get(key)!s:.200}, now {own[key]!s:.200}")
         parts: dict[str, dict[str, Array]] = {"state": {}, "best": {}}
-        for name, array in found.state.items():
-            part, _, name = name.partition(":")
-            parts[part][name] = array
+        try:
+            for name, array in found.state.items():
+                part, _, name = name.partition(":")
+                parts[part][name] = array
+            self.position, self.history = Position(**found.meta["position"]), History(found.meta["history"])
+            if stopping and found.meta["stopping"]:
+                stopping.restored(found.meta["stopping"], parts["best"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{found.path}: is a checkpoint of another version: {error}") from None
         self.state = parts["state"]
-        self.position, self.history = Position(**found.meta["position"]), History(found.meta["history"])
-        if stopping and found.meta["stopping"]:
-            stopping.restored(found.meta["stopping"], parts["best"])
         log.info("%s: going on from step %d", found.path, self.position.step)
 
     def _record(self) -> dict[str, Any]:
