@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cnncc.ir.op import Made, Parts, composed, elementwise, gradient
+from cnncc.ir.op import Made, Parts, composed, elementwise, gradient, reduction
 
 elementwise("batch_standard", "(x - v) * (t * w) + u")
-elementwise("centred_product", "x * ((w - u) * v)")
+reduction("reduce_centred_product", "+=", "x * ((w - u) * v)")
 elementwise("batch_slope", "(x - w * factor - (v - t) * (z * (u * factor))) * (z * o)", "factor")
 elementwise("running", "x * keep + w * take", "keep", "take")
 elementwise("dropped", "where(random(w, u, v, i32(layer), t, z) < ratio, 0, x * factor)", "layer", "ratio",
@@ -27,8 +27,7 @@ def _batch_standard_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]
     axes = tuple(a for a in range(make.b.type(x).rank) if a != 1)
     over = {"axes": axes, "keepdims": True}
     shift = _like(make, make("reduce_sum", dy, step="shift", **over), weight)
-    product = make("centred_product", dy, x, mean, root, step="product")
-    scale = _like(make, make("reduce_sum", product, step="scale", **over), weight)
+    scale = _like(make, make("reduce_centred_product", dy, x, mean, root, step="scale", **over), weight)
     slope = make("batch_slope", dy, shift, scale, x, mean, root, weight, factor=1.0 / make.count(x, axes))
     return {0: slope, 1: scale, 2: shift, 3: "", 4: ""}
 
