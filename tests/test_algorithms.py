@@ -134,6 +134,17 @@ def test_the_reference_agrees_after_the_pass() -> None:
         assert np.abs(before - after).max() <= 1e-6 * np.abs(before).max()
 
 
+def test_many_channels_of_a_single_tile() -> None:
+    """The products of a point are sums over whole blocks of channels, however many are unrolled."""
+    net = Net(real=True)
+    x = net.conv(net.x("N", 512, 4, 4), 512, (3, 3), begin=(1, 1), end=(1, 1))
+    graph = net.result(net.conv(net.relu(x), 512, (3, 3), begin=(1, 1), end=(1, 1)))
+    inputs = feeds(graph, real=True)
+    y = results(cnncc.compile(graph, cache=False), inputs)["y0"]
+    truth = evaluate(graph, inputs, np.float64)["y0"]
+    assert np.abs(y - truth).max() <= 3e-5 * np.abs(truth).max()
+
+
 def test_precision_is_an_argument() -> None:
     net = Net(real=True)
     graph = net.result(net.conv(net.x(1, 64, 28, 28), 64, (3, 3), begin=(1, 1)))

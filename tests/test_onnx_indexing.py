@@ -13,7 +13,7 @@ from onnx_models import floats
 
 import cnncc
 from cnncc.frontend.onnx import read
-from cnncc.ir.errors import InputError, ModelError, UnsupportedError
+from cnncc.ir.errors import InputError, ModelError
 from cnncc.ir.text import parse_graph
 
 Array = np.ndarray
@@ -216,14 +216,6 @@ def test_what_is_not_zero(shape: tuple[int, ...], turned: bool) -> None:
         expected = np.stack(np.nonzero(x))
         for made in (model, reference):
             np.testing.assert_array_equal(made(x.astype(np.float32)), expected.T if turned else expected)
-
-
-def test_what_data_size_is_no_operand() -> None:
-    nodes = [helper.make_node("NonZero", ["x"], ["i"], name="node"), helper.make_node("Neg", ["i"], ["y"])]
-    graph = helper.make_graph(nodes, "test", [helper.make_tensor_value_info("x", 1, [3])],
-                              [helper.make_tensor_value_info("y", 7, None)])
-    with pytest.raises(UnsupportedError, match="reads 'i', of which data say how large it is"):
-        read(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
 
 
 @pytest.mark.parametrize("wanted", [None, [1, 2, 7, 8]])

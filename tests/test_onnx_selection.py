@@ -124,3 +124,63 @@ def test_what_is_too_much() -> None:
     boxes, scores = np.zeros((1, 9000, 4), np.float32), np.zeros((1, 9, 9000), np.float32)
     with pytest.raises(UnsupportedError, match="it chooses 9,000 of 9,000 boxes"):
         read(suppression(boxes, scores, 1 << 40, 0.5, None))
+
+
+def network(nodes: list[onnx.NodeProto], feeds: dict[str, Array], outputs: dict[str, int],
+            **constants: Array) -> onnx.ModelProto:
+    infos = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+             for k, v in feeds.items()]
+    ends = [helper.make_tensor_value_info(k, kind, None) for k, kind in outputs.items()]
+    tensors = [numpy_helper.from_array(v, k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "test", infos, ends, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_what_is_not_zero_is_read() -> None:
+    """Indices beyond the count are no places: adding to them may lead out of the axis."""
+    x, table = DRAW.integers(-1, 2, (4, 5)).astype(np.float32), floats(6, 3)
+    nodes = [helper.make_node("NonZero", ["x"], ["i"]), helper.make_node("Transpose", ["i"], ["t"]),
+             helper.make_node("GatherND", ["x", "t"], ["v"]), helper.make_node("Abs", ["v"], ["a"]),
+             helper.make_node("Mul", ["a", "v"], ["y"]),
+             helper.make_node("Gather", ["i", "one"], ["column"], axis=0),
+             helper.make_node("Add", ["column", "two"], ["far"]),
+             helper.make_node("Sub", ["far", "one"], ["near"]),
+             helper.make_node("Gather", ["table", "near"], ["z"])]
+    source = network(nodes, {"x": x, "table": table}, {"y": 1, "z": 1, "t": 7},
+                     one=np.array(1), two=np.array(2))
+    check(source, [x, table], 0)
+    for empty in (np.zeros_like(x), np.ones_like(x)):
+        check(source, [empty, table], 0)
+
+
+def test_boxes_that_were_chosen_are_read() -> None:
+    """As detectors are exported: boxes, scores and classes of what was chosen."""
+    boxes, scores = DRAW.random((1, 60, 4), np.float32), DRAW.random((1, 3, 60), np.float32)
+    nodes = [*suppression(boxes, scores, 9, 0.4, 0.3).graph.node,
+             helper.make_node("Slice", ["y", "two", "three", "one"], ["column"]),
+             helper.make_node("Squeeze", ["column", "one"], ["index"]),
+             helper.make_node("Squeeze", ["boxes", "zero"], ["all"]),
+             helper.make_node("Gather", ["all", "index"], ["chosen"]),
+             helper.make_node("Gather", ["y", "kind"], ["class"], axis=1),
+             helper.make_node("Cast", ["class"], ["label"], to=6),
+             helper.make_node("Unsqueeze", ["chosen", "zero"], ["batch"]),
+             helper.make_node("GatherND", ["scores", "y"], ["score"])]
+    source = network(nodes, {"boxes": boxes, "scores": scores},
+                     {"batch": 1, "label": 6, "score": 1}, zero=np.array([0]), one=np.array([1]),
+                     two=np.array([2]), three=np.array([3]), kind=np.array(1), most=np.array([9]),
+                     limit=np.array([0.4], np.float32), floor=np.array([0.3], np.float32))
+    check(source, [boxes, scores], 0)
+
+
+@pytest.mark.parametrize("node", [
+    helper.make_node("Add", ["i", "row"], ["y"]), helper.make_node("Add", ["i", "j"], ["y"]),
+    helper.make_node("Slice", ["i", "zero", "two", "one"], ["y"]),
+    helper.make_node("Gather", ["i", "zero"], ["y"], axis=1),
+    helper.make_node("ReduceSum", ["i"], ["y"]), helper.make_node("Shape", ["i"], ["y"]),
+    helper.make_node("GatherND", ["i", "zero"], ["y"])], ids=lambda n: n.op_type)
+def test_what_needs_the_size_is_refused(node: onnx.NodeProto) -> None:
+    x = floats(2, 3)
+    nodes = [helper.make_node("NonZero", ["x"], ["i"]), helper.make_node("NonZero", ["w"], ["j"]), node]
+    with pytest.raises(UnsupportedError, match=r"of which data say how large it is"):
+        read(network(nodes, {"x": x, "w": x}, {"y": 7}, row=np.arange(6), zero=np.array([0]),
+                     one=np.array([1]), two=np.array([2])))

@@ -39,8 +39,22 @@ def row(op: str, inputs: int = 1, dtypes: Collection[str] = tuple(NUMPY), **attr
     def convert(c: Call) -> str:
         x, *rest = (c.value(i) for i in range(inputs))
         given = {name: c.attribute(name, "f", default) for name, default in attributes.items()}
-        return c.emit(op, [of(c, x, dtypes), *(aligned(c, x, w) for w in rest)], **given)
-    return Row(convert, inputs, inputs, OLD[:1] if inputs == 1 else OLD)
+        y = c.emit(op, [of(c, x, dtypes), *(aligned(c, x, w) for w in rest)], **given)
+        return broadcast(c, y)
+    return Row(convert, inputs, inputs, OLD[:1] if inputs == 1 else OLD, counts=True)
+
+
+def broadcast(c: Call, y: str) -> str:
+    """The result of operands that broadcast, some of which may be as large as data say."""
+    rank, shapes = len(c.shape(y)), [c.shape(c.operand(i)) for i in range(len(c.node.input))]
+    for i, shape in enumerate(shapes):
+        c.follows(i, range(rank - len(shape), rank))
+    if known := c.scope.counted.get(c.out):
+        for name, shape in zip(c.node.input, shapes, strict=True):
+            at = known[0] - rank + len(shape)
+            support(name in c.scope.counted or at < 0 or shape[at] == 1,
+                    f"reads {name[:200]!r} beside another operand, of which data say how large it is")
+    return y
 
 
 def variadic(op: str, mean: bool = False) -> Row:
@@ -138,7 +152,7 @@ def _cast(c: Call) -> str:
     number = c.attribute("to", "i", 0)
     support(number in DTYPES, f"casts to {dtype_name(number)} are not supported")
     x, to = c.value(0), "f32" if DTYPES[number] in HALVES else DTYPES[number]
-    return x if c.dtype(x) == to else c.emit("cast", [x], to=to)
+    return broadcast(c, x if c.dtype(x) == to else c.emit("cast", [x], to=to))
 
 
 def _bit_cast(c: Call) -> str:
@@ -156,6 +170,11 @@ def _bit_cast(c: Call) -> str:
         x = x if own[0] == "i" else c.emit("cast", [x], "bits", to=f"i{bits}")
         return c.emit(f"real{bits}", [x])
     return x if own == to else c.emit("cast", [x], to=to)
+
+
+def _identity(c: Call) -> str | Array:
+    x = c.operand(0)
+    return x if not isinstance(x, str) else broadcast(c, x)
 
 
 def _cast_like(c: Call) -> str | Array:
@@ -246,7 +265,7 @@ ROWS: dict[str, Row] = {
     "BitCast": Row(_bit_cast, 1, 1),
     "BitShift": Row(_bit_shift, 2, 2),
     "OneHot": Row(_one_hot, 3, 3),
-    "Cast": Row(_cast, 1, 1, ("saturate", "round_mode")),
+    "Cast": Row(_cast, 1, 1, ("saturate", "round_mode"), counts=True),
     "CastLike": Row(_cast_like, 2, 2, ("saturate", "round_mode")),
     "Celu": row("celu", dtypes=FLOATS, alpha=1.0),
     "Clip": Row(_clip, 1, 3, OLD[:1]),
@@ -255,7 +274,7 @@ ROWS: dict[str, Row] = {
     "Gelu": Row(_gelu, 1, 1),
     "HardSigmoid": row("hard_sigmoid", dtypes=FLOATS, alpha=0.2, beta=0.5),
     "HardSwish": Row(lambda c: c.emit("hard_swish", [of(c, c.value(0))], alpha=1 / 6, beta=0.5), 1, 1),
-    "Identity": Row(lambda c: c.operand(0), 1, 1),
+    "Identity": Row(_identity, 1, 1, counts=True),
     "IsInf": Row(_is_inf, 1, 1),
     "LeakyRelu": row("leaky_relu", dtypes=FLOATS, alpha=0.01),
     "Max": variadic("max"), "Mean": variadic("add", mean=True), "Min": variadic("min"),

@@ -22,6 +22,11 @@ def places(c: Call, i: int, extents: Sequence[int]) -> str:
     c.expect(c.dtype(w) in ("i32", "i64"), f"its indices are of {c.dtype(w)}")
     if c.dtype(w) != "i64":
         w = c.emit("cast", [w], "places", to="i64")
+    if known := c.scope.counted.get(c.node.input[i]):       # the others are read, too, but count nothing
+        axis, count = known
+        shape = c.shape(w)
+        at = c.const(np.arange(int(shape[axis])).reshape(-1, *(1,) * (len(shape) - 1 - axis)), "at")
+        w = c.emit("where", [c.emit("lt", [at, count], "counts"), w, c.const(np.array(0), "none")], "known")
     return within(c, w, extents)
 
 
@@ -38,7 +43,9 @@ def gather(c: Call) -> str:
     if not isinstance(c.operand(1), str):
         return table_gather(c)
     x, shape = c.value(0), c.shape(c.value(0))
-    axis = c.axis(c.attribute("axis", "i", 0), len(shape))
+    axis, rank = c.axis(c.attribute("axis", "i", 0), len(shape)), len(c.shape(c.operand(1)))
+    c.follows(0, [None if a == axis else a + (rank - 1) * (a > axis) for a in range(len(shape))])
+    c.follows(1, range(axis, axis + rank))
     return c.emit("gather", [x, places(c, 1, fixed(c, shape, [axis]))], axis=axis)
 
 
@@ -64,6 +71,8 @@ def gather_nd(c: Call) -> str:
              and rows[:batch] == shape[:batch] and 0 < int(rows[-1]) <= len(shape) - batch,
              f"indices of shape {list(rows)} don't fit {list(shape)} with batch_dims={batch}")
     named = range(batch, batch + int(rows[-1]))
+    c.follows(0, [None] * len(shape))
+    c.follows(1, [*range(len(rows) - 1), None])
     return c.emit("gather_nd", [x, places(c, 1, fixed(c, shape, named))], batch=batch)
 
 
@@ -169,9 +178,9 @@ def max_unpool(c: Call) -> str:
 
 
 ROWS = {
-    "Gather": Row(gather, 2, 2),
+    "Gather": Row(gather, 2, 2, counts=True),
     "GatherElements": Row(gather_elements, 2, 2),
-    "GatherND": Row(gather_nd, 2, 2),
+    "GatherND": Row(gather_nd, 2, 2, counts=True),
     "MaxUnpool": Row(max_unpool, 2, 3),
     "ReverseSequence": Row(reverse_sequence, 2, 2),
     "Scatter": Row(scatter_elements, 3, 3),

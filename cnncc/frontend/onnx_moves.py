@@ -83,8 +83,7 @@ def transpose(c: Call) -> str:
     perm = tuple(c.attribute("perm", "ints", range(len(shape))[::-1]))
     c.expect(sorted(perm) == list(range(len(shape))), f"perm {list(perm[:20])} doesn't fit {list(shape)}")
     leading(c, [shape[p] for p in perm])
-    if known := c.scope.counted.get(c.node.input[0]):
-        c.scope.counted[c.out] = perm.index(known[0]), known[1]
+    c.follows(0, [perm.index(a) for a in range(len(perm))])
     return x if perm == tuple(range(len(perm))) else c.emit("transpose", [x], perm=perm)
 
 
@@ -94,6 +93,7 @@ def squeeze(c: Call) -> str:
     given = c.attribute("axes", "ints", ()) if c.opset < 13 else ints(c, 1, "axes") if c.has(1) else ()
     axes = _axes(c, given, len(shape)) or tuple(a for a, e in enumerate(shape) if e == 1)
     c.expect(all(shape[a] == 1 for a in axes), f"axes {list(axes)} of {list(shape)} are not all 1")
+    c.follows(0, [None if a in axes else a - sum(gone < a for gone in axes) for a in range(len(shape))])
     return reshaped(c, x, tuple(e for a, e in enumerate(shape) if a not in axes))
 
 
@@ -104,6 +104,7 @@ def unsqueeze(c: Call) -> str:
     axes, rest = _axes(c, given, rank), list(c.shape(x))
     shape: Shape = tuple(1 if a in axes else rest.pop(0) for a in range(rank))
     leading(c, shape)
+    c.follows(0, [a for a in range(rank) if a not in axes])
     return reshaped(c, x, shape)
 
 
@@ -137,6 +138,7 @@ def slices(c: Call) -> str | Array:
         if step < 0:                # as ONNX has it: a start before the first element is cut to that
             start = max(start + size if start < 0 else start, 0)
         ranges[axis] = range(size)[slice(start, end, step)]
+    c.follows(0, [None if a in ranges else a for a in range(len(shape))])
     return _part(c, x, ranges)
 
 
@@ -195,6 +197,7 @@ def table_gather(c: Call) -> str:
     shape = c.shape(x)
     axis = c.axis(c.attribute("axis", "i", 0), len(shape))
     extent, = fixed(c, shape, [axis])
+    c.follows(0, [None if a == axis else a + (indices.ndim - 1) * (a > axis) for a in range(len(shape))])
     support(indices.size <= MAX_TABLE, f"{indices.size:,} indices are too many")
     places = indices.reshape(-1).astype(np.int64)
     c.expect(places.size and -extent <= places.min() <= places.max() < extent, "an index is out of range")
@@ -332,12 +335,12 @@ ROWS = {
     "Pad": Row(pad, 1, 4),
     "Shape": Row(shape_of, 1, 1),
     "Size": Row(shape_of, 1, 1),
-    "Slice": Row(slices, 1, 5),
+    "Slice": Row(slices, 1, 5, counts=True),
     "SpaceToDepth": Row(space_to_depth, 1, 1),
     "Split": Row(split, 1, 2),
-    "Squeeze": Row(squeeze, 1, 2),
+    "Squeeze": Row(squeeze, 1, 2, counts=True),
     "Tile": Row(tile, 2, 2),
-    "Transpose": Row(transpose, 1, 1),
+    "Transpose": Row(transpose, 1, 1, counts=True),
     "Trilu": Row(trilu, 1, 2), "com.microsoft.Trilu": Row(trilu, 1, 2),
-    "Unsqueeze": Row(unsqueeze, 1, 2),
+    "Unsqueeze": Row(unsqueeze, 1, 2, counts=True),
 }

@@ -139,6 +139,7 @@ class Call:
         self.scope, self.node, self.name, self.opset = scope, node, name, opset
         self.label = f"{scope.file.label}: {node.op_type[:60]} {name!r}"
         self.out: str = next((o for o in node.output if o), "")
+        self.counts = False             # whether the row says what becomes of operands that aren't whole
         self.read: set[str] = set()
 
     def expect(self, ok: object, why: str) -> None:
@@ -193,7 +194,7 @@ class Call:
         """The operand: its array where it is a constant, else our name of it."""
         self.expect(self.has(i), f"input {i} is missing")
         name = self.node.input[i]
-        support(name not in self.scope.counted or self.node.op_type == "Transpose",
+        support(self.counts or name not in self.scope.counted,
                 f"reads {name[:200]!r}, of which data say how large it is: make it an output")
         if name not in self.scope.constants:
             return self.scope.value(name)
@@ -201,6 +202,16 @@ class Call:
         support(name not in self.scope.narrow or self.node.op_type in ("Cast", "DequantizeLinear"),
                 f"reads {name[:200]!r}, of a type that isn't computed with")
         return value
+
+    def follows(self, i: int, axes: Sequence[int | None]) -> None:
+        """What data say of the size of operand i they say of the result's: where there the operand's `axes`
+        are; None for one that isn't there as it is.
+        """
+        if known := self.scope.counted.get(self.node.input[i]):
+            axis = axes[known[0]]
+            alike = axis is not None and self.scope.counted.setdefault(self.out, (axis, known[1]))
+            support(alike == (axis, known[1]), f"changes {self.node.input[i][:200]!r}, of which data say how "
+                    "large it is, or joins it with another such: make it an output")
 
     def value(self, i: int) -> str:
         """Our name of the operand, also of a constant."""
@@ -309,10 +320,12 @@ class Row:
     least: int
     most: int
     ignored: tuple[str, ...] = ()   # attributes that change no result
+    counts: bool = False            # whether operands may be as large as data say (`Call.follows`)
 
     def __call__(self, c: Call) -> Results:
         c.expect(self.least <= len(c.node.input) <= self.most,
                  f"has {len(c.node.input)} inputs, expected {self.least} to {self.most}")
+        c.counts = self.counts
         result = self.convert(c)
         for name in sorted(set(c.attributes) - c.read - set(self.ignored)):
             raise Refused(f"attribute {name[:60]!r} is not supported (opset {c.opset})")

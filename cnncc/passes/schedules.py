@@ -381,7 +381,9 @@ class _Space(Prices):
             skips = any(d in i.dims and outside(i, e, self.extents) for x in self.loads
                         for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True))
             if body > most and not skips and d not in self.stage.first.tabled:
-                step = min(extent, max(1, most * extent // body))
+                block = max(self.tensors[x.tensor].layout.block(a) for x in self.loads
+                            for a, i in enumerate(x.index) if i.coefficient(d))
+                step = min(extent, max(1, most * extent // body // block) * block)
                 yield Loop("for", d, step)
                 body = body * step // extent
 
