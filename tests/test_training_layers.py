@@ -15,6 +15,7 @@ from cnncc.ir.graph import Graph
 from cnncc.ir.target import target_for
 from cnncc.passes.fold import fold_batchnorm
 from cnncc.passes.training import parameters
+from cnncc.train.finetune import with_head
 from cnncc.train.losses import SoftmaxCrossEntropy
 from cnncc.train.optimizers import SGD
 from cnncc.train.step import Step
@@ -75,7 +76,9 @@ LAYERS: dict[str, tuple[dict[str, Any], Callable[[torch.Tensor, Weights], torch.
         x, w["n.weight"], w["n.bias"].reshape(-1), 2, 1, 1)),
     "upsample": ({"factor": 2, "mode": "bilinear"}, lambda x, w: F.interpolate(
         x, scale_factor=2, mode="bilinear").square()),
-    "lp_pool": ({"k": 2, "p": 2}, lambda x, w: F.lp_pool2d(x, 2, 2)),
+    "lp_pool": ({"k": 2, "p": 3}, lambda x, w: F.avg_pool2d(x.abs() ** 3, 2).mul(4) ** (1 / 3)),
+    "avg_pool": ({"k": 3, "pad": 1, "count_include_pad": False, "stride": 2}, lambda x, w: F.avg_pool2d(
+        x, 3, 2, 1, count_include_pad=False)),
     "prelu": ({}, lambda x, w: F.prelu(x, w["n.slope"].reshape(-1))),
 }
 
@@ -126,12 +129,15 @@ def test_norms_of_inputs_are_learned() -> None:
     assert parameters(b.graph(b.relu(x))) == ("n.weight", "n.bias")
 
 
-def test_dead_channels_have_gradients() -> None:
+@pytest.mark.parametrize(("kind", "keys"), [
+    ("global_response_norm", {}), ("lp_pool", {"k": 2}), ("lp_pool", {"k": 2, "p": 3}),
+    ("stochastic_pool", {"k": 2})])
+def test_dead_channels_have_gradients(kind: str, keys: dict[str, int]) -> None:
     """The norm of zeros has no slope: PyTorch takes 0."""
     b = cnncc.Builder()
     x = b.conv(b.input("x", ["N", 3, SIZE, SIZE]), out=CHANNELS, k=3, id="a",
                bias=np.repeat(np.float32([-100, 0]), CHANNELS // 2), act="relu")
-    step = step_of(b.graph(b.linear(b.global_avg_pool(b.global_response_norm(x)), out=10)))
+    step = step_of(b.graph(b.linear(b.global_avg_pool(getattr(b, kind)(x, **keys)), out=10)))
     step(*batch_of(step.graph, 10), 0.1)
     assert all(np.isfinite(a).all() for a in step.state.values())
 
@@ -200,6 +206,11 @@ def test_weights_keep_their_share() -> None:
     assert abs((first[0] == 0).mean() - 0.3) <= 4 * (0.3 * 0.7 / 4000) ** 0.5
     other = step_of(graph)
     assert np.array_equal(other(x, np.zeros(BATCH, np.int64), 0.0)[1], first)
+
+
+def test_a_head_of_dropped_weights_can_be_changed() -> None:
+    graph = with_head(dropping(0.5), 3)
+    assert graph[graph.outputs[0][1]].type.shape == ("N", 3) and parameters(graph) == ("l.weight",)
 
 
 def test_dropped_weights_stay() -> None:

@@ -80,7 +80,8 @@ class Builder:
         expect(layer.name not in nodes, "the name is taken")
         kind.check_all(keys)
         expect(len(of) == kind.inputs or (kind.several and len(of) > kind.inputs),
-               f"takes {kind.inputs} value{'s' * (kind.inputs > 1)}, got {len(of)}")
+               f"takes {kind.inputs} value{'s' * (kind.inputs > 1)}{' or more' * kind.several}, "
+               f"got {len(of)}")
         for x in of:
             expect(isinstance(x, str), f"reads {type(x).__name__}, not a value of this network")
             known(x, nodes, f"reads {x!r}, which nothing defines")

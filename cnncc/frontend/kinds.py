@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from cnncc.frontend import layer_moves, layer_norms, layer_windows
-from cnncc.frontend.layers import REQUIRED, Bias, Count, Layer, Share, Weight, pointwise, row
+from cnncc.frontend.files import expect
+from cnncc.frontend.layers import REQUIRED, Bias, Count, Layer, Share, Weight, pointwise, row, show
 
 
 def _linear(b: Layer, x: str, *, out: Count, bias: Bias = True, drop_connect: Share = 0.0,
@@ -16,6 +17,13 @@ def _linear(b: Layer, x: str, *, out: Count, bias: Bias = True, drop_connect: Sh
     return b.biased(b.emit("linear", x, b.weight((out, columns), weight, drop_connect)), bias, columns)
 
 
+def _matmul(b: Layer, x: str, w: str) -> str:
+    """Products of matrices along the last two axes; the axes before broadcast."""
+    for value in (x, w):
+        expect(len(b.shape(value)) > 1, f"its input {show(b.shape(value))} is no matrix")
+    return b.emit("matmul", x, w)
+
+
 def _dropout(b: Layer, x: str, *, p: Share = 0.5) -> str:
     """Nothing is dropped in inference."""
     return b.emit("dropout", x, ratio=float(p))
@@ -23,7 +31,7 @@ def _dropout(b: Layer, x: str, *, p: Share = 0.5) -> str:
 
 KINDS = {kind.name: kind for kind in (
     row("linear", _linear),
-    row("matmul", lambda b, x, w: b.emit("matmul", x, w)),
+    row("matmul", _matmul),
     *layer_windows.ROWS,
     *layer_norms.ROWS,
     *layer_moves.ROWS,

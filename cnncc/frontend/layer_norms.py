@@ -88,6 +88,7 @@ def _lrn(b: Layer, x: str, *, size: Count = 5, alpha: Number = 1e-4, beta: Numbe
          bias: Number = 1.0) -> str:
     """x / (bias + alpha / size * sum of squares over neighbouring channels) ** beta (Krizhevsky 2012)."""
     b.spatial(x)
+    expect(size <= 1 << 20, f"size: {size} is too large")
     return b.emit("lrn", x, size=size, alpha=float(alpha), beta=float(beta), bias=float(bias))
 
 

@@ -66,10 +66,11 @@ def _conv_transpose(b: Layer, x: str, *, out: Count, k: Sizes, stride: Sizes = 1
                     output_pad: Pads = 0, dilation: Sizes = 1, groups: Count = 1, bias: Bias = True,
                     weight: Weight = None) -> str:
     """Without `pad` the result is `stride` times as large as the input. Weights are [in, out / groups, k]."""
-    channels, kernel = int(b.shape(x)[1]), _each(b, x, "k", k)
+    kernel, channels = _each(b, x, "k", k), int(b.shape(x)[1])
     expect(channels % groups == out % groups == 0,
            f"groups: {groups} doesn't divide its input's {channels} channels and out, {out}")
     strides, dilations = _each(b, x, "stride", stride), _each(b, x, "dilation", dilation)
+    expect(product(strides) <= 1 << 10, f"stride: {list(strides)} is too large")
     extra = _each(b, x, "output_pad", output_pad)
     begin, size = list[int](), list[int]()
     pads = [None] * len(kernel) if pad is None else _each(b, x, "pad", pad)
@@ -144,10 +145,8 @@ def _lp_pool(b: Layer, x: str, *, k: Sizes, p: Count = 2, stride: Sizes = None, 
     attrs = _pool(b, x, k, stride, pad)
     if p == 1:
         return b.emit("sum_pool", b.emit("abs", x), **attrs)
-    if p == 2:
-        return b.emit("sqrt", b.emit("sum_pool", b.emit("square", x), **attrs))
-    total = b.emit("sum_pool", b.emit("abs_power", x, power=float(p)), **attrs)
-    return b.emit("abs_power", total, power=1.0 / p)
+    powers = b.emit("square", x) if p == 2 else b.emit("abs_power", x, power=float(p))
+    return b.emit("lp_root", b.emit("sum_pool", powers, **attrs), p=p)
 
 
 def _stochastic_pool(b: Layer, x: str, *, k: Sizes, stride: Sizes = None, pad: Pads = 0) -> str:

@@ -233,6 +233,7 @@ ROWS: dict[str, Row] = {
     "gt": _same("Greater"),
     "hard_swish": _hard_swish,
     "local_conv": _local_conv,
+    "lp_root": lambda g, n: ("Pow", [*n.inputs, np.array(1 / n.attr["p"], n.type.numpy)], {}),
     "lrn": _same("LRN", "size", "alpha", "beta", "bias"),
     "mul": _mul,
     "matmul": _same("MatMul"),

@@ -62,9 +62,7 @@ def powers(c: Call, x: str, p: int) -> str:
 
 def root(c: Call, x: str, p: int) -> str:
     """The root of order p of sums of such."""
-    if p in (1, 2):
-        return c.emit("sqrt", [x]) if p == 2 else x
-    return c.emit("abs_power", [x], power=1.0 / p)
+    return c.emit("lp_root", [x], p=p) if p > 1 else x
 
 
 def _global_lp_pool(c: Call) -> str:

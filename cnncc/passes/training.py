@@ -18,21 +18,24 @@ CHANGED = ("add", "mul", "prelu")       # whose constants are learned where they
 SEED, COUNT = ("train.seed.low", "train.seed.high"), "train.count"
 
 
+def undropped(graph: Graph, value: str) -> Node:
+    """The node whose elements may be dropped in this value."""
+    n = graph[value]
+    while n.op == "dropout":
+        n = graph[n.inputs[0]]
+    return n
+
+
 def parameters(graph: Graph) -> tuple[str, ...]:
     """The constants that training changes: weights of contractions and normalizations, and what is added to,
     or multiplies, values that come from those. Numbers, and divisors of pools, are none. Elements of weights
     may be dropped.
     """
-    def source(value: str) -> Node:
-        n = graph[value]
-        while n.op == "dropout":
-            n = graph[n.inputs[0]]
-        return n
     after: set[str] = set()
     found: dict[str, None] = {}
     for n in graph:
         sources = [i for i in n.inputs if i in after]
-        inputs = [source(i) for i in n.inputs]
+        inputs = [undropped(graph, i) for i in n.inputs]
         consts = [i.name for i in inputs if i.op == "const" and i.type.dtype == "f32"]
         if n.op in CONTRACTIONS or n.op == "batch_norm":
             after.add(n.name)

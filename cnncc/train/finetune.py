@@ -15,6 +15,7 @@ from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.signature import Array
 from cnncc.ir.types import product
+from cnncc.passes.training import undropped
 
 
 def with_weights(graph: Graph, source: str | os.PathLike[str] | Mapping[str, Array]
@@ -72,25 +73,27 @@ def with_head(graph: Graph, classes: int, seed: int = 0) -> Graph:
     if classes < 1:
         raise InputError(f"classes: expected at least 1, got {classes}")
     last, after = _head(graph)
-    weight = graph.constants[last.inputs[1]]
+    name = undropped(graph, last.inputs[1]).name
+    weight = graph.constants[name]
     old, columns = weight.shape
     width = (6 / columns) ** 0.5
     rng = np.random.PCG64([seed, classes])
     unit = (rng.random_raw(classes * columns) >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
-    new = {last.inputs[1]: ((unit * 2 - 1) * width).reshape(classes, columns).astype(weight.dtype)}
+    new = {name: ((unit * 2 - 1) * width).reshape(classes, columns).astype(weight.dtype)}
     for n in after:
         for i in n.inputs:
             own = graph.constants.get(i)
             if own is not None and own.shape in ((old,), (1, old)):
                 new[i] = np.zeros((*own.shape[:-1], classes), own.dtype)
     b = Builder(graph.name, {**graph.constants, **new})
-    changed = {last.name, *(n.name for n in after)}
+    changed = {*new}
     for n in graph:
         if n.op == "input":
             b.input(n.name, n.type)
         elif n.name in new:
             b.nodes[n.name] = replace(n, type=replace(n.type, shape=new[n.name].shape))
-        elif n.name in changed:
+        elif changed & {*n.inputs}:
+            changed.add(n.name)
             b.op(n.op, n.inputs, n.name, n.origin, **n.attr)
         else:
             b.add(n)
@@ -101,13 +104,13 @@ def _head(graph: Graph) -> tuple[Node, list[Node]]:
     """The last fully connected layer, and the nodes between it and the output."""
     after: list[Node] = []
     n = graph[graph.outputs[0][1]]
-    while n.op != "linear" or n.inputs[1] not in graph.constants:
+    while n.op != "linear" or undropped(graph, n.inputs[1]).op != "const":
         values = [i for i in n.inputs if graph[i].op != "const"]
         if n.type.rank != 2 or len(values) != 1 or n.op in ("reshape", "input"):
             raise ModelError(f"{graph.name}: does not end with a fully connected layer whose outputs could "
                              f"be changed: {n.name} is {n.op}")
         after.append(n)
         n = graph[values[0]]
-    if product([int(e) for e in n.type.shape[1:]]) != len(graph.constants[n.inputs[1]]):
+    if product([int(e) for e in n.type.shape[1:]]) != graph[n.inputs[1]].type.shape[0]:
         raise ModelError(f"{graph.name}: the outputs of {n.name} are not those of its weights")
     return n, after[::-1]

@@ -149,6 +149,20 @@ def _inverse_rms(make: Parts, n: Made) -> str:
 
 
 @composed
+def _lp_root(make: Parts, n: Made) -> str:
+    """The root of order `p` of sums of magnitudes to that power."""
+    p = n.attr["p"]
+    return make("sqrt", n.inputs[0]) if p == 2 else make("abs_power", n.inputs[0], power=1.0 / p)
+
+
+@gradient("lp_root")
+def _lp_root_gradient(make: Parts, n: Made, dy: str) -> Mapping[int, str]:
+    """0 where all that was summed is 0, as for a norm."""
+    part = make("scale", make("mul", dy, n.name, step="part"), step="share", factor=1.0 / n.attr["p"])
+    return {0: make("over_norm", part, n.inputs[0])}
+
+
+@composed
 def _stochastic_pool(make: Parts, n: Made) -> str:
     """The mean of max(x, 0) over windows, weighted by itself; 0 where all are. Training draws one of them
     in that proportion (Zeiler, Fergus 2013).
