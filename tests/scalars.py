@@ -10,6 +10,7 @@ import numpy as np
 from kernels import function_of
 
 from cnncc.ir.kernel import Kernel, parse_kernel
+from cnncc.ir.op import NAMES
 from cnncc.ir.target import LEVELS, TRIPLE, Target, target_for
 from cnncc.ir.tasks import task_count
 from cnncc.ir.types import NUMPY, name_of
@@ -22,7 +23,7 @@ LEVEL = {name: Target(TRIPLE, *LEVELS[f"x86-64-{name}"]) for name in ("v2", "v3"
 
 def kernel_of(text: str, out: str, dtypes: list[str], n: int, target: Target) -> Kernel:
     """`text` over x[i], w[i], u[i] of these dtypes, with the loops that the compiler would choose."""
-    tensors = "".join(f"in {name} {d}[{n}] as n\n" for name, d in zip("xwu", dtypes, strict=False))
+    tensors = "".join(f"in {name} {d}[{n}] as n\n" for name, d in zip(NAMES, dtypes, strict=False))
     kernel = parse_kernel(f"{tensors}out y {out}[{n}] as n\nstage i={n}\n  y[i] = {text}")
     return schedule(kernel, (), target)
 

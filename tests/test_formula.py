@@ -39,7 +39,7 @@ def calls(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     def call(fn: str, args: tuple[Expr, ...]) -> Expr:
         args = args[:len(FUNCTIONS[fn].args)]
         return args[0] if fn in NUMPY and isinstance(args[0], Const) else Call(fn, args)
-    return st.builds(call, st.sampled_from(sorted(FUNCTIONS)), st.tuples(inner, inner, inner))
+    return st.builds(call, st.sampled_from(sorted(FUNCTIONS)), st.tuples(*(inner,) * 6))
 
 
 expressions: st.SearchStrategy[Expr] = st.recursive(element | constants, calls, max_leaves=8)

@@ -20,6 +20,7 @@ from cnncc.ir.errors import ModelError
 from cnncc.ir.expr import Call, Index, Load, parse_expr
 from cnncc.ir.formula import parse_formula
 from cnncc.ir.infer import dtype_of, resolve
+from cnncc.ir.op import NAMES
 from cnncc.ir.reference import apply
 from cnncc.ir.scalars import CLASSES, FUNCTIONS
 from cnncc.ir.target import target_for
@@ -152,7 +153,7 @@ def test_angles_beyond_the_limit_are_finite(dtype: str) -> None:
 
 def text_of(fn: str) -> str:
     """The function of x[i], w[i], u[i]."""
-    return str(Call(fn, tuple(Load(x, (Index.of("i"),)) for x in "xwu"[:len(FUNCTIONS[fn].args)])))
+    return str(Call(fn, tuple(Load(x, (Index.of("i"),)) for x in NAMES[:len(FUNCTIONS[fn].args)])))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -236,7 +237,7 @@ EXACT: dict[str, Callable[[int, int], int]] = {
 def both_readings(text: str, out: str, *arrays: Array) -> Array:
     """By compiled code, which the NumPy reading equals."""
     got = compute(text, out, *arrays)
-    operands = dict(zip("xwu", arrays, strict=False))
+    operands = dict(zip(NAMES, arrays, strict=False))
     again = apply(parse_formula(f"y[i] = {text}", {"i": got.size}), operands, got.shape, {}, dtype=out)
     np.testing.assert_array_equal(got, again)
     return got
@@ -330,6 +331,13 @@ def test_bfloat16_of_all_upper_halves(level: str) -> None:
         if not rest:
             again = compute("f32(x[i])", "f32", exact, target=target_for(level))
             np.testing.assert_array_equal(again.view(np.uint32)[~nan], bits[~nan])
+
+
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3"])
+def test_random_numbers_are_the_references(level: str) -> None:
+    words = [np.random.default_rng(i).integers(-2 ** 31, 2 ** 31, 37).astype(np.int32) for i in range(6)]
+    got = compute(text_of("random"), "f32", *words, target=target_for(level))
+    assert np.array_equal(got, FUNCTIONS["random"].numpy(*words)) and (got >= 0).all() and (got < 1).all()
 
 
 # ---- code
