@@ -102,7 +102,10 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
     """The values with blocked channels: a fixed point, because views and clauses tie values together."""
     shown = {*graph.inputs, *(v for _, v in graph.outputs)}
     held = {name: lanes[name] for name, _ in graph.state}
-    result = {n.name for n in graph if n.op in ("kernel", "reshape", "input") and n.name not in shown
+    # of rows alone plain memory is the same, and all of it one dimension
+    rows = {value for pair in graph.state for value in pair if graph[value].type.rank == CHANNEL + 1
+            and int(graph[value].type.shape[CHANNEL]) % (lanes[value] or 1) == 0}
+    result = {n.name for n in graph if n.op in ("kernel", "reshape", "input") and n.name not in shown | rows
               and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int)
               and c > (held.get(n.name, 0) - 1 if n.name in held else 1)}
     for n in graph:
