@@ -9,6 +9,12 @@ from typing import Any, Literal
 from cnncc.ir.types import Extent
 
 ALIGN = 64                  # bytes: a cache line, which buffers begin at
+
+
+def aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGN) * ALIGN
+
+
 Space = Literal["input", "output", "weights", "state", "work"]
 
 # Slots of a call frame, eight bytes each: the only argument of the native entry `run`.

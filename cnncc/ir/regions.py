@@ -12,11 +12,11 @@ from cnncc.ir.expr import Index
 from cnncc.ir.infer import stage_dtypes
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
+from cnncc.ir.plan import aligned
 from cnncc.ir.schedule import HINTS
 from cnncc.ir.tasks import unit_of
 from cnncc.ir.types import BYTES, HINT, Extent, TensorType
 
-ALIGN = 64
 PAGE = 4096
 
 
@@ -138,5 +138,5 @@ def scratch_offsets(kernel: Kernel) -> tuple[dict[str, int], int]:
     offsets, total = {}, 0
     for t in (*kernel.scratch, *waits):
         offsets[t.name] = total
-        total += -(-t.layout.elements(shapes[t.name]) * BYTES[t.type.dtype] // ALIGN) * ALIGN
+        total += aligned(t.layout.elements(shapes[t.name]) * BYTES[t.type.dtype])
     return offsets, -(-total // PAGE) * PAGE

@@ -16,7 +16,7 @@ from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.loops import Inlined
-from cnncc.ir.plan import ALIGN, Held, Place, Plan, Step, Turns
+from cnncc.ir.plan import Held, Place, Plan, Step, Turns, aligned
 from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.signature import value as value_record
 from cnncc.ir.tasks import task_count
@@ -110,7 +110,7 @@ def plan_memory(found: Inlined) -> tuple[Plan, tuple[Packing, ...], dict[str, Ke
             key = (root[value], f"{t.type} {t.layout}")
             if key not in packings:
                 packings[key] = Packing(root[value], t.type.shape, t.layout, used, t.nbytes)
-                used += _aligned(t.nbytes)
+                used += aligned(t.nbytes)
             own.append(Place("weights", packings[key].offset, first, move))
         tasks, batch = task_count(kernel)
         symbol = symbol_of(kernel)
@@ -126,13 +126,9 @@ def plan_memory(found: Inlined) -> tuple[Plan, tuple[Packing, ...], dict[str, Ke
     return plan, tuple(packings.values()), kernels
 
 
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // ALIGN) * ALIGN
-
-
 def _bytes(n: Node) -> int:
     assert n.kernel is not None
-    return _aligned(n.kernel.output.nbytes)
+    return aligned(n.kernel.output.nbytes)
 
 
 def _work_bytes(graph: Graph, places: dict[str, Place]) -> int:

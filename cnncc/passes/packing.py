@@ -10,6 +10,7 @@ from cnncc.ir.formula import multiply_add
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.target import Target
+from cnncc.ir.types import product
 from cnncc.passes.layouts import PACKED, copy_kernel, copy_of
 from cnncc.passes.schedules import candidates, weights_of
 
@@ -72,16 +73,9 @@ def _computed(n: Node, graph: Graph) -> Iterator[Tensor]:
             continue
         t, at = n.kernel.tensors[x.tensor], [o.name for o in n.kernel.operands].index(x.tensor)
         dims = set(x.dims)
-        fresh = [e for d, e in f.extents if d not in dims]
+        fresh = [e if isinstance(e, int) else REUSE for d, e in f.extents if d not in dims]
         if graph[n.inputs[at]].op != "const" and not t.type.symbols and {*f.reduced} <= dims \
                 and dims - {*f.reduced} and sum(y.tensor == t.name for y in stage.loads) == 1 \
                 and n.inputs.count(n.inputs[at]) == 1 and t.type.dtype in ("f32", "f64") \
-                and _product(fresh) >= REUSE and all(len(i.dims) == 1 or not i.dims for i in x.index):
+                and product(fresh) >= REUSE and all(len(i.dims) == 1 or not i.dims for i in x.index):
             yield t
-
-
-def _product(extents: list[int | str]) -> int:
-    total = 1
-    for e in extents:
-        total *= e if isinstance(e, int) else REUSE
-    return total

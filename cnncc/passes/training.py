@@ -102,7 +102,7 @@ class Training:
         x, weight, bias = inputs[:3]
         rank, axes = b.type(x).rank, tuple(a for a in range(b.type(x).rank) if a != 1)
         count, shape = make.count(x, axes), (b.type(weight).shape[0], *(1,) * (rank - 2))
-        mean = make("batch_mean", x, step="mean", axes=axes)
+        mean = make("reduce_mean", x, step="mean", axes=axes, keepdims=True)
         total = make("reduce_variation", x, mean, step="variation", axes=axes, keepdims=True)
         root = make("inverse_root", total, step="root", factor=1.0 / count, epsilon=n.attr["epsilon"])
         mean, total, root = (make("reshape", v, step="vector", shape=shape) for v in (mean, total, root))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cnncc.ir.errors import InternalError
 from cnncc.ir.graph import Graph, Node
-from cnncc.ir.plan import ALIGN, Held
+from cnncc.ir.plan import Held, aligned
 
 
 def updates_last(graph: Graph) -> Graph:
@@ -40,5 +40,5 @@ def held(graph: Graph) -> tuple[Held, ...]:
         t = n.kernel.output
         result.append(Held(name, n.type.numpy.name, n.type.static(), t.type.static(), str(t.layout), at,
                            t.nbytes))
-        at += -(-t.nbytes // ALIGN) * ALIGN
+        at += aligned(t.nbytes)
     return tuple(result)

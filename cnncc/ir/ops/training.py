@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cnncc.ir.op import Made, Parts, composed, elementwise, gradient, reduction
+from cnncc.ir.op import Made, Parts, elementwise, gradient, reduction
 
 elementwise("batch_standard", "(x - v) * (t * w) + u")
 reduction("reduce_centred_product", "+=", "x * ((w - u) * v)")
@@ -13,12 +13,6 @@ elementwise("running", "x * keep + w * take", "keep", "take")
 elementwise("dropped", "where(random(w, u, v, i32(layer), t, z) < ratio, 0, x * factor)", "layer", "ratio",
             "factor")
 elementwise("drawn", "x / -log(random(w, u, v, i32(layer), t, z))", "layer")
-
-
-@composed
-def _batch_mean(make: Parts, n: Made) -> str:
-    """The mean over `axes`, in which they stay with extent 1."""
-    return make("reduce_mean", n.inputs[0], axes=n.attr["axes"], keepdims=True)
 
 
 @gradient("batch_standard")
