@@ -14,14 +14,11 @@ import embedded
 import numpy as np
 import onnx
 import pytest
-from embedded import BATCH, LEVELS, NETWORKS, Program, compiler, program
+from embedded import BATCH, HERE, LEVELS, NETWORKS, Program, compiler, program
 
 import cnncc
-from cnncc.ir.target import LEVELS as FEATURES
-from cnncc.ir.target import host_features
 
 ALL = "+".join(LEVELS)
-HERE = [v for v in LEVELS if {f[1:] for f in FEATURES[v][1].split(",")} <= host_features()]
 BUILDS = [(cc, options) for cc in ("gcc", "clang") for options in (
     ("-std=c99",), ("-std=c++17",), ("-std=c99", "-fsanitize=address,undefined"))]
 POOL = {"pthread_atfork", "pthread_create", "pthread_detach", "pthread_self", "pthread_sigmask"}
