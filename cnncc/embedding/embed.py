@@ -193,7 +193,8 @@ def _files(d: Description, shared: bool) -> dict[str, bytes]:
              f"{name}.pc": pkg_config(d), f"{name}.json": record}
     if shared:
         texts["example.py"] = example_py(d)
-    return {f"{name}.o": d.made.data, f"lib{name}.a": archive(f"{name}.o", d.made.data, d.interface.exports),
+    symbols = (*d.interface.exports, *d.interface.linked.values())
+    return {f"{name}.o": d.made.data, f"lib{name}.a": archive(f"{name}.o", d.made.data, symbols),
             **{n: text.encode() for n, text in texts.items()}}
 
 
