@@ -343,9 +343,11 @@ def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
           option("--against", default="numpy,onnxruntime,openvino", metavar="ENGINES",
                  help="Engines to compare with."),
           numbers_option("--threads", default="1", help="Numbers of threads."),
+          option("--mode", type=click.Choice(["latency", "throughput"]), default="latency",
+                 help="One call on all threads, or one call on each."),
           batch_option(default=1), shapes_option,
           option("--seconds", type=click.FloatRange(0.01, 3600), default=3.0, help="To measure each engine."))
-def bench(model: str, against: str, threads: tuple[int, ...], batch: int,
+def bench(model: str, against: str, threads: tuple[int, ...], mode: str, batch: int,
           shapes: dict[str, tuple[int, ...]], seconds: float) -> None:
     """Compare the speed of MODEL with other engines: a process each, alternating rounds, results checked."""
     from cnncc.bench.engines import ENGINES
@@ -357,7 +359,7 @@ def bench(model: str, against: str, threads: tuple[int, ...], batch: int,
         raise click.UsageError(f"unknown engine {', '.join(unknown)}: choose from {', '.join(ENGINES)}")
     counts = [thread_count(t) for t in threads]
     with progress() as report:
-        found = measure(model, engines, counts, batch, seconds, report, shapes)
+        found = measure(model, engines, counts, batch, seconds, report, shapes, mode=mode)
     wrong = any(r.engine == "cnncc" and r.note == "WRONG" for r in found.results)
     tell(found, table(found), good=not wrong)
 
