@@ -31,13 +31,14 @@ Feeds: TypeAlias = Mapping[str, Array]
 Call: TypeAlias = Callable[[Feeds], list[Array]]
 
 
-def _onnx(path: str) -> str | bytes:
-    """What others can read of a model file: the file itself, or what it says as ONNX."""
+def _onnx(path: str | bytes) -> str | bytes:
+    """What others can read of a model: an ONNX file or its bytes, what a definition says as ONNX."""
     from cnncc.compiler import as_onnx
-    return path if path.lower().endswith(".onnx") else as_onnx(path)
+    return path if isinstance(path, bytes) or path.lower().endswith(".onnx") else as_onnx(path)
 
 
-def onnxruntime(path: str, threads: int, feeds: Feeds, streams: int = 1, optimize: bool = True) -> Call:
+def onnxruntime(path: str | bytes, threads: int, feeds: Feeds, streams: int = 1,
+                optimize: bool = True) -> Call:
     """Without `optimize` it runs the model as written: it also rounds where the model quantizes."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -94,7 +95,7 @@ def _round(call: Call, feeds: Feeds, seconds: float, calls: int, cold: int, stre
         many = streams * max(calls, round(seconds / once))
         for _ in in_order(lambda _, given: call(given), [feeds] * many, streams, streams):
             pass
-        times = [(time.perf_counter() - wall) / many]
+        times = [(time.perf_counter() - wall) / many] * many
     else:
         times = _timed(call, feeds, calls, seconds, np.zeros(cold, np.uint8))
     foreign = busy() - used - (time.process_time() - own)

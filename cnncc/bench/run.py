@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from cnncc.compiler import optimize, plan, reference
+from cnncc.compiler import as_onnx, optimize, plan, reference
 from cnncc.feeds import random_feeds, write_results
+from cnncc.frontend.preprocess import Preprocess
 from cnncc.ir.errors import InputError
 from cnncc.ir.reference import evaluate
 from cnncc.ir.target import target_for
@@ -71,16 +72,17 @@ class Bench:
 
 def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int, seconds: float,
           report: Callable[[str, float], None], shapes: Mapping[str, Sequence[int]] | None = None,
-          cold: bool = False, mode: str = "latency") -> Bench:
+          cold: bool = False, mode: str = "latency", preprocess: Preprocess | None = None) -> Bench:
     """Measure cnncc and the engines `against` on a model with seeded random inputs, `seconds` each.
 
     `shapes` are those of inputs whose sizes the model leaves open; `cold`: nothing is in the caches before a
-    call. Where the `mode` is throughput, cnncc's latency is measured too.
+    call. Where the `mode` is throughput, cnncc's latency is measured too. With `preprocess` all engines get
+    the model with it as nodes.
 
     Raises ModelError as `compile` does, InputError where the model's batch is fixed to another.
     """
     report("reference", 0.0)
-    read = reference(path, shapes=shapes)
+    read = reference(path, shapes=shapes, preprocess=preprocess)
     fixed = {v.shape[0] for v in read.inputs if v.shape}
     fixed = {batch} if any(isinstance(e, str) for e in fixed) else fixed
     if batch != 1 and fixed != {batch}:
@@ -96,6 +98,9 @@ def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int,
         with ExitStack() as stack:
             folder = stack.enter_context(TemporaryDirectory())
             first = {"path": path, "inputs": f"{folder}/inputs.npz", "expected": f"{folder}/expected.npz"}
+            if preprocess is not None:
+                first["path"] = f"{folder}/model.onnx"
+                Path(first["path"]).write_bytes(as_onnx(graph))
             write_results(first["inputs"], feeds)
             write_results(first["expected"], expected)
             names = [(name, mode) for name in dict.fromkeys(["cnncc", *against])]
