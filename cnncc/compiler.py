@@ -449,6 +449,7 @@ def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = No
     from cnncc.reference_model import OpenReference, Reference
 
     check_shapes(shapes)
+    check_preprocess(preprocess)
 
     def build(how: Preprocess | None, pinned: Shapes, values: Mapping[str, Array]) -> Reference:
         own = {**(shapes or {}), **(how.inside(pinned) if how else pinned)}

@@ -165,7 +165,7 @@ def test_run_images(say: Any) -> None:
     out = json.loads(good(say("run", DIGITS, "0.png", "1.png", "--json")))["probabilities"]
     assert out["shape"] == [2, 10] and [row[0]["class"] for row in out["top"]] == labels.tolist()
     code, out, err = say("run", DIGITS, "0.png", "--mean", "1,2,3")
-    assert code == 1 and "--mean: expected 1 number, got 3" in err
+    assert code == 1 and "mean: expected 1 number, got 3" in err
     code, out, err = say("run", DIGITS, "0.png", "--layout", "nhwc")
     assert code == 1 and "--layout" in err
     code, out, err = say("run", DIGITS, "0.png", "x=1.png")

@@ -91,8 +91,7 @@ class Preprocess:
         for name in ("scale", "mean", "std"):
             if (n := len(getattr(self, name))) not in (1, channels):
                 expected = f"1 number or {channels}" if channels > 1 else "1 number"
-                raise InputError(f"{name}: expected {expected} for {channels} channels, got {n}: is the "
-                                 "layout right?")
+                raise InputError(f"{name}: expected {expected}, got {n}: is the layout right?")
 
     def opened(self, error: OpenError) -> OpenError:
         """What is open of a model, in terms of the caller's images; for what `found` gives."""
