@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +15,10 @@ from cnncc.ir.formula import Formula
 from cnncc.ir.graph import Builder, Graph, Node, apart
 from cnncc.ir.op import Parts
 from cnncc.ir.ops import NAMES, OPS
-from cnncc.ir.types import FLOATS, Extent
+from cnncc.ir.ops.formulas import derived
+from cnncc.ir.types import FLOATS
 from cnncc.passes.fold import Rebuild, expand_but
+from cnncc.passes.recurrence import Recurrence
 
 
 def gradients(graph: Graph, of: str, wrt: Sequence[str]) -> Graph:
@@ -33,11 +35,10 @@ def gradients(graph: Graph, of: str, wrt: Sequence[str]) -> Graph:
     total = b.type(of)
     if any(e != 1 for e in total.shape) or total.dtype not in FLOATS:
         raise ModelError(f"gradients are those of one number: {of} is {total}")
-    active = _active(graph, of, wrt)
+    active = _active(graph, [of], wrt)
     d = _Reverse(b, active)
     d.add(of, b.op("fill", [], f"{of}.grad", shape=total.shape, value=1.0, dtype=total.dtype))
-    for n in reversed([n for n in graph if n.name in active]):
-        d.visit(n)
+    d.run([*graph])
     if d.failed:
         raise UnsupportedError(f"{graph.name} can't be differentiated", d.failed)
     found = {name: d.total(name) or b.op("fill", [], f"{name}.grad", shape=b.type(name).shape, value=0.0,
@@ -47,25 +48,26 @@ def gradients(graph: Graph, of: str, wrt: Sequence[str]) -> Graph:
     return done.live()
 
 
-def _active(graph: Graph, of: str, wrt: Sequence[str]) -> set[str]:
+def _active(nodes: Iterable[Node], of: Sequence[str], wrt: Iterable[str]) -> set[str]:
     """The values of floats between `wrt` and `of`."""
-    after = set(wrt)
-    for n in graph:
+    after, needs = set(wrt), dict[str, tuple[str, ...]]()
+    for n in nodes:
+        needs[n.name] = n.needs
         if n.type.dtype in FLOATS and any(i in after for i in n.needs):
             after.add(n.name)
-    before, stack = set[str](), [of]
+    before, stack = set[str](), [*of]
     while stack:
         name = stack.pop()
         if name not in before and name in after:
             before.add(name)
-            stack.extend(graph[name].needs)
+            stack.extend(needs.get(name, ()))
     return before
 
 
 class _Reverse:
     """Gradients, collected from the last node to the first."""
 
-    def __init__(self, b: Rebuild, active: set[str]) -> None:
+    def __init__(self, b: Builder, active: set[str]) -> None:
         self.b, self.active = b, active
         self.parts: dict[str, list[str]] = {}
         self.failed: list[tuple[str, str, str]] = []
@@ -80,12 +82,21 @@ class _Reverse:
             parts[:2] = [self.b.op("add", parts[:2], f"{value}.grad", self.b.nodes[value].origin)]
         return parts[0] if parts else None
 
-    def visit(self, n: Node) -> None:
+    def run(self, nodes: Sequence[Node]) -> None:
+        """Visit nodes from the last to the first."""
+        for n in reversed(nodes):
+            if n.name in self.active:
+                self._visit(n)
+
+    def _visit(self, n: Node) -> None:
         dy = self.total(n.name)
         if dy is None or n.op in ("input", "const"):
             return
         try:
-            self._operands(n, dy)
+            if n.loop is not None:
+                self._loop(n, dy)
+            else:
+                self._operands(n, dy)
         except UnsupportedError as error:
             self.failed.append((n.op, n.origin[0] if n.origin else n.name, str(error)))
 
@@ -109,6 +120,23 @@ class _Reverse:
             self._formula(n, dy, wanted)
         if n.base in self.active:
             self._base(n, dy)
+
+    def _loop(self, n: Node, dy: str) -> None:
+        """First the gradients of the state, from turn to turn, then those of all that turns computed."""
+        r = Recurrence(self.b, n)
+        body, reads = [*r.body.nodes.values()], [x.value for x in r.reads]
+        turn = _Reverse(r.back, _active(body, [w.value for w in r.writes], reads))
+        for w in r.writes:
+            turn.add(w.value, r.slope(w))
+        turn.run([own for own in body if own.name not in reads])
+        self.failed += turn.failed
+        state = r.backward(dy, {x: part for x in reads if (part := turn.total(x)) is not None})
+        self.active |= _active(r.nodes, [r.names[w.value] for w in r.writes], self.active - {n.name})
+        for w in r.writes:
+            self.add(r.names[w.value], r.slopes_of_all(w, state))
+        self.run(r.nodes)
+        if n.base in self.active:
+            self.add(n.base, r.before(state))
 
     # ---- one formula
 
@@ -191,13 +219,3 @@ class _Hit:
     at: Load
     own: Load
 
-
-def derived(b: Builder, f: Formula, values: Mapping[str, str], name: str, origin: tuple[str, ...],
-            shape: Sequence[Extent], base: str = "", dtype: str = "") -> str:
-    """Add a node for a formula over `values`, by the names that it calls them, floats first."""
-    found = dict.fromkeys(x.tensor for x in f.loads)
-    used = sorted(found, key=lambda t: b.type(values[t]).dtype not in FLOATS)
-    text = str(f.renamed(dict(zip(used, NAMES, strict=False)))).replace(" ", "")
-    given = {"dtype": dtype} if dtype else {}
-    return b.op("derived", [values[t] for t in used], name, origin, base, text=text, extents=f.extents,
-                shape=tuple(shape), **given)
