@@ -16,7 +16,7 @@ from cnncc.ir.graph import Builder, Graph, Node, apart
 from cnncc.ir.op import Parts
 from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.ops.formulas import derived
-from cnncc.ir.types import FLOATS
+from cnncc.ir.types import FLOATS, product
 from cnncc.passes.fold import Rebuild, expand_but
 from cnncc.passes.recurrence import Recurrence
 
@@ -77,10 +77,42 @@ class _Reverse:
 
     def total(self, value: str) -> str | None:
         """The gradient of a value: the sum of its parts, in the order of its readers from the last on."""
-        parts = self.parts.get(value, [])
+        parts = self.parts[value] = self._joined(value) if value in self.parts else []
         while len(parts) > 1:
             parts[:2] = [self.b.op("add", parts[:2], f"{value}.grad", self.b.nodes[value].origin)]
         return parts[0] if parts else None
+
+    def _joined(self, value: str) -> list[str]:
+        """The parts; those that write different places of zeros as one, without zeros where that is all."""
+        b, sums, found, several = self.b, list[str](), list[tuple[Node, Formula]](), 0
+        for part in self.parts[value]:
+            own = [(n, OPS[n.op].formula([b.type(i) for i in n.inputs], n.attr)[0])
+                   for n in self._clauses(part)]
+            if own and all(any(apart(i, f, j, g) for i, j in zip(f.out.index, g.out.index, strict=True))
+                           for _, f in own for _, g in found):
+                found, several = found + own, several + 1
+            else:
+                sums.append(part)
+        if several < 2:
+            return self.parts[value]
+        type, origin = b.type(value), b.nodes[value].origin
+        written = [[f.sizes[d] for d in f.out_dims] for _, f in found]
+        known = not type.symbols and all(isinstance(e, int) for sizes in written for e in sizes)
+        covers = known and sum([product([int(e) for e in sizes]) for sizes in written]) \
+            == product(type.static())
+        whole = "" if covers else b.op("fill", [], f"{value}.grad.fill", origin, shape=type.shape, value=0.0,
+                                       dtype=type.dtype)
+        for n, _ in found:
+            whole = b.op(n.op, n.inputs, n.name, n.origin, whole, **n.attr)
+        return [*sums, whole]
+
+    def _clauses(self, part: str) -> list[Node]:
+        """The clauses that a part has over zeros, none where it is something else."""
+        n, found = self.b.nodes[part], list[Node]()
+        while n.base:
+            found.append(n)
+            n = self.b.nodes[n.base]
+        return found[::-1] if n.op == "fill" and n.attr["value"] == 0 else []
 
     def run(self, nodes: Sequence[Node]) -> None:
         """Visit nodes from the last to the first."""
