@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.expr import Call, Const, Expr, Index, Load
 from cnncc.ir.formula import Formula
 from cnncc.ir.graph import Builder, Graph, Node, apart
-from cnncc.ir.op import Parts
+from cnncc.ir.op import Parts, axes
 from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.ops.formulas import derived
 from cnncc.ir.types import FLOATS, product
@@ -70,6 +70,7 @@ class _Reverse:
     def __init__(self, b: Builder, active: set[str]) -> None:
         self.b, self.active = b, active
         self.parts: dict[str, list[str]] = {}
+        self.folds: dict[str, dict[str, str]] = {}
         self.failed: list[tuple[str, str, str]] = []
 
     def add(self, value: str, part: str) -> None:
@@ -177,14 +178,13 @@ class _Reverse:
         b = self.b
         types = [b.type(i) for i in n.inputs]
         f, _ = OPS[n.op].formula(types, n.attr)
-        if f.scattered and f.fold not in ("=", "+="):
-            raise UnsupportedError(f"a scatter with {f.fold} has no derivative")
         names = dict(zip(NAMES, n.inputs, strict=False))
         named: dict[str, str] = {**names, "dy": dy, "value": n.name}
         dtypes = {name: b.type(v).dtype for name, v in named.items()}
         own: Expr = Load("dy", f.out.index)
-        if f.fold == "*=":
-            own = Call("div", (Call("mul", (own, Load("value", f.out.index))), f.expr))
+        if _shared(f):
+            named |= self._folds(n, f)
+            own = _share(f, f.expr, f.out.index)
         elif f.fold in ("max=", "min="):
             hit = self._hit(n, f, names)
             named["hit"], named["number"] = hit.tensors
@@ -195,6 +195,40 @@ class _Reverse:
                 if f.fold == "=" and not f.scattered:
                     term = replaced(term, f.expr, Load("value", f.out.index))
                 self._emit(names[x.tensor], x.index, term, f, named, n)
+
+    def _folds(self, n: Node, f: Formula) -> dict[str, str]:
+        """What tells the share of each of the elements that a product or a scatter's extreme is made of.
+
+        Of extremes the number of elements that are the result; of products the number of zeros, and the
+        product of all others.
+        """
+        if n.name not in self.folds:
+            wanted = {"zeros": ("+=", _is_zero), "rest": ("*=", _without_zero)} if f.fold == "*=" else \
+                {"equals": ("+=", _is_value)}
+            self.folds[n.name] = {name: self._fold(n, f, name, *how) for name, how in wanted.items()}
+        return self.folds[n.name]
+
+    def _fold(self, n: Node, f: Formula, name: str, fold: str, of: Callable[[Expr, Load], Expr]) -> str:
+        """A fold of what `of` makes of each element of a value and the value, what is beneath it included."""
+        b, type, base = self.b, self.b.type(n.name), ""
+        if n.base:
+            index = axes(type.rank)
+            first = Formula(Load("y", index), "=", of(Load("base", index), Load("value", index)),
+                            tuple(zip((i.dims[0] for i in index), type.shape, strict=True)))
+            named = {"base": self._beneath(n), "value": n.name}
+            base = derived(b, first, named, f"{n.name}.{name}", n.origin, type.shape)
+        whole = replace(f, fold=fold, expr=of(f.expr, Load("value", f.out.index)))
+        return derived(b, whole, {**dict(zip(NAMES, n.inputs, strict=False)), "value": n.name},
+                       f"{n.name}.{name}", n.origin, type.shape, base)
+
+    def _beneath(self, n: Node) -> str:
+        """A value with what was there before a scatter."""
+        base = self.b.nodes[n.base]
+        if base.op == "fill":
+            return self.b.op("fill", [], f"{base.name}.again", base.origin, **base.attr)
+        if base.op != "copy":
+            raise UnsupportedError("several scatters write over each other's extremes or products")
+        return base.inputs[0]
 
     def _hit(self, n: Node, f: Formula, names: Mapping[str, str]) -> _Hit:
         """For each element of an extreme the number of the point that it came from, the first of equals."""
@@ -224,6 +258,13 @@ class _Reverse:
         """What a clause is written over gets what the clause doesn't write."""
         b = self.b
         f, _ = OPS[n.op].formula([b.type(i) for i in n.inputs], n.attr)
+        if _shared(f):
+            index, type = axes(b.type(n.name).rank), b.type(n.name)
+            each = Formula(Load("y", index), "=", _share(f, Load("base", index), index),
+                           tuple(zip((i.dims[0] for i in index), type.shape, strict=True)))
+            named = {"dy": dy, "value": n.name, "base": self._beneath(n), **self._folds(n, f)}
+            self.add(n.base, derived(b, each, named, f"{n.base}.grad", n.origin, type.shape))
+            return
         if f.fold != "=" or not self._read_elsewhere(n, f):
             self.add(n.base, dy)
             return
@@ -241,6 +282,40 @@ class _Reverse:
             return True
         other, _ = OPS[base.op].formula([self.b.type(i) for i in base.inputs], base.attr)
         return not any(apart(i, f, j, other) for i, j in zip(f.out.index, other.out.index, strict=True))
+
+
+def _shared(f: Formula) -> bool:
+    """Whether elements get shares of the gradient by what else was folded: products, extremes of scatters."""
+    return f.fold == "*=" or (f.scattered and f.fold in ("max=", "min="))
+
+
+def _share(f: Formula, e: Expr, at: tuple[Index, ...]) -> Expr:
+    """The share of an element e that was folded into the result's `at`, as in PyTorch: of an extreme an equal
+    part for all that are it; of a product the product of all others.
+    """
+    dy = Load("dy", at)
+    if f.fold == "*=":
+        alone = Call("eq", (Load("zeros", at), _is_zero(e, dy)))
+        own = Call("div", (Call("mul", (dy, Load("rest", at))), _without_zero(e, dy)))
+        return Call("where", (alone, own, Const(0.0)))
+    own = Call("div", (dy, Load("equals", at)))
+    return Call("where", (Call("eq", (e, Load("value", at))), own, Const(0.0)))
+
+
+def _zero(e: Expr) -> Expr:
+    return Call("eq", (e, Const(0.0)))
+
+
+def _is_zero(e: Expr, value: Load) -> Expr:
+    return Call("where", (_zero(e), Const(1.0), Const(0.0)))
+
+
+def _without_zero(e: Expr, value: Load) -> Expr:
+    return Call("where", (_zero(e), Const(1.0), e))
+
+
+def _is_value(e: Expr, value: Load) -> Expr:
+    return Call("where", (Call("eq", (e, value)), Const(1.0), Const(0.0)))
 
 
 @dataclass(frozen=True, slots=True)
