@@ -42,6 +42,7 @@ from cnncc.version import __version__
 
 if TYPE_CHECKING:
     from cnncc.frontend.onnx_import import Shapes
+    from cnncc.frontend.preprocess import Preprocess
     from cnncc.frontend.user import Ops
     from cnncc.ir.graph import Graph
 
@@ -66,12 +67,13 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
           shapes: Shapes | None = None, outputs: Sequence[str] | None = None, precision: str = "fast",
           optimize: str = "speed", threads: str = "none", weights: str = "object", shared: bool = False,
           progress: Callable[[str, float], None] | None = None, ops: Ops | None = None,
-          schedules: str | os.PathLike[str] | None = None) -> Embedded:
+          schedules: str | os.PathLike[str] | None = None, preprocess: Preprocess | None = None) -> Embedded:
     """Write what a C or C++ program needs to run a model, without Python or any library, into a folder.
 
-    `source`, `shapes`, `outputs`, `precision`, `progress`, `ops` and `schedules` are as for `compile`; all
-    sizes but one batch must be known. The files are called after `name` (None: the source's), which begins
-    all symbols: `NAME.h`, `NAME.o`, `libNAME.a`, `example.c`, `CMakeLists.txt`, `NAME.pc` and `NAME.json`.
+    `source`, `shapes`, `outputs`, `precision`, `progress`, `ops`, `schedules` and `preprocess` are as for
+    `compile`; all sizes but one batch must be known. The files are called after `name` (None: the source's),
+    which begins all symbols: `NAME.h`, `NAME.o`, `libNAME.a`, `example.c`, `CMakeLists.txt`, `NAME.pc` and
+    `NAME.json`.
 
     `target` is native or x86-64-v2, -v3 or -v4, which this CPU may lack, or several with `+` between them:
     the object then runs the best that the CPU has; `schedules` are for one of them. `optimize` is speed, or
@@ -97,7 +99,7 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
         raise InputError(f"{os.fspath(folder)}: is no folder: the files are written into one")
     report("reading", 0.0)
     try:
-        graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops))
+        graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops), preprocess)
     except OpenError as error:
         raise _closed(error) from error
     if name is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from cnncc.ir.plan import Signal
 from cnncc.ir.types import Extent, TensorType, name_of
 
 Attr = Any          # int, float, str or a tuple of them
+Move: TypeAlias = "tuple[int, int] | None"
+"""(axis, step) of what each turn of a loop finds `step` further along an axis; None: all find the same."""
 
 
 def quote(name: str) -> str:
@@ -77,7 +79,7 @@ class Loop:
 
     body: Graph
     count: int
-    moves: tuple[tuple[int, int] | None, ...]
+    moves: tuple[Move, ...]
 
     @property
     def state(self) -> str:
@@ -346,6 +348,21 @@ class Builder:
         attributes = tuple(sorted((k, v) for k, v in attrs.items()))
         type = OPS[op].infer([self.nodes[i].type for i in inputs], attrs)
         return self.add(Node(self.fresh(name), op, inputs, type, attributes, origin, base=base))
+
+    def loop(self, count: int, operands: Sequence[tuple[str, Move]], state: tuple[str, Move], name: str,
+             origin: tuple[str, ...], turn: Callable[[Builder, Sequence[str]], str]) -> str:
+        """Add a loop over a state that is a clause by now; the state after `count` turns.
+
+        `turn` adds the first turn to a builder and gives the state after it. It is told what the operands are
+        called there, and at last the state.
+        """
+        body = Builder(f"{name}.body")
+        names = [body.input(body.fresh(v), self.type(v)) for v, _ in operands]
+        names.append(body.input(body.fresh(state[0]), self.type(state[0]), "state"))
+        end = turn(body, names)
+        loop = Loop(body.graph([("state", end)]), count, tuple(move for _, move in (*operands, state)))
+        return self.add(Node(self.fresh(f"{name}.loop"), "loop", tuple(v for v, _ in operands),
+                             self.type(state[0]), origin=origin, base=state[0], loop=loop))
 
     def graph(self, outputs: Iterable[tuple[str, str]], signals: Sequence[Signal] = (),
               state: Iterable[tuple[str, str]] = ()) -> Graph:

@@ -45,6 +45,10 @@ class Loss:
                              f"got {y.dtype.name}{_show(y.shape)}")
         return np.ascontiguousarray(y, wanted.numpy)
 
+    def counts(self, targets: Array) -> tuple[float, float]:
+        """How much of all data a batch is, where the loss and where the measure is the mean over these."""
+        return len(targets), len(targets)
+
     def score(self, outputs: Array, targets: Array) -> float:
         """The measure of a batch: the mean of the absolute errors."""
         return float(np.abs(outputs.astype(np.float64) - targets).mean())
@@ -106,6 +110,14 @@ class SoftmaxCrossEntropy(Loss):
             raise InputError(f"targets: the label {y[place]} at {_show(place)} of the batch is out of range: "
                              f"the network has outputs for {classes} classes, 0 to {classes - 1}")
         return np.ascontiguousarray(y, np.int64)
+
+    def counts(self, targets: Array) -> tuple[float, float]:
+        """Of labels what the places count by class, and the number of those that aren't ignored."""
+        if self.soft:
+            return super().counts(targets)
+        kept = targets if self.ignore_index is None else targets[targets != self.ignore_index]
+        weights = np.ones(kept.size) if self.class_weights is None else np.asarray(self.class_weights)[kept]
+        return float(weights.sum()), kept.size
 
     def score(self, outputs: Array, targets: Array) -> float:
         """The part of the places where the greatest output is the target's."""
