@@ -17,6 +17,7 @@ import pytest
 from embedded import BATCH, HERE, LEVELS, NETWORKS, Program, compiler, program
 
 import cnncc
+from cnncc import tuner
 
 ALL = "+".join(LEVELS)
 BUILDS = [(cc, options) for cc in ("gcc", "clang") for options in (
@@ -67,6 +68,24 @@ def test_equal_to_the_jit(name: str, cc: str, options: tuple[str, ...], folders:
     for threads in (1, 2, 5) if built.record["threads"] != "none" else ():
         assert built.run(arrays, "", threads) == truth[name][HERE[0]]
         assert built.run(arrays, HERE[-1], threads) == truth[name][HERE[-1]]
+
+
+def test_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were measured, for the target that they are for: kernels and results are the JIT's."""
+    monkeypatch.setattr(tuner, "alternate", lambda runs, rounds: [[1.0 / i] * rounds for i in
+                                                                  range(1, len(runs) + 1)])
+    model, file, last = NETWORKS["digits"](), tmp_path / "digits.schedules", LEVELS[-1]
+    tuner.tune(model, file, seconds=600, tries=3, target=last)
+    record, plain = (cnncc.embed(model, tmp_path / name, name="net", target=ALL, schedules=s).record
+                     for name, s in (("tuned", file), ("plain", None)))
+    assert record["targets"][:-1] == plain["targets"][:-1] and record["targets"] != plain["targets"]
+    jit = cnncc.compile(model, target=last, schedules=file)
+    assert [k["symbol"] for k in record["targets"][-1]["kernels"]] == [s.symbol for s in jit.plan.steps]
+    arrays = embedded.inputs(jit)
+    assert program(tmp_path / "tuned", record).run(arrays, last) == [jit(**arrays).tobytes()]
+    with pytest.raises(cnncc.CnnccError, match="run cnncc tune here"):
+        cnncc.embed(model, tmp_path / "out", target="x86-64-v4", schedules=file)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -23,14 +23,14 @@ from hashlib import sha256
 from cnncc.codegen.cpuid import levels
 from cnncc.codegen.driver import ENTRY, flush, restore
 from cnncc.codegen.emitter import BOOL, I64, PTR, Emitter, Int, Type, Value
-from cnncc.ir.plan import FRAME, Plan
+from cnncc.ir.plan import ALIGN, FRAME, Plan
 from cnncc.ir.target import Target
 from cnncc.ir.types import dtype_called
 
 ABI = 1
 """Version of the C interface: names, arguments and what they mean."""
 OWN = "cnncc_"              # begins the names of the driver and the pool: an interface's name takes its place
-ALIGNMENT = 64              # of the workspace and the weights
+ALIGNMENT = ALIGN           # of the workspace and the weights
 ERRORS = {"CPU": "the CPU lacks the instructions that this code needs",
           "NULL": "an argument is a null pointer",
           "ALIGNMENT": f"the workspace or the weights are not aligned to {ALIGNMENT} bytes",
