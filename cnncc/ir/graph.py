@@ -255,17 +255,25 @@ class Graph:
         values = self.constants.get(table, np.zeros(0))
         return values.dtype == np.int32 and values.min() + i.const >= 0 and values.max() + i.const < extent
 
-    def ordered(self) -> Graph:
-        """The nodes in their order, except that what one needs comes before it."""
+    def ordered(self, after: Mapping[str, Sequence[str]] | None = None) -> Graph:
+        """The nodes in their order, except that what one needs, or must come `after`, comes before it.
+
+        Raises InternalError where it can't.
+        """
         done: dict[str, Node] = {}
+        begun: set[str] = set()
         stack = list(self.nodes)[::-1]
         while stack:
             name = stack[-1]
-            missing = [] if name in done else [i for i in self.nodes[name].needs if i not in done]
-            if missing:
-                stack += reversed(missing)
-            else:
+            before = (*self.nodes[name].needs, *(after or {}).get(name, ()))
+            missing = [] if name in done else [i for i in before if i not in done]
+            if not missing:
                 done[stack.pop()] = self.nodes[name]
+            elif name in begun:
+                raise InternalError(f"{self.name}: {name} must come after {missing[0]}, which needs it")
+            else:
+                begun.add(name)
+                stack += reversed(missing)
         return replace(self, nodes=done)
 
     def summary(self) -> str:
