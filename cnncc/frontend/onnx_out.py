@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 19          # the first in which all windows may be dilated
-Operand: TypeAlias = "str | Array | Made | None"
+Operand: TypeAlias = "str | Array | Made | tuple[str, int] | None"
 Made: TypeAlias = "tuple[str, Sequence[Operand], dict[str, Any]]"
 """(ONNX op, operands, attributes). An operand is a value of the graph, an array, made in place, or none. The
-op of another domain is written `domain.Op`; with `Op:number` that output is meant instead of the first."""
+op of another domain is written `domain.Op`, one of several outputs `Op:number`; of the value that is made of
+such a node the output i is the operand (value, i)."""
 Row: TypeAlias = Callable[[Graph, Node], "Made"]
 
 
@@ -108,10 +109,6 @@ def _recurrent(g: Graph, n: Node) -> Made:
     if any(not user or g[user].op != "slice" for user in g.users()[n.name]):
         raise UnsupportedError(f"{g.name} can't be written as ONNX",
                                [(n.attr["cell"], n.name, "its states are read as a whole")])
-    return _walked(n, 0)
-
-
-def _walked(n: Node, output: int) -> Made:
     a, (x, w, r, *rest) = n.attr, n.inputs
     given, cell, functions = dict(zip(a["parts"], rest, strict=True)), a["cell"], a["functions"]
     hidden = int(n.type.shape[2]) // states_of(cell)
@@ -142,7 +139,7 @@ def _walked(n: Node, output: int) -> Made:
         attributes["clip"] = a["clip"]
     if a["flag"]:
         attributes["input_forget" if cell == "lstm" else "linear_before_reset"] = 1
-    return f"{cell.upper()}:{output}", operands, attributes
+    return f"{cell.upper()}:{1 + states_of(cell)}", operands, attributes
 
 
 def _steps_first(x: Operand, n: Node) -> Operand:
@@ -165,7 +162,7 @@ def _states(g: Graph, n: Node, source: Node) -> Made:
                                [(a["cell"], source.name, "its cell's states between steps are read")])
     y: Operand = ("Squeeze", [source.name, np.array([1])], {})
     if which or (last and "n" in a["parts"]):
-        y, at = _walked(source, 1 + which), 0
+        y, at = (source.name, 1 + which), 0
     ends, axes = np.array([at + count, low + int(shape[2])]), np.array([axis, 2])
     return "Slice", [_steps_first(y, source), np.array([at, low]), ends, axes], {}
 
@@ -379,6 +376,7 @@ class _Export:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.nodes, self.initializers = graph, list[Any](), list[Any]()
         self.called, self.stored, self.domains = set[str](), set[str](), set[str]()
+        self.others: dict[str, list[str]] = {}      # of a node's first output the names of the others
         self.names = {v: name for name, v in reversed(graph.outputs)} | {i: i for i in graph.inputs}
         self.taken = {*graph.inputs, *(name for name, _ in graph.outputs)}
         for n in graph:
@@ -391,7 +389,7 @@ class _Export:
         """Leave out what none of the outputs needs: values that a reader's row went without."""
         needed, kept = {*outputs}, []
         for node in reversed(self.nodes):
-            if node.output[-1] in needed:
+            if not needed.isdisjoint(node.output):
                 kept.append(node)
                 needed.update(node.input)
         self.nodes = kept[::-1]
@@ -418,6 +416,8 @@ class _Export:
         for x in operands:
             if x is None or isinstance(x, str):
                 inputs.append("" if x is None else self.operand(x))
+            elif isinstance(x, tuple) and len(x) == 2:
+                inputs.append(self.others[self.names[x[0]]][x[1] - 1])
             elif isinstance(x, tuple):
                 inputs.append(self.node(x, _fresh(f"{out}.{x[0].partition(':')[0]}", self.taken)))
             else:
@@ -426,7 +426,8 @@ class _Export:
         domain, _, op = op.rpartition(".")
         op, _, number = op.partition(":")
         self.domains.add(domain)
-        node = helper.make_node(op, inputs, [""] * int(number or 0) + [out], name, domain=domain)
+        self.others[out] = [_fresh(f"{out}.{i}", self.taken) for i in range(1, int(number or 1))]
+        node = helper.make_node(op, inputs, [out, *self.others[out]], name, domain=domain)
         node.attribute.extend(helper.make_attribute(k, v) for k, v in sorted(attributes.items()))
         self.nodes.append(node)
         return out
