@@ -25,7 +25,8 @@ Made by `tools/api.py` from the docstrings. Each name is imported when it is fir
 cheap. The layers of `Builder` are in [operators.md](operators.md#layers-of-definitions-and-of-builder).
 """
 SECTIONS: dict[str, Sequence[str]] = {
-    "Compiling": ("compile", "load", "reference", "convert", "op", "tune", "tuner.Report", "tuner.Row"),
+    "Compiling": ("compile", "Preprocess", "load", "reference", "convert", "op", "tune", "tuner.Report",
+                  "tuner.Row"),
     "In C and C++ programs": ("embed", "Embedded"),
     "Compiled models": ("CompiledModel", "SpecialisingModel", "runtime.model.Threaded", "ir.plan.Value",
                         "runtime.profiler.StepTime", "Reference"),

@@ -40,6 +40,7 @@ from cnncc.version import __version__
 
 if TYPE_CHECKING:
     from cnncc.frontend.onnx_import import Shapes
+    from cnncc.frontend.preprocess import Preprocess
     from cnncc.frontend.user import Ops
     from cnncc.ir.graph import Graph
 
@@ -63,12 +64,13 @@ class Embedded:
 def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = None, target: str = "native",
           shapes: Shapes | None = None, outputs: Sequence[str] | None = None, precision: str = "fast",
           optimize: str = "speed", threads: str = "none", weights: str = "object", shared: bool = False,
-          ops: Ops | None = None, progress: Callable[[str, float], None] | None = None) -> Embedded:
+          ops: Ops | None = None, progress: Callable[[str, float], None] | None = None,
+          preprocess: Preprocess | None = None) -> Embedded:
     """Write what a C or C++ program needs to run a model, without Python or any library, into a folder.
 
-    `source`, `shapes`, `outputs`, `precision`, `ops` and `progress` are as for `compile`; all sizes but one
-    batch must be known. The files are called after `name` (None: the source's), which begins all symbols:
-    `NAME.h`, `NAME.o`, `libNAME.a`, `example.c`, `CMakeLists.txt`, `NAME.pc` and `NAME.json`.
+    `source`, `shapes`, `outputs`, `precision`, `ops`, `progress` and `preprocess` are as for `compile`; all
+    sizes but one batch must be known. The files are called after `name` (None: the source's), which begins
+    all symbols: `NAME.h`, `NAME.o`, `libNAME.a`, `example.c`, `CMakeLists.txt`, `NAME.pc` and `NAME.json`.
 
     `target` is native or x86-64-v2, -v3 or -v4, which this CPU may lack, or several with `+` between them:
     the object then runs the best that the CPU has. `optimize` is speed, or size for less code. `threads` is
@@ -92,7 +94,7 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
         raise InputError(f"{os.fspath(folder)}: is no folder: the files are written into one")
     report("reading", 0.0)
     try:
-        graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops))
+        graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops), preprocess)
     except OpenError as error:
         raise _closed(error) from error
     if name is None:
@@ -193,7 +195,8 @@ def _files(d: Description, shared: bool) -> dict[str, bytes]:
              f"{name}.pc": pkg_config(d), f"{name}.json": record}
     if shared:
         texts["example.py"] = example_py(d)
-    return {f"{name}.o": d.made.data, f"lib{name}.a": archive(f"{name}.o", d.made.data, d.interface.exports),
+    symbols = (*d.interface.exports, *d.interface.linked.values())
+    return {f"{name}.o": d.made.data, f"lib{name}.a": archive(f"{name}.o", d.made.data, symbols),
             **{n: text.encode() for n, text in texts.items()}}
 
 

@@ -277,6 +277,12 @@ def _stochastic_pool(g: Graph, n: Node) -> Made:
     return "Where", [("Equal", [total, zero], {}), zero, share], {}
 
 
+def _number(dtype: np.dtype[Any]) -> int:
+    """ONNX's number of a dtype."""
+    from onnx import helper
+    return int(helper.np_dtype_to_tensor_dtype(dtype))
+
+
 def _formula(g: Graph, n: Node) -> Made:
     values = dict(n.attr["values"])
     if called := n.attr.get("called"):
@@ -288,6 +294,7 @@ ROWS: dict[str, Row] = {
     **{_ours(op): _same(op, *names.split()) for names, ops in SAME.items() for op in ops.split()},
     **{op: functools.partial(_filled, template) for op, template in TEMPLATES.items()},
     "batch_norm": lambda g, n: ("BatchNormalization", n.inputs, dict(n.attrs)),
+    "cast": lambda g, n: ("Cast", n.inputs, {"to": _number(n.type.numpy)}),
     "clip": _clip,
     "concat": _same("Concat", "axis"),
     "conv": lambda g, n: ("Conv", n.inputs, _window(n)),
@@ -306,6 +313,7 @@ ROWS: dict[str, Row] = {
     "matmul": _same("MatMul"),
     "recurrent": _recurrent,
     "resample": _resample,
+    "standard": lambda g, n: ("Mul", [("Sub", n.inputs[:2], {}), n.inputs[2]], {}),
     "stochastic_pool": _stochastic_pool,
     "take": _take,
     "le": _same("LessOrEqual"),
@@ -354,7 +362,7 @@ def to_onnx(graph: Graph) -> ModelProto:
 
     def info(name: str, value: str) -> Any:
         type = graph[value].type
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(type.numpy), type.shape)
+        return helper.make_tensor_value_info(name, _number(type.numpy), type.shape)
     proto = helper.make_graph(made.nodes, graph.name, [info(i, i) for i in graph.inputs],
                               [info(*output) for output in graph.outputs], made.initializers)
     opsets = [helper.make_opsetid(d, 1 if d else OPSET) for d in sorted(made.domains | {""})]

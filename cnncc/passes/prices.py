@@ -18,7 +18,7 @@ from cnncc.ir.target import Target
 from cnncc.ir.types import HINT, Extent, product
 
 STALL = 0.3                 # the part of a transfer from L2 that is not hidden behind arithmetic
-ROOM = 0.8                  # the part of L2 that a loop's data may fill
+ROOM = 0.65                 # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 AHEAD = 0.2                 # the same where it is asked for a whole chunk before
 RESUMED, RESUME = 1.5, 15   # cycles that a chunk takes for each accumulator that has waited, and at all

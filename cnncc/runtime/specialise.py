@@ -129,6 +129,10 @@ class SpecialisingModel(Threaded):
         model, arrays = self._bound((), self.signature.by_name(feeds))
         return model.run(output_names, dict(zip((v.name for v in self.inputs), arrays, strict=True)))
 
+    def _alone(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> list[Array]:
+        model, arrays = self._bound(args, feeds)
+        return model._alone(arrays, {})
+
     def variant(self, /, *args: Any, **feeds: Any) -> CompiledModel:
         """The compiled model for these inputs; compiles it where it isn't there."""
         return self._bound(args, feeds)[0]
