@@ -171,8 +171,12 @@ class _Space(Prices):
             yield from self._tiled(tile)
 
     def tiles(self) -> list[str | None]:
-        """What may be unrolled beside the vector: the last row's dimension; where that is short, others."""
+        """What may be unrolled beside the vector: the last row's dimension; where that is short, others, and
+        where nothing is read twice along it, the batch.
+        """
         last = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
+        if last != self.batch and self._apart(str(last)) and not self._apart(str(self.batch)):
+            return [last, self.batch]
         if last is None or number(self.extents[last]) >= SHORT or self.stage.first.fold == "=":
             return [last]
         return [last, *(d for d in self.rows if d != last and not isinstance(self.extents[d], str)
@@ -293,7 +297,7 @@ class _Space(Prices):
         outermost = (d for a, _ in self.tensors[first.tensor].layout.order for d in first.index[a].dims)
         d = next((d for d in outermost if d in self.reduced), None)
         if d in alone:
-            yield [Loop("chunk", d)]
+            yield [Loop("chunk", d, self.lanes if self._blocked(d) else 1)]
 
     def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
         """The next chunk's weights are asked for while this one's are used."""
