@@ -280,7 +280,11 @@ def test_profile(say: Any) -> None:
     for node in ("conv1", "bn3", "pool2", "flatten1", "softmax1"):
         assert node in out
     found = json.loads(good(say("profile", DIGITS, "--json", "--threads", "2")))
-    assert found["threads"] == 2 and found["peak"] > 0 and found["steps"]
+    assert found["threads"] == 2 and found["peak"] > 0 and found["roof"]["near"] > 0
+    assert all(s["result"] for s in found["steps"]) and len(found["limits"]) == len(found["steps"])
+    assert {row["limit"] for row in found["limits"]} <= {"FMA", "cache", "memory"}
+    out = good(say("profile", DIGITS, "--threads", "1", "--markdown"))
+    assert out.startswith("| step | us | share |") and "% roof" in out
 
 
 def test_verify(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:

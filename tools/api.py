@@ -29,7 +29,7 @@ SECTIONS: dict[str, Sequence[str]] = {
                   "tuner.Row"),
     "In C and C++ programs": ("embed", "Embedded"),
     "Compiled models": ("CompiledModel", "SpecialisingModel", "runtime.model.Threaded", "ir.plan.Value",
-                        "runtime.profiler.StepTime", "Reference"),
+                        "runtime.profiler.StepTime", "runtime.profiler.Roof", "Reference"),
     "Networks in Python": ("Builder", "Graph"),
     "Training": (
         "Trainer", "SGD", "Adam", "AdamW", "RMSprop", *(f"train.{name}" for name in (

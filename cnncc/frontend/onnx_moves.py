@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cnncc.frontend.onnx_file import DTYPES, dtype_name
-from cnncc.frontend.onnx_node import Call, Maker, Row, support
+from cnncc.frontend.onnx_node import Call, Row, support
 from cnncc.frontend.onnx_shapes import extents, shape_of
 from cnncc.ir.signature import Array
 from cnncc.ir.types import NUMPY, Extent
@@ -43,11 +43,11 @@ def _axes(c: Call, given: Sequence[int], rank: int) -> tuple[int, ...]:
     return axes
 
 
-def reshaped(c: Maker, x: str, shape: Shape, step: str = "") -> str:
+def reshaped(c: Call, x: str, shape: Shape, step: str = "") -> str:
     return x if shape == c.shape(x) else c.emit("reshape", [x], step, shape=shape)
 
 
-def cut(c: Maker, x: str, ranges: Mapping[int, range], step: str = "") -> str:
+def cut(c: Call, x: str, ranges: Mapping[int, range], step: str = "") -> str:
     """The elements of x whose index along each axis is in its range."""
     shape = c.shape(x)
     parts = {a: r for a, r in ranges.items() if r != range(int(shape[a]))}

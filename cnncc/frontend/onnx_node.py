@@ -6,29 +6,21 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from cnncc.frontend.files import expect
 from cnncc.frontend.onnx_file import DTYPES, MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, dtype_name
 from cnncc.ir.errors import ModelError
-from cnncc.ir.graph import Attr, Builder, Move
+from cnncc.ir.graph import Attr, Builder
+from cnncc.ir.op import Move
 from cnncc.ir.plan import Signal
 from cnncc.ir.signature import Array
 from cnncc.ir.types import NUMPY, Extent, TensorType
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TensorProto
-
-class Maker(Protocol):
-    """Where nodes are made that several frontends have: named after a node or layer, all but the last one by
-    a `step`.
-    """
-
-    def shape(self, x: str) -> tuple[Extent, ...]: ...
-    def emit(self, op: str, inputs: Sequence[str], step: str = "", base: str = "", **attrs: Attr) -> str: ...
-
 
 Moving: TypeAlias = tuple[str, int, int]
 """A value of which each turn of a loop finds its part `step` further along an axis: value, axis, step."""
@@ -294,7 +286,8 @@ class Call:
             self.scope.folded = own.scope.folded
             return end
         operands: list[tuple[str, Move]] = [*((m[0], m[1:]) for m in moving), *((v, None) for v in whole)]
-        return self.scope.builder.loop(count, operands, (state[0], state[1:]), self.out, (self.name,), made)
+        return self.scope.builder.loop(count, operands, (state[0], state[1:]), f"{self.out}.loop",
+                                       (self.name,), made)
 
     def spend(self, nbytes: int) -> None:
         """Account for a constant derived from the model's. Raises ModelError where they are too many."""

@@ -1,73 +1,38 @@
-"""Importer rows for RNN, GRU and LSTM: a loop over the steps, after one product of all their inputs."""
+"""Importer rows for RNN, GRU and LSTM: a node for each direction, of which the outputs are parts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
-from cnncc.frontend import recurrent
 from cnncc.frontend.onnx_elementwise import activation, of
 from cnncc.frontend.onnx_moves import cut, fixed, reshaped
-from cnncc.frontend.onnx_node import Call, Maker, Row
-from cnncc.frontend.recurrent import Cell, Function, Step, gru, lstm, rnn
+from cnncc.frontend.onnx_node import Call, Row
+from cnncc.ir.ops.recurrent import GATES, states_of
 from cnncc.ir.types import NUMPY
+
+Function: TypeAlias = tuple[str, tuple[tuple[str, float], ...]]
+"""An activation: the op and its attributes."""
 
 
 def _functions(c: Call, defaults: Sequence[bytes], ways: int) -> list[Function]:
-    """The activations of all directions; each takes as many of the node's numbers as it has.
-
-    As in ONNX Runtime what goes into gates is clipped, but not an LSTM's state: the third one takes it.
-    """
+    """The activations of all directions; each takes as many of the node's numbers as it has."""
     names = [*c.attribute("activations", "strings", ())] or [*defaults] * ways
     c.expect(len(names) == len(defaults) * ways,
              f"has {len(names)} activations, expected {len(defaults) * ways}")
     given = {n: list(c.attribute(f"activation_{n}", "floats", ())) for n in ("alpha", "beta")}
-    clip = c.attribute("clip", "f", 0.0)
-
-    def function(name: bytes, clips: bool) -> Function:
-        op, numbers = activation(c, name, lambda n: given[n].pop(0) if given.get(n) else None)
-        def apply(c: Maker, x: str, step: str) -> str:
-            x = c.emit("clip", [x], f"{step}clip", low=-clip, high=clip) if clips else x
-            return c.emit(op, [x], step, **numbers)
-        return apply
-    return [function(n, clip > 0 and i % len(defaults) < 2) for i, n in enumerate(names)]
+    made = (activation(c, name, lambda n: given[n].pop(0) if given.get(n) else None) for name in names)
+    return [(op, tuple(numbers.items())) for op, numbers in made]
 
 
-def _matrix(c: Call, i: int, d: int, rows: int, columns: int, ways: int, step: str) -> str:
-    """W or R of one direction, turned: [columns, rows]."""
+def _own(c: Call, i: int, d: int, shape: Sequence[int | str], axis: int, step: str) -> str:
+    """The part of operand i that is direction d's, one of those along an axis."""
     x = c.value(i)
-    c.expect(c.shape(x) == (ways, rows, columns),
-             f"input {i} has the shape {list(c.shape(x))}, expected {[ways, rows, columns]}")
-    x = reshaped(c, cut(c, x, {0: range(d, d + 1)}, step), (rows, columns), step)
-    return c.emit("transpose", [x], step, perm=(1, 0))
-
-
-def _vectors(c: Call, i: int, d: int, count: int, size: int, ways: int, step: str) -> list[str]:
-    """The `count` vectors that a row of operand i holds; none where it is missing."""
-    if not c.has(i):
-        return []
-    x = c.value(i)
-    c.expect(c.shape(x) == (ways, count * size),
-             f"input {i} has the shape {list(c.shape(x))}, expected {[ways, count * size]}")
-    parts = (cut(c, x, {0: range(d, d + 1), 1: range(n * size, (n + 1) * size)}, step) for n in range(count))
-    return [reshaped(c, p, (size,), step) for p in parts]
-
-
-def _initial(c: Call, states: int, d: int, ways: int, axis: int, shape: tuple[int | str, int]) -> list[str]:
-    """The initial states of one direction, zero where none are given."""
-    parts = []
-    for i in range(5, 5 + states):
-        if c.has(i):
-            x, wanted = c.value(i), (*shape[:axis], ways, *shape[axis:])
-            c.expect(c.shape(x) == wanted,
-                     f"input {i} has the shape {list(c.shape(x))}, expected {list(wanted)}")
-            parts.append(cut(c, x, {axis: range(d, d + 1)}, "initial"))
-        else:
-            parts.append(c.emit("fill", [], "zero", shape=(*shape[:axis], 1, *shape[axis:]), value=0,
-                                dtype=c.dtype(c.value(0))))
-    return parts
+    c.expect(c.shape(x) == tuple(shape),
+             f"input {i} has the shape {list(c.shape(x))}, expected {list(shape)}")
+    return cut(c, x, {axis: range(d, d + 1)}, step)
 
 
 def _alive(c: Call, axis: int, steps: int, batch: int | str) -> str | None:
@@ -81,39 +46,41 @@ def _alive(c: Call, axis: int, steps: int, batch: int | str) -> str | None:
     return c.emit("gt", [lengths, c.const(numbers, "number")], "alive")
 
 
-def _recurrent(step: Step, gates: int, defaults: Sequence[bytes],
-               flag: str = "") -> Row:
+def _recurrent(cell: str, defaults: Sequence[bytes], flag: str = "") -> Row:
     """Y [steps, directions, batch, hidden], then the last of each state; layout=1 has the batch first."""
-    states = 2 if step is lstm else 1
+    states = states_of(cell)
 
     def direction(c: Call, d: int, back: bool, ways: int, functions: Sequence[Function], alive: str | None
                   ) -> str:
         """The states after and before all steps."""
         axis = int(c.flag("layout"))
         x, hidden = c.value(0), c.attribute("hidden_size", "i", int(c.shape(c.value(2))[-1]))
-        batch, steps, features = c.shape(x)[1 - axis], int(c.shape(x)[axis]), int(c.shape(x)[2])
-        size = gates * hidden
-        w, r = (_matrix(c, i, d, size, n, ways, "weights") for i, n in ((1, features), (2, hidden)))
-        biases = _vectors(c, 3, d, 2, size, ways, "bias")
-        cell = Cell(hidden, range(gates), functions, r, biases[1] if biases else None,
-                     tuple(_vectors(c, 7, d, 3, hidden, ways, "peephole") if states == 2 else ()),
-                     bool(flag) and c.flag(flag))
-        inputs = c.emit("matmul", [x, w], f"inputs{d}")
-        for b in biases[:1] if step is gru and cell.flag else biases:
-            inputs = c.emit("add", [inputs, b], f"inputs{d}")
-        at = steps - 1 if back else 0
-        whole = [r, *([cell.bias] if cell.bias else ()), *cell.peepholes]
-
-        def turn(own: Call, moving: Sequence[str], whole: Sequence[str], state: str) -> str:
-            weights, *rest = whole
-            known = replace(cell, weights=weights, bias=rest[0] if cell.bias else None,
-                            peepholes=tuple(rest[bool(cell.bias):]))
-            return recurrent.turn(own, step, known, axis, at, back, moving[0],
-                                  moving[1] if alive else None, state)
-        first = _initial(c, states, d, ways, axis, (batch, hidden))
-        state = recurrent.initial(c, first, axis, steps * back, steps)
-        moving = [(v, axis, -1 if back else 1) for v in (inputs, *([alive] if alive else ()), state)]
-        return c.named(f"{c.out}.{d}").loop(steps, moving[:-1], whole, moving[-1], turn)
+        batch, features, size = c.shape(x)[1 - axis], int(c.shape(x)[2]), GATES[cell] * hidden
+        operands = [x]
+        for i, columns in ((1, features), (2, hidden)):
+            w = _own(c, i, d, (ways, size, columns), 0, "weights")
+            operands.append(reshaped(c, w, (size, columns), "weights"))
+        letters = ""
+        if c.has(3):
+            both = _own(c, 3, d, (ways, 2 * size), 0, "bias")
+            letters += "bd"
+            parts = (cut(c, both, {1: range(low, low + size)}, "bias") for low in (0, size))
+            operands += [reshaped(c, part, (size,), "bias") for part in parts]
+        if alive:
+            letters += "n"
+            operands.append(c.value(4))
+        shape = (batch, ways, hidden) if axis else (ways, batch, hidden)
+        for i, letter in enumerate("hc"[:states], 5):
+            if c.has(i):
+                letters += letter
+                operands.append(_own(c, i, d, shape, axis, "initial"))
+        if states == 2 and c.has(7):
+            letters += "p"
+            peepholes = _own(c, 7, d, (ways, 3 * hidden), 0, "peephole")
+            operands.append(reshaped(c, peepholes, (3 * hidden,), "peephole"))
+        return c.emit("recurrent", operands, str(d), cell=cell, axis=axis, back=back, parts=letters,
+                      order=tuple(range(GATES[cell])), functions=tuple(functions),
+                      clip=float(c.attribute("clip", "f", 0.0)), flag=bool(flag) and bool(c.flag(flag)))
 
     def convert(c: Call) -> tuple[str, ...]:
         x, axis, way = of(c, c.value(0)), int(c.flag("layout")), c.attribute("direction", "s", b"forward")
@@ -151,7 +118,7 @@ def _recurrent(step: Step, gates: int, defaults: Sequence[bytes],
 
 
 ROWS = {
-    "RNN": _recurrent(rnn, 1, (b"tanh",)),
-    "GRU": _recurrent(gru, 3, (b"sigmoid", b"tanh"), "linear_before_reset"),
-    "LSTM": _recurrent(lstm, 4, (b"sigmoid", b"tanh", b"tanh"), "input_forget"),
+    "RNN": _recurrent("rnn", (b"tanh",)),
+    "GRU": _recurrent("gru", (b"sigmoid", b"tanh"), "linear_before_reset"),
+    "LSTM": _recurrent("lstm", (b"sigmoid", b"tanh", b"tanh"), "input_forget"),
 }

@@ -1,4 +1,4 @@
-"""Schedules: candidates for the loops of each kernel, priced by an analytic model of the target.
+"""Candidates for the loops of each kernel, priced by an analytic model of the target.
 
 The shape of a kernel decides what is tried, never its name: which dimension has unit stride in the
 result (the vector), which other one is innermost (the tile), which operands are broadcast, what taps overlap.
@@ -6,7 +6,6 @@ result (the vector), which other one is innermost (the tile), which operands are
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,16 +14,12 @@ from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
-from cnncc.ir.regions import parts
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
-from cnncc.passes.layouts import PACKED, copy_kernel
+from cnncc.passes.layouts import PACKED
 from cnncc.passes.prices import Prices, count_of, number, turns_of
-from cnncc.passes.tuned import Tuned
-
-log = logging.getLogger("cnncc")
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
@@ -64,26 +59,6 @@ class Candidate:
         return f"{self.cycles:12.0f} cycles  {self.loops}"
 
 
-def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -> Graph:
-    """The cheapest candidate of each kernel, or the tuned one; weights take the order of its reading."""
-    known: dict[tuple[Kernel, tuple[str, ...]], Kernel] = {}
-    nodes: dict[str, Node] = {}
-
-    def chosen(kernel: Kernel, weights: tuple[str, ...]) -> Kernel:
-        if (kernel, weights) not in known:
-            known[kernel, weights] = schedule(kernel, weights, target, tuned)
-        return known[kernel, weights]
-    for n in graph:
-        if n.kernel is not None and n.attr["does"] != PACKED:
-            kernel = chosen(n.kernel, weights_of(n, graph))
-            for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
-                if nodes[i].attr.get("does") == PACKED:
-                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
-            n = replace(n, kernel=kernel)
-        nodes[n.name] = n
-    return replace(graph, nodes=nodes)
-
-
 def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
     """The operands whose memory order the schedule may choose: constants with several extents, copies."""
     assert n.kernel is not None
@@ -104,31 +79,6 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
     spaces = (t for s in vectors for t in (s, *(_Space(space.kernel, space.weights, target, s.simd, taps)
                                                 for taps in s.other_taps())))
     return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
-
-
-def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tuned | None = None) -> Kernel:
-    """The kernel with the cheapest loops, or those that were measured to be faster.
-
-    Stages that share loops are scheduled each for its part.
-    """
-    if len(kernel.stages) == 1:
-        found = candidates(kernel, weights, target)
-        choice = tuned.choice(kernel, weights) if tuned else None
-        if choice is None:
-            return found[0].kernel
-        fitting = [c for c in found if str(c.loops) == choice.loops]
-        if not fitting:
-            log.warning("tuned loops are no candidate any more: %s", choice.loops)
-        return (*fitting, *found)[0].kernel
-    for j, part in enumerate(parts(kernel)):
-        best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
-        loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
-        stages = [replace(s, schedule=Schedule(loops)) if i == j else s for i, s in enumerate(kernel.stages)]
-        chosen = best.tensors
-        operands = tuple(replace(t, layout=chosen[t.name].layout) if t.name in weights and t.name in chosen
-                         else t for t in kernel.operands)
-        kernel = replace(kernel, operands=operands, stages=tuple(stages))
-    return kernel
 
 
 class _Space(Prices):
@@ -171,8 +121,12 @@ class _Space(Prices):
             yield from self._tiled(tile)
 
     def tiles(self) -> list[str | None]:
-        """What may be unrolled beside the vector: the last row's dimension; where that is short, others."""
+        """What may be unrolled beside the vector: the last row's dimension; where that is short, others, and
+        where nothing is read twice along it, the batch.
+        """
         last = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
+        if last != self.batch and self._apart(str(last)) and not self._apart(str(self.batch)):
+            return [last, self.batch]
         if last is None or number(self.extents[last]) >= SHORT or self.stage.first.fold == "=":
             return [last]
         return [last, *(d for d in self.rows if d != last and not isinstance(self.extents[d], str)
@@ -293,7 +247,7 @@ class _Space(Prices):
         outermost = (d for a, _ in self.tensors[first.tensor].layout.order for d in first.index[a].dims)
         d = next((d for d in outermost if d in self.reduced), None)
         if d in alone:
-            yield [Loop("chunk", d)]
+            yield [Loop("chunk", d, self.lanes if self._blocked(d) else 1)]
 
     def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
         """The next chunk's weights are asked for while this one's are used."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from cnncc.ir.graph import Builder, Graph, Node
-from cnncc.ir.loops import inlined
 from cnncc.ir.op import Parts
+from cnncc.ir.ops.recurrent import weights_of
 from cnncc.ir.types import TensorType, product
 
-CONTRACTIONS = ("conv", "conv_transpose", "local_conv", "linear", "matmul", "contract")
+CONTRACTIONS = ("conv", "conv_transpose", "local_conv", "linear", "matmul", "contract", "recurrent")
 NORMS = ("standardize", "inverse_rms")
 MOVED = ("dropout", "reshape", "slice", "transpose")
 CHANGED = ("add", "mul", "prelu")       # whose constants are learned where they follow a contraction
@@ -30,15 +30,15 @@ def source_of(graph: Graph, value: str, through: Collection[str] = MOVED) -> Nod
 
 def parameters(graph: Graph) -> tuple[str, ...]:
     """The constants that training changes: weights of contractions and normalizations, and what is added to,
-    or multiplies, values that come from those and states of loops. Numbers, and divisors of pools, are none.
-    Weights may be parts of constants, and elements of them dropped.
+    or multiplies, values that come from those. Numbers, and divisors of pools, are none. Weights may be parts
+    of constants, and elements of them dropped.
     """
-    after = {f"{n.name}/{n.loop.state}" for n in graph if n.loop is not None}
+    after: set[str] = set()
     found: dict[str, None] = {}
-    graph = inlined(graph).graph
     for n in graph:
-        sources = [i for i in n.needs if i in after]
-        inputs = [source_of(graph, i) for i in n.inputs]
+        sources = [i for i in n.inputs if i in after]
+        operands = weights_of(n.attr, n.inputs) if n.op == "recurrent" else n.inputs
+        inputs = [source_of(graph, i) for i in operands]
         consts = [i.name for i in inputs if i.op == "const" and i.type.dtype == "f32"]
         if n.op in CONTRACTIONS or n.op == "batch_norm":
             after.add(n.name)
@@ -91,25 +91,8 @@ class Training:
             return self._dropout(n, inputs[0])
         if n.op == "stochastic_pool":
             return self._stochastic_pool(n, inputs[0])
-        if n.loop is not None:
-            type = TensorType(n.type.dtype, n.type.static(**self.sizes))
-            loop = replace(n.loop, body=self._body(n.loop.body))
-            return self.b.add(replace(n, type=type, inputs=tuple(inputs), base=self.names[n.base], loop=loop))
         attrs = {k: self._fixed(v) for k, v in n.attrs}
         return self.b.op(n.op, inputs, n.name, n.origin, self.names.get(n.base, ""), **attrs)
-
-    def _body(self, body: Graph) -> Graph:
-        """The body of a loop for the size of the batch."""
-        b = Builder(body.name, body.constants)
-        for n in body:
-            type = TensorType(n.type.dtype, n.type.static(**self.sizes))
-            if n.op in ("input", "state"):
-                b.input(n.name, type, n.op)
-            elif n.op == "const":
-                b.add(n)
-            else:
-                b.op(n.op, n.inputs, n.name, n.origin, n.base, **{k: self._fixed(v) for k, v in n.attrs})
-        return b.graph(body.outputs)
 
     def _fixed(self, value: Any) -> Any:
         """An attribute with the size of the batch in the place of its name."""

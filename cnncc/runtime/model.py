@@ -20,7 +20,7 @@ from cnncc.ir.signature import Array, Signature, settled
 from cnncc.ir.target import LEVELS, host_features
 from cnncc.ir.types import dtype_called
 from cnncc.runtime import artifact, buffers, env, loader, profiler
-from cnncc.runtime.profiler import StepTime
+from cnncc.runtime.profiler import Roof, StepTime
 from cnncc.runtime.throughput import in_order
 
 _FIRST, _LAST = FRAME.index("first"), FRAME.index("last")
@@ -150,9 +150,10 @@ class CompiledModel(Threaded):
             space.batch = 0             # its frame is not that of a call
             self._free.append(space)
 
-    def format_profile(self, times: Sequence[StepTime], peak: float | None = None) -> str:
-        """What `profile` gave as a table; `peak` in GFLOP/s adds a column with the percentage of it."""
-        return profiler.format_profile(times, peak) + self._folded()
+    def format_profile(self, times: Sequence[StepTime], roof: Roof | None = None,
+                       markdown: bool = False) -> str:
+        """What `profile` gave as a table, on request in Markdown; a `roof` adds what limits each step."""
+        return profiler.format_profile(times, roof, markdown) + self._folded()
 
     def summary(self) -> str:
         """What the model takes, gives and needs, and its steps, as text."""

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from cnncc.ir.errors import InputError, hint
+from cnncc.ir.errors import InputError
 from cnncc.ir.op import Composer
 from cnncc.ir.signature import Array
 from cnncc.ir.types import TensorType, dtype_called, product
+from cnncc.train.names import named
 
 Weights: TypeAlias = "Sequence[float] | None"
 
@@ -198,12 +199,7 @@ NAMES: dict[str, Callable[[], Loss]] = {
 
 def loss_of(loss: Loss | str) -> Loss:
     """A loss, or one of NAMES. Raises InputError for an unknown name."""
-    if isinstance(loss, Loss):
-        return loss
-    if str(loss) not in NAMES:
-        raise InputError(f"loss: expected a loss or one of {', '.join(NAMES)}, got {loss!r:.60}"
-                         f"{hint(str(loss), NAMES)}")
-    return NAMES[loss]()
+    return loss if isinstance(loss, Loss) else named("a loss", loss, NAMES)
 
 
 def value_of(loss: Loss, outputs: Array, targets: Array) -> float:
