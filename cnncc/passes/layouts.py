@@ -11,7 +11,7 @@ from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.target import Target
-from cnncc.ir.types import TensorType, product
+from cnncc.ir.types import Extent, TensorType, product
 
 CHANNEL = 1
 PACKED = "pack"             # what a copy does whose order its reader decides
@@ -45,7 +45,7 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
 
 def _scratch_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
     lanes = _lanes_of(kernel, t, target)
-    if lanes and t.type.rank > CHANNEL and t.type.shape[CHANNEL] != 1 and _fits(kernel, t, lanes):
+    if t.type.rank > CHANNEL and _many(t.type.shape[CHANNEL], lanes) and _fits(kernel, t, lanes):
         return Layout.blocked(t.type.rank, CHANNEL, lanes)
     return Layout.plain(t.type.rank)
 
@@ -56,6 +56,11 @@ def _squeezes(n: Node, graph: Graph) -> bool:
     def core(t: TensorType) -> tuple[object, ...]:
         return (*t.shape[:CHANNEL + 1], *(e for e in t.shape[CHANNEL + 1:] if e != 1))
     return source.rank > CHANNEL and n.type.rank > CHANNEL and core(source) == core(n.type)
+
+
+def _many(channels: Extent, lanes: int) -> bool:
+    """Whether blocks of vectors would be full by more than half."""
+    return lanes > 0 and isinstance(channels, int) and channels > lanes // 2
 
 
 def _lanes_of(kernel: Kernel, t: Tensor, target: Target) -> int:
@@ -107,7 +112,7 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
             and int(graph[value].type.shape[CHANNEL]) % (lanes[value] or 1) == 0}
     result = {n.name for n in graph if n.op in ("kernel", "reshape", "input") and n.name not in shown | rows
               and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int)
-              and c > (held.get(n.name, 0) - 1 if n.name in held else 1)}
+              and (c >= held[n.name] if n.name in held else _many(c, lanes[n.name]))}
     for n in graph:
         if n.loop is not None:              # the body finds them as a user's
             result -= {*n.inputs}

@@ -122,6 +122,22 @@ class Prices:
                     return found
         return None
 
+    def wide(self, tile: str | None) -> tuple[str | None, int]:
+        """What a tile unrolls beside its rows, and the steps: vectors, or where they lie along the sum, rows
+        that only another factor has.
+        """
+        if self.simd not in self.reduced:
+            return self.simd, self.lanes
+        rows = (d for d in reversed(self.rows) if tile and d != self.batch
+                and any(d in self._dims(x) and tile not in self._dims(x) for x in self.loads)
+                and any(tile in self._dims(x) and d not in self._dims(x) for x in self.loads))
+        return next(rows, None), 1
+
+    def _vectors(self, tile: str | None) -> int:
+        """How many steps there are in all of what a tile unrolls beside its rows."""
+        d, step = self.wide(tile)
+        return count_of(number(self.extents[d]), step) if d else 1
+
     def _blocked(self, d: str) -> bool:
         return any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
                    for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
@@ -144,10 +160,8 @@ class Prices:
         steps = product([number(self.extents[d]) for d in self.reduced])
         if self.simd in self.reduced:
             steps = -(-steps // self.lanes)
-        vectors = 1
-        if self.simd and self.simd not in self.reduced:
-            vectors = count_of(number(self.extents[self.simd]), self.lanes)
-        others = product([number(self.extents[d]) for d in self.rows if d != tile])
+        beside, vectors = self.wide(tile)[0], self._vectors(tile)
+        others = product([number(self.extents[d]) for d in self.rows if d not in (tile, beside)])
         streams = [x for x in self.loads if self.simd in self._dims(x)]
         total = 0.0
         for width, wide in sizes(number(self.extents[tile]), rw) if tile else [(1, 1)]:
@@ -155,7 +169,8 @@ class Prices:
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.instructions_per_step())
-                streamed = self._streamed(steps // chunks, blocks, streams)
+                streamed = sum(self._streamed(steps // chunks, blocks if beside in self._dims(x) else 1, x)
+                               for x in streams)
                 near = steps // chunks * (ops + reads) < WINDOW         # tiles overlap in time
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
                             streamed)
@@ -173,9 +188,8 @@ class Prices:
             last = next((x for x in reversed(inside) if x.dim == d and x.kind in ("for", "part")), None)
             step, extent = last.step if last else number(self.extents[d]), number(self.extents[d])
             terms *= step * (2 if extent % step else 1)
-        vectors = count_of(number(self.extents[self.simd]), self.lanes) if self.simd else 1
         variants = len(sizes(number(self.extents[tile]), rw)) if tile else 1
-        variants *= len(sizes(vectors, nb)) if self.simd not in self.reduced else 1
+        variants *= len(sizes(self._vectors(tile), nb))
         bounds = [pair for x in self.loads for pair in zip(x.index, self.tensors[x.tensor].type.shape,
                                                            strict=True)]
         clipped = {d for i, e in bounds if outside(i, e, self.extents) for d in i.dims
@@ -183,16 +197,14 @@ class Prices:
         tiles = float(variants * rw * nb * fold * 3 ** len(clipped))
         return tiles * (2 * terms + 3 * len(self.stage.formulas))
 
-    def _streamed(self, steps: int, blocks: int, streams: Sequence[Load]) -> float:
+    def _streamed(self, steps: int, blocks: int, x: Load) -> float:
         """Cycles per step to bring vectors from L2 that are too many to stay in L1 until the next tile."""
         line = self.lanes * 4
-        total = 0.0
-        for x in streams:
-            tile = steps * blocks * line if set(self.reduced) <= self._dims(x) else 0
-            if tile > self.target.l1 // 2:
-                far = tile > self.target.l2 * 3 // 4
-                total += blocks * line / (self.target.l3_stream if far else self.target.l2_bytes)
-        return total
+        tile = steps * blocks * line if set(self.reduced) <= self._dims(x) else 0
+        if tile <= self.target.l1 // 2:
+            return 0.0
+        far = tile > self.target.l2 * 3 // 4
+        return blocks * line / (self.target.l3_stream if far else self.target.l2_bytes)
 
     def _apart_at_end(self, tile: str | None, width: int) -> float:
         """Instructions that take a vector apart: lanes added up, squares turned, or stored one by one."""
@@ -208,7 +220,8 @@ class Prices:
     def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
                inside: Sequence[Loop]) -> float:
         dims = self._dims(x)
-        n = float(blocks) if self.simd in dims else BROADCAST
+        wide, _ = self.wide(tile)
+        n = float(blocks if wide in dims else 1) if self.simd in dims else BROADCAST
         if distance := self._gathered(x, self.simd):
             n *= 3 if distance == 2 else 2 * self.lanes
         if dims & set(self.folded):
