@@ -22,7 +22,8 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
 
     A copy is put in only where the user's memory is plain and a kernel can't write it by whole vectors.
     """
-    graph = _copy_results(graph)
+    copied = _copy_results(graph, {*graph.nodes})
+    graph = _copy_results(graph, _blocked(copied, _lanes(copied, target)))
     lanes = _lanes(graph, target)
     blocked = _blocked(graph, lanes)
     layouts = {n.name: Layout.blocked(n.type.rank, CHANNEL, lanes[n.name]) if n.name in blocked
@@ -94,7 +95,7 @@ def _constant_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
             reads = [(x, s) for s in kernel.stages for x in s.loads if x.tensor == t.name]
             if all(x.index[axis].single in _contiguous(kernel, s) for x, s in reads):
                 return Layout.blocked(t.type.rank, axis, lanes)
-    return Layout.plain(t.type.rank)
+    return _plain(t.type)
 
 
 def _contiguous(kernel: Kernel, s: Stage) -> set[str]:
@@ -225,8 +226,8 @@ def _along(kernel: Kernel, f: Formula, channel: Index) -> bool:
     return all(set(channel.dims).isdisjoint(i.dims) for x in first.loads for i in x.index[CHANNEL + 1:])
 
 
-def _copy_results(graph: Graph) -> Graph:
-    """An output of images that a kernel sums up is written blocked and then copied to plain memory.
+def _copy_results(graph: Graph, blocked: set[str]) -> Graph:
+    """An output of images that a kernel sums up, if it can be `blocked`, is then copied to plain memory.
 
     So is what no kernel can write at once: inputs, constants, values that are results already, views of them,
     and what is written over a state of which it reads other elements.
@@ -253,8 +254,8 @@ def _copy_results(graph: Graph) -> Graph:
         if root.op == "state":          # it is in its place
             return value
         spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1
-        if (n.kernel is not None and spatial > 1 and not _light(n.kernel)) or source.kernel is None \
-                or source.name in written:
+        if (n.kernel is not None and spatial > 1 and value in blocked and not _light(n.kernel)) \
+                or source.kernel is None or source.name in written:
             return copied(value)
         written.add(source.name)
         return value

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnncc.ir.expr import Load
+from cnncc.ir.expr import Load, cost, size
 from cnncc.ir.formula import outside
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
@@ -88,6 +88,7 @@ class Prices:
             self.batch = self.rows[0]
         self.loads = [x for x in first.loads if x.tensor != ACC]
         self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
+        self.functions = sum(cost(f.expr) - size(f.expr) for f in self.stage.formulas[1:])
         self.accesses = [self._access(x) for x in dict.fromkeys((*self.stage.loads, self.stage.out))]
 
     def _dims(self, x: Load) -> frozenset[str]:
@@ -108,12 +109,18 @@ class Prices:
         return _Access(dims, nbytes, batch, x in self.broadcast)
 
     def _vector(self) -> str | None:
-        """The dimension with unit stride in the result; else, where the result is a number, in an operand."""
+        """The dimension with unit stride in the result; else, where the result is a number, in an operand.
+
+        One with another stride, as clauses have, where all operands that it walks have unit stride.
+        """
         last_axis = self.kernel.output.layout.order[-1][0] if self.kernel.output.layout.order else None
         if last_axis is not None:
-            found = next((d for d, c in self.stage.out.index[last_axis].terms if c == 1), None)
-            if found is not None and not isinstance(self.extents[found], str):
-                return found
+            terms = sorted(self.stage.out.index[last_axis].terms, key=lambda term: term[1] != 1)
+            for d, c in terms:
+                e = self.extents[d]
+                if isinstance(e, int) and (c == 1 or (e >= self.lanes and not any(
+                        self._gathered(x, d) for x in self.stage.first.loads if x.tensor != ACC))):
+                    return d
         for x in self.stage.first.loads:
             t = self.tensors.get(x.tensor)
             if t is not None and x.index:
@@ -171,11 +178,12 @@ class Prices:
                 ops = acc * max(1, self.stage.instructions_per_step())
                 streamed = sum(self._streamed(steps // chunks, blocks if beside in self._dims(x) else 1, x)
                                for x in streams)
-                near = steps // chunks * (ops + reads) < WINDOW         # tiles overlap in time
+                near = steps // chunks * (ops + reads) + acc * self.functions < WINDOW  # tiles overlap
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
                             streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
-                epilogue = acc * (len(self.stage.formulas) + self._apart_at_end(tile, width)) + 12
+                each = len(self.stage.formulas) + self.functions + self._apart_at_end(tile, width)
+                epilogue = acc * each + 12
                 epilogue /= 2 if near else 1
                 resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
                 total += (steps * cycle + epilogue + resumed) * wide * high

@@ -228,10 +228,10 @@ class _Space(Inner):
         outer = [x for d in rows for x in self._levels(d, 1)]
         flat = tile and tile != self.batch and not rows and len(inner) == 1
         groups = self._groups(str(tile), rw) if flat else []
+        if tile and wide and beside == self.simd and self._along_rows(tile, rows):
+            yield ([*batch, *outer, *inner, *wide], inside)
         if self.broadcast or not wide or beside != self.simd:
             for group in groups or [[]]:
-                if wide and tile in self.rows[:-1]:    # images of several channels side by side, row by row
-                    yield ([*batch, *outer, *inner, *wide], inside)
                 yield ([*batch, *outer, *group, *wide, *inner], inside)
         if wide and (outer or groups or not self.broadcast):
             yield ([*batch, *wide, *outer, *inner], inside)
@@ -249,6 +249,16 @@ class _Space(Inner):
                 block = inner[0].step if len(inner) > 1 else rw
                 tasks = Loop("for", tile, block * count_of(number(self.extents[tile]), block * ENOUGH))
                 yield ([*batch, tasks, *chunks, *outer, *wide, *inner], rest)
+
+    def _along_rows(self, tile: str, around: Sequence[str]) -> bool:
+        """Whether vectors run along plain memory, and what they walk again for each tile stays in L1."""
+        order = self.kernel.output.layout.order
+        if any(block for _, block in order) or self.simd not in self.stage.out.index[order[-1][0]].dims:
+            return False
+        again = (self.tensors[x.tensor].nbytes / product([number(self.extents[d]) for d in around
+                                                          if d in self._dims(x)])
+                 for x in self.loads if self.simd in self._dims(x) and tile not in self._dims(x))
+        return sum(again) <= self.target.l1 // 2
 
     def _streams(self) -> list[Load]:
         """The loads of weights that all of the sum walks."""
