@@ -370,7 +370,8 @@ class StageLowering:
         if isinstance(x, Table):
             return self.e.constant(x.at({d: p.rep for d, p in pos.items()}), wide.of(x.dtype))
         args = [self.value(a, pos, ptrs, wide, acc, active) for a in x.args]
-        return apply(self.e, x.fn, args, constant=isinstance(x.args[-1], Const))
+        last = x.args[-1]
+        return apply(self.e, x.fn, args, last.value if isinstance(last, Const) else None)
 
     def element(self, i: int, pos: Positions, ptrs: Pointers, wide: Type, active: Sequence[int]) -> Value:
         a = self.accesses[i]
