@@ -256,7 +256,7 @@ def convert(model: str, output: str, ops: dict[str, Any]) -> None:
           option("--optimize", type=click.Choice(["speed", "size"]), default="speed",
                  help="size: less code."),
           option("--shared", is_flag=True, help="Make a shared library too (with CC, else cc)."),
-          shapes_option, outputs_option, precision_option, preprocess_option)
+          shapes_option, outputs_option, ops_option, precision_option, schedules_option, preprocess_option)
 def embed(model: str, output: str, **how: Any) -> None:
     """Write what C and C++ programs need to run MODEL, without Python or a library, into a folder."""
     from cnncc.embedding.embed import embed as write

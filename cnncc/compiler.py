@@ -42,13 +42,13 @@ Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 def pipeline(tuned: Tuned | None = None) -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import algorithms, fold, fuse, layouts, movement, packing, schedules, stages
+    from cnncc.passes import algorithms, choice, fold, fuse, layouts, movement, packing, stages
     return (movement.merge_pads, fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views,
             fold.share_equal, movement.place_early, algorithms.choose_algorithms, fuse.form,
             movement.read_through, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
             packing.pack_weights,
-            functools.update_wrapper(functools.partial(schedules.choose_schedules, tuned=tuned),
-                                     schedules.choose_schedules))
+            functools.update_wrapper(functools.partial(choice.choose_schedules, tuned=tuned),
+                                     choice.choose_schedules))
 
 
 def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,
@@ -296,17 +296,18 @@ def _compile(source: Source, options: Options, threads: int | None, report: Call
     return model
 
 
-def schedules_from(path: str | os.PathLike[str], target: Target) -> Tuned:
-    """The schedules in a file. Raises InputError where there are none, or they are for another target."""
+def schedules_from(path: str | os.PathLike[str], *targets: Target) -> Tuned:
+    """The schedules in a file. Raises InputError where there are none, or they are for no such target."""
     from cnncc.passes.tuned import parse_tuned, target_text
     name = os.fspath(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: can't read schedules: {error}") from None
-    found, wanted = parse_tuned(text, name), target_text(target)
-    if found.target != wanted:
-        raise InputError(f"{name}: measured for {found.target}; this is {wanted}: run cnncc tune here")
+    found, wanted = parse_tuned(text, name), [target_text(t) for t in targets]
+    if found.target not in wanted:
+        raise InputError(f"{name}: measured for {found.target}; this is {' or '.join(wanted)}: "
+                         "run cnncc tune here")
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cnncc.ir.expr import Load
 from cnncc.ir.formula import multiply_add
-from cnncc.ir.graph import Graph, Node
+from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.target import Target
 from cnncc.ir.types import product
@@ -21,7 +21,7 @@ REUSE = 32                  # times that each element is used at least
 def pack_weights(graph: Graph, target: Target) -> Graph:
     """Factors of sums that the graph computes, and uses often, are copied before if that makes it faster."""
     known: dict[tuple[Kernel, tuple[str, ...]], Tensor | None] = {}
-    nodes: dict[str, Node] = {}
+    b = Builder(graph.name)
     for n in graph:
         if n.kernel is not None:
             key = n.kernel, weights_of(n, graph)
@@ -30,19 +30,11 @@ def pack_weights(graph: Graph, target: Target) -> Graph:
             t = known[key]
             if t is not None:
                 at = n.kernel.operands.index(t)
-                copy = _copied(graph[n.inputs[at]], t, f"{n.name}.packed", nodes)
-                n = replace(n, inputs=(*n.inputs[:at], copy, *n.inputs[at + 1:]))
-        nodes[n.name] = n
-    return replace(graph, nodes=nodes)
-
-
-def _copied(source: Node, t: Tensor, name: str, nodes: dict[str, Node]) -> str:
-    """Add the copy of a value that lies as `t`; the name that it gets."""
-    number, free = 0, name
-    while free in nodes:
-        number, free = number + 1, f"{name}.{number}"
-    nodes[free] = replace(copy_of(source, free), attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
-    return free
+                copy = copy_of(graph[n.inputs[at]], b.fresh(f"{n.name}.packed"))
+                b.add(replace(copy, attrs=(("does", PACKED),), kernel=copy_kernel(t, t)))
+                n = replace(n, inputs=(*n.inputs[:at], copy.name, *n.inputs[at + 1:]))
+        b.add(n)
+    return replace(graph, nodes=b.nodes)
 
 
 def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
@@ -53,8 +45,11 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
     if not found:
         return None
     least = GAIN * candidates(n.kernel, weights, target)[0].cycles
+    compute = n.kernel.flops() / (2 * target.fmas * target.lanes)       # what no order is faster than
     for t in found:
         copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
+        if compute + copy >= least:
+            continue
         cycles = candidates(n.kernel, (*weights, t.name), target)[0].cycles + copy
         if cycles < least:
             least, best = cycles, t

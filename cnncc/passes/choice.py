@@ -1,0 +1,64 @@
+"""Schedules are chosen: of each kernel's candidates the cheapest, or what was measured to be faster."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.kernel import Kernel
+from cnncc.ir.regions import parts
+from cnncc.ir.schedule import Schedule
+from cnncc.ir.target import Target
+from cnncc.passes.collapse import collapse
+from cnncc.passes.layouts import PACKED, copy_kernel
+from cnncc.passes.schedules import candidates, weights_of
+from cnncc.passes.tuned import Tuned
+
+log = logging.getLogger("cnncc")
+
+
+def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -> Graph:
+    """The cheapest candidate of each kernel, or the tuned one; weights take the order of its reading."""
+    known: dict[tuple[Kernel, tuple[str, ...]], Kernel] = {}
+    nodes: dict[str, Node] = {}
+
+    def chosen(kernel: Kernel, weights: tuple[str, ...]) -> Kernel:
+        if (kernel, weights) not in known:
+            known[kernel, weights] = schedule(kernel, weights, target, tuned)
+        return known[kernel, weights]
+    for n in graph:
+        if n.kernel is not None and n.attr["does"] != PACKED:
+            kernel = chosen(n.kernel, weights_of(n, graph))
+            for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
+                if nodes[i].attr.get("does") == PACKED:
+                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
+            n = replace(n, kernel=kernel)
+        nodes[n.name] = n
+    return replace(graph, nodes=nodes)
+
+
+def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tuned | None = None) -> Kernel:
+    """The kernel with the cheapest loops, or those that were measured to be faster.
+
+    Stages that share loops are scheduled each for its part.
+    """
+    if len(kernel.stages) == 1:
+        found = candidates(kernel, weights, target)
+        choice = tuned.choice(kernel, weights) if tuned else None
+        if choice is None:
+            return found[0].kernel
+        fitting = [c for c in found if str(c.loops) == choice.loops]
+        if not fitting:
+            log.warning("tuned loops are no candidate any more: %s", choice.loops)
+        return (*fitting, *found)[0].kernel
+    for j, part in enumerate(parts(kernel)):
+        best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
+        loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
+        stages = [replace(s, schedule=Schedule(loops)) if i == j else s for i, s in enumerate(kernel.stages)]
+        chosen = best.tensors
+        operands = tuple(replace(t, layout=chosen[t.name].layout) if t.name in weights and t.name in chosen
+                         else t for t in kernel.operands)
+        kernel = replace(kernel, operands=operands, stages=tuple(stages))
+    return kernel
