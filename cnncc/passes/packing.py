@@ -45,8 +45,11 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
     if not found:
         return None
     least = GAIN * candidates(n.kernel, weights, target)[0].cycles
+    compute = n.kernel.flops() / (2 * target.fmas * target.lanes)       # what no order is faster than
     for t in found:
         copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
+        if compute + copy >= least:
+            continue
         cycles = candidates(n.kernel, (*weights, t.name), target)[0].cycles + copy
         if cycles < least:
             least, best = cycles, t
