@@ -32,8 +32,14 @@ def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -
         if n.kernel is not None and n.attr["does"] != PACKED:
             kernel = chosen(n.kernel, weights_of(n, graph))
             for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
-                if nodes[i].attr.get("does") == PACKED:
-                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
+                copy = nodes[i].kernel
+                if copy is not None and nodes[i].attr["does"] == PACKED:
+                    if copy.output.type == new.type:
+                        operands = *copy.operands[:-1], replace(copy.output, layout=new.layout)
+                        copy = replace(copy, operands=operands)
+                    else:
+                        copy = copy_kernel(old, new)
+                    nodes[i] = replace(nodes[i], kernel=chosen(copy, ()))
             n = replace(n, kernel=kernel)
         nodes[n.name] = n
     return replace(graph, nodes=nodes)

@@ -11,7 +11,9 @@ from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.target import Target
 from cnncc.ir.types import product
+from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import PACKED, copy_kernel, copy_of
+from cnncc.passes.movement import moves, through
 from cnncc.passes.schedules import candidates, weights_of
 
 GAIN = 0.95                 # of the cycles: what is worth a copy
@@ -30,18 +32,24 @@ def pack_weights(graph: Graph, target: Target) -> Graph:
             t = known[key]
             if t is not None:
                 at = n.kernel.operands.index(t)
-                copy = _copied(graph[n.inputs[at]], t, f"{n.name}.packed", nodes)
+                copy = _copied(graph, n, at, nodes)
                 n = replace(n, inputs=(*n.inputs[:at], copy, *n.inputs[at + 1:]))
         nodes[n.name] = n
-    return replace(graph, nodes=nodes)
+    return replace(graph, nodes=nodes).live()
 
 
-def _copied(source: Node, t: Tensor, name: str, nodes: dict[str, Node]) -> str:
-    """Add the copy of a value that lies as `t`; the name that it gets."""
-    number, free = 0, name
+def _copied(graph: Graph, n: Node, at: int, nodes: dict[str, Node]) -> str:
+    """Add a copy of what a node reads, made of the operand of what only moves that; the name that it gets."""
+    assert n.kernel is not None
+    t, source = n.kernel.operands[at], graph[n.inputs[at]]
+    number, free = 0, f"{n.name}.packed"
     while free in nodes:
-        number, free = number + 1, f"{name}.{number}"
-    nodes[free] = replace(copy_of(source, free), attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
+        number, free = number + 1, f"{n.name}.packed.{number}"
+    copy = replace(copy_of(source, free), attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
+    whole = collapse(n.kernel).tensors[t.name].type == t.type     # the reader's order can be the copy's
+    if source.kernel is not None and not source.base and whole and moves(source):
+        copy = through(source, copy) or copy
+    nodes[free] = copy
     return free
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, permutations
 
 from cnncc.ir.expr import Load, cost, tables
 from cnncc.ir.formula import outside
@@ -24,6 +25,8 @@ from cnncc.passes.prices import Prices, count_of, number, turns_of
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
 SHORT = 6                   # tiles along less than this are tried along another dimension too
+FULL = 0.7                  # the part of its vectors' lanes that an extent should fill
+SPARSE = 40                 # terms for each byte of an operand below which it is walked in more ways
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 LONG_SUM = 1024             # terms beyond which a sum is made of parts
 UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
@@ -86,20 +89,23 @@ class _Space(Prices):
 
     def other_vectors(self) -> Iterator[str]:
         """Dimensions whose vectors are whole in all operands, where the result's are gathered or short."""
-        short = self.simd is not None and number(self.extents[self.simd]) < self.lanes // 2
+        extent = number(self.extents[self.simd]) if self.simd else self.lanes
+        short = extent < FULL * count_of(extent, self.lanes) * self.lanes
         if not (short or any(self._gathered(x, self.simd) for x in self.loads)) or self.stage.first.scattered:
             return
         shape, order = self.kernel.output.type.shape, self.kernel.output.layout.order
         if any(block and number(shape[a]) % block for a, block in order):
             return                          # lanes beyond an extent would not be zero
         plain = all(not block for _, block in order)
+        moved = self.stage.first.fold == "=" and all(block in (0, self.lanes) for _, block in order)
         least = 2 if self.stage.first.fold == "=" else self.lanes
         leaving = {d for x in self.loads
                    for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True)
                    if outside(i, e, self.extents) for d in i.dims}
         for d, e in self.extents.items():
             if isinstance(e, int) and e >= least and d not in self.folded and d not in leaving \
-                    and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
+                    and (plain or moved or d in self.reduced) \
+                    and not any(self._gathered(x, d) for x in self.loads):
                 yield d
 
     def other_taps(self) -> Iterator[list[str]]:
@@ -121,12 +127,31 @@ class _Space(Prices):
             yield from self._tiled(tile)
 
     def tiles(self) -> list[str | None]:
-        """What may be unrolled beside the vector: the last row's dimension; where that is short, others."""
+        """What may be unrolled beside the vector: the last row's dimension; where that is short, others.
+
+        Samples where these are few: all of them read the same weights.
+        """
         last = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
-        if last is None or number(self.extents[last]) >= SHORT or self.stage.first.fold == "=":
+        if last is None or self.stage.first.fold == "=":
+            return [self._along() or last]
+        dims = [self._dims(x) for x in self.loads]
+        if number(self.extents[last]) >= SHORT and any({self.batch, last} <= own for own in dims):
             return [last]
-        return [last, *(d for d in self.rows if d != last and not isinstance(self.extents[d], str)
-                        and any(d in self._dims(x) and last not in self._dims(x) for x in self.broadcast))]
+        shared = self.stage.first.fold == "+=" and any(self.batch not in own for own in dims)
+        samples = [self.batch] if shared and isinstance(self.extents.get(str(self.batch)), int) else []
+        if number(self.extents[last]) >= SHORT:
+            return [last, *samples]
+        others = [d for d in self.rows if not isinstance(self.extents[d], str) and any(
+            d in self._dims(x) and last not in self._dims(x) for x in self.broadcast)]
+        return [*dict.fromkeys((last, *samples, *others))]
+
+    def _along(self) -> str | None:
+        """The row that lies along the result's memory where the vector lies across."""
+        out, order = self.stage.out, self.kernel.output.layout.order
+        if not order or not self._gathered(out, self.simd):
+            return None
+        return next((d for d in self.rows if d in out.index[order[-1][0]].dims
+                     and isinstance(self.extents[d], int)), None)
 
     def _tiled(self, tile: str | None) -> Iterator[Candidate]:
         spare = self.target.registers
@@ -135,6 +160,8 @@ class _Space(Prices):
         if self.simd in self.reduced:
             vectors = 1
         extent = number(self.extents[tile]) if tile else 1
+        if tile and self._several(tile):
+            extent = self.lanes             # a tile lies in a block
         widths = {count_of(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {count_of(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
         long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
@@ -200,6 +227,9 @@ class _Space(Prices):
                 yield ([*batch, *outer, *group, *wide, *inner], inside)
         if wide and (outer or groups or not self.broadcast):
             yield ([*batch, *wide, *outer, *inner], inside)
+        if wide and inner and self._sparse():
+            ways = dict.fromkeys(tuple(chain(*way)) for way in permutations((inner, wide, outer)))
+            yield from (([*batch, *way], inside) for way in ways)
             strip = self._strip(rows[0], nb) if rows else 0
             if strip and self.weights:
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
@@ -211,9 +241,17 @@ class _Space(Prices):
             if self._streams() and (outer or inner):
                 yield ([*batch, *wide, *chunks, *outer, *inner], [*rest, *self._ahead(nb, chunks)])
             elif tile and not self._streams():
-                block = inner[0].step if len(inner) > 1 else rw
-                tasks = Loop("for", tile, block * count_of(number(self.extents[tile]), block * ENOUGH))
-                yield ([*batch, tasks, *chunks, *outer, *wide, *inner], rest)
+                for x in (inner[0], *wide):
+                    n = count_of(number(self.extents[x.dim]), x.step)
+                    tasks = replace(x, step=x.step * count_of(n, ENOUGH))
+                    rest_wide = [w for w in wide if w != tasks]
+                    yield ([*batch, tasks, *chunks, *outer, *rest_wide, *inner], rest)
+
+    def _sparse(self) -> bool:
+        """Whether so little is computed for each byte of an operand that the way through it matters most."""
+        terms = product([number(e) for e in self.extents.values()])
+        far = [a.nbytes for a in self.accesses if a.nbytes > self.target.l2 and not a.broadcast]
+        return terms < SPARSE * max(far, default=0)
 
     def _streams(self) -> list[Load]:
         """The loads of weights that all of the sum walks."""
@@ -243,7 +281,10 @@ class _Space(Prices):
         outermost = (d for a, _ in self.tensors[first.tensor].layout.order for d in first.index[a].dims)
         d = next((d for d in outermost if d in self.reduced), None)
         if d in alone:
-            yield [Loop("chunk", d)]
+            near = sum(self.tensors[x.tensor].nbytes / number(self.extents[d]) for x in self.loads
+                       if d in self._dims(x))
+            most = round(self.target.l2 / 2 / near / self.lanes) * self.lanes if len(self.reduced) == 1 else 1
+            yield [Loop("chunk", d, max(1, min(most, number(self.extents[d]))))]
 
     def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
         """The next chunk's weights are asked for while this one's are used."""
@@ -357,8 +398,12 @@ class _Space(Prices):
 
     def _levels(self, d: str, step: int) -> list[Loop]:
         """The loops over a dimension: within a block first where an operand's memory is blocked."""
-        several = self._blocked(d) and number(self.extents[d]) > self.lanes
-        return [*([Loop("for", d, self.lanes)] if several else []), Loop("for", d, step)]
+        own = [Loop("for", d, step)] if not self._several(d) or step < self.lanes else []
+        return [*([Loop("for", d, self.lanes)] if self._several(d) else []), *own]
+
+    def _several(self, d: str) -> bool:
+        """Whether a dimension lies in several blocks of an operand's memory."""
+        return self._blocked(d) and number(self.extents[d]) > self.lanes
 
     def _prefetch(self, nb: int, tile: str | None, rw: int) -> Iterator[Loop]:
         """What comes from beyond L2 is asked for early.
@@ -391,7 +436,7 @@ class _Space(Prices):
         outside, inside = loops
         chunks = self._turns([x for x in outside if x.kind == "chunk"])
         compute = self._compute(tile, rw, nb, fold, inside, chunks)
-        cycles = compute + self._memory(outside)
+        cycles = compute + self._memory(outside, inside)
         outside = self._parallel(outside, cycles)
         tasks = self._turns([x for x in outside if x.kind == "par"])
         if cycles > SMALL:
