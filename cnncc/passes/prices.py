@@ -75,6 +75,7 @@ class Prices:
                  simd: str | None = None, taps: Sequence[str] = ()) -> None:
         self.kernel, self.target, self.weights = kernel, target, weights
         self.known: dict[int, frozenset[str]] = {}
+        self.blocks: dict[str, bool] = {}
         self.stage: Stage = kernel.stages[-1]
         self.extents = self.stage.extents
         self.tensors = kernel.tensors
@@ -139,9 +140,11 @@ class Prices:
         return None
 
     def _blocked(self, d: str) -> bool:
-        return any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
-                   for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
-                   if x.tensor not in self.weights)
+        if d not in self.blocks:
+            self.blocks[d] = any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
+                                 for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
+                                 if x.tensor not in self.weights)
+        return self.blocks[d]
 
     def _gathered(self, x: Load, d: str | None) -> int:
         """The distance in memory between neighbours along d where it isn't 1; 0: they make a vector."""
