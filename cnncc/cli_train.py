@@ -140,12 +140,13 @@ def explain(model: str, image: str, output: str, method: str, target: int | None
     from cnncc import zoo
     from cnncc.compiler import read
     from cnncc.explanations import best, explain, picture
-    from cnncc.feeds import Pixels, read_feeds
+    from cnncc.feeds import read_feeds
+    from cnncc.frontend.preprocess import Preprocess
     from cnncc.ir.signature import Signature
     if (layer and method != "gradcam") or (size and method != "occlusion"):
         raise click.UsageError("--layer is of gradcam, --size of occlusion")
     graph = read(zoo.source(model))
-    x = next(iter(read_feeds(Signature.of(graph).inputs, [image], Pixels(**pixels)).values()))
+    x = next(iter(read_feeds(Signature.of(graph).inputs, [image], Preprocess(**pixels)).values()))
     chosen = best(graph, x[:1])[0] if target is None else target
     own = {k: v for k, v in (("layer", layer), ("size", size)) if v}
     heat = explain(method)(graph, x[:1], [int(chosen)], **own)

@@ -50,6 +50,7 @@ def test_the_table_and_what_is_known_before(tmp_path: Path) -> None:
     assert "| lenet5 |" in python(*args)
     table = (tmp_path / "table.md").read_text()
     assert "batch 1, 1 thread" in table and "Geometric mean" in table
+    assert "% roof" in (tmp_path / "layers-lenet5.md").read_text()
     file = tmp_path / "measured" / "lenet5-1-1.json"
     record = json.loads(file.read_text())
     for result, seconds in zip(record["results"], (0.5, 0.75), strict=True):

@@ -329,6 +329,10 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert "out: digits.o" in shown and "workspace per N" in shown
     record = json.loads(Path("out/digits.json").read_text())
     assert (record["threads"], record["optimize"]) == ("pthread", "size")
+    Path("ops.yaml").write_text("twice: y = 2 * x\n")
+    Path("own.yaml").write_text("input: {x: [3]}\nlayers: [{op: twice}]\n")
+    assert main(["embed", "own.yaml", "-o", "out", "-q", "--ops", "ops.yaml"]) == 0
+    capsys.readouterr()
     assert main(["embed", "digits.onnx", "-o", "out", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "digits"
     assert main(["embed", "digits.onnx", "-o", "out", "--name", "my-digits"]) == 1

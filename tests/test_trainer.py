@@ -90,6 +90,22 @@ def test_it_learns_and_what_is_saved_says_the_same(tmp_path: Path) -> None:
             t.save(tmp_path / name)
 
 
+@pytest.mark.parametrize("how", [{"class_weights": (0.1, 1.0, 5.0, 0.0)}, {"ignore_index": 3},
+                                 {"class_weights": (1.0, 2.0, 3.0, 4.0), "ignore_index": 0}], ids=str)
+def test_evaluation_is_the_mean_over_all_that_counts(how: dict[str, Any]) -> None:
+    x, y = dots(600)
+    order = np.argsort(y, kind="stable")            # batches that count differently
+    t = trainer(loss=SoftmaxCrossEntropy(**how))
+    result, outputs = t.evaluate(x[order], y[order]), t.predict(x[order])
+    weight = torch.tensor(how["class_weights"], dtype=torch.float64) if "class_weights" in how else None
+    labels, ignored = torch.tensor(y[order]), how.get("ignore_index", -100)
+    expected = torch.nn.functional.cross_entropy(torch.tensor(outputs).double(), labels, weight,
+                                                 ignore_index=ignored)
+    assert result["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    kept = y[order] != ignored
+    assert result["accuracy"] == pytest.approx((outputs.argmax(1) == y[order])[kept].mean())
+
+
 def test_the_bits_do_not_depend_on_threads_or_on_how_data_come() -> None:
     X, Y = dots(50)     # the last batch has two samples
     one = trainer(augment=[Flip(), Crop(1)])

@@ -48,6 +48,7 @@ def target_machine(machine: Machine) -> llvm.TargetMachine:
     """LLVM's code generator for a machine."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()      # for inline assembly
     return llvm.Target.from_triple(machine.triple).create_target_machine(
         cpu=machine.cpu, features=machine.features, opt=machine.opt, reloc="pic", codemodel="small")
 

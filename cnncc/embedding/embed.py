@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncc.codegen.aot import build
-from cnncc.codegen.interface import ALIGNMENT, Interface, Variant
-from cnncc.compiler import Source, check_ops, check_shapes, names_of, plan, read
+from cnncc.codegen.interface import Interface, Variant
+from cnncc.compiler import Source, check_ops, check_shapes, names_of, plan, read, schedules_from
 from cnncc.compiler import optimize as passes
 from cnncc.embedding.archive import archive
 from cnncc.embedding.description import Description
@@ -31,15 +31,18 @@ from cnncc.embedding.header import header
 from cnncc.embedding.names import check_name, mangled
 from cnncc.embedding.packages import cmake, pkg_config
 from cnncc.ir.errors import InputError, UnsupportedError
+from cnncc.ir.plan import aligned
 from cnncc.ir.signature import OpenError
 from cnncc.ir.target import LEVELS, Target, target_for
 from cnncc.passes.memory import pack
+from cnncc.passes.tuned import Tuned, target_text
 from cnncc.runtime import buffers
 from cnncc.runtime.artifact import replacing
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
     from cnncc.frontend.onnx_import import Shapes
+    from cnncc.frontend.preprocess import Preprocess
     from cnncc.frontend.user import Ops
     from cnncc.ir.graph import Graph
 
@@ -63,16 +66,19 @@ class Embedded:
 def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = None, target: str = "native",
           shapes: Shapes | None = None, outputs: Sequence[str] | None = None, precision: str = "fast",
           optimize: str = "speed", threads: str = "none", weights: str = "object", shared: bool = False,
-          ops: Ops | None = None, progress: Callable[[str, float], None] | None = None) -> Embedded:
+          progress: Callable[[str, float], None] | None = None, ops: Ops | None = None,
+          schedules: str | os.PathLike[str] | None = None, preprocess: Preprocess | None = None) -> Embedded:
     """Write what a C or C++ program needs to run a model, without Python or any library, into a folder.
 
-    `source`, `shapes`, `outputs`, `precision`, `ops` and `progress` are as for `compile`; all sizes but one
-    batch must be known. The files are called after `name` (None: the source's), which begins all symbols:
-    `NAME.h`, `NAME.o`, `libNAME.a`, `example.c`, `CMakeLists.txt`, `NAME.pc` and `NAME.json`.
+    `source`, `shapes`, `outputs`, `precision`, `progress`, `ops`, `schedules` and `preprocess` are as for
+    `compile`; all sizes but one batch must be known. The files are called after `name` (None: the source's),
+    which begins all symbols: `NAME.h`, `NAME.o`, `libNAME.a`, `example.c`, `CMakeLists.txt`, `NAME.pc` and
+    `NAME.json`.
 
     `target` is native or x86-64-v2, -v3 or -v4, which this CPU may lack, or several with `+` between them:
-    the object then runs the best that the CPU has. `optimize` is speed, or size for less code. `threads` is
-    none, pthread for a function that runs on several, or callback for one that runs on the program's own.
+    the object then runs the best that the CPU has; `schedules` are for one of them. `optimize` is speed, or
+    size for less code. `threads` is none, pthread for a function that runs on several, or callback for one
+    that runs on the program's own.
     `weights` are in the object, or in a file `NAME.weights`. `shared` makes a library with the C compiler
     (CC, else cc), and `example.py`. Equal arguments give equal files, byte by byte.
 
@@ -85,6 +91,7 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
             raise InputError(f"{what}={given!r}: choose one of {', '.join(known)}")
     check_shapes(shapes)
     targets = _targets(target, precision, optimize)
+    tuned = schedules_from(schedules, *targets) if schedules is not None else None
     if name is not None:
         check_name(name)
     compiler = _c_compiler() if shared else None
@@ -92,12 +99,12 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
         raise InputError(f"{os.fspath(folder)}: is no folder: the files are written into one")
     report("reading", 0.0)
     try:
-        graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops))
+        graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops), preprocess)
     except OpenError as error:
         raise _closed(error) from error
     if name is None:
         name = mangled(Path(source).stem if isinstance(source, str | os.PathLike) else graph.name, "net")
-    variants, parts = _compiled(graph, targets, HEAD.size if weights == "file" else 0, report)
+    variants, parts = _compiled(graph, targets, tuned, HEAD.size if weights == "file" else 0, report)
     head = _head(parts) if weights == "file" else b""
     if not head and (nbytes := sum(p.nbytes for p in parts)) > MOST:
         raise InputError(f"{graph.name}: {nbytes:,} bytes of weights are more than code reaches in its "
@@ -155,14 +162,15 @@ def _closed(error: OpenError) -> UnsupportedError:
     return UnsupportedError(f"{error.name}: to embed it cnncc must know {'; and '.join(needs)}", error.rows)
 
 
-def _compiled(graph: Graph, targets: Sequence[Target], first: int,
+def _compiled(graph: Graph, targets: Sequence[Target], tuned: Tuned | None, first: int,
               report: Callable[[str, float], None]) -> tuple[tuple[Variant, ...], list[NDArray[np.uint8]]]:
     """The variants of a network and their weights, which begin at `first` and follow each other."""
     variants, parts = [], []
     for i, target in enumerate(targets):
         report("compiling", 0.1 + 0.4 * i / len(targets))
-        code = plan(passes(graph, target))
-        nbytes = -(-code.plan.weights // ALIGNMENT) * ALIGNMENT
+        own = tuned if tuned and tuned.target == target_text(target) else None
+        code = plan(passes(graph, target, own))
+        nbytes = aligned(code.plan.weights)
         parts.append(buffers.aligned(nbytes))
         pack(code.constants, code.packings, parts[-1])
         texts = tuple((symbol, text) for symbol, text in code.texts(target) if symbol != "pool")
@@ -193,7 +201,8 @@ def _files(d: Description, shared: bool) -> dict[str, bytes]:
              f"{name}.pc": pkg_config(d), f"{name}.json": record}
     if shared:
         texts["example.py"] = example_py(d)
-    return {f"{name}.o": d.made.data, f"lib{name}.a": archive(f"{name}.o", d.made.data, d.interface.exports),
+    symbols = (*d.interface.exports, *d.interface.linked.values())
+    return {f"{name}.o": d.made.data, f"lib{name}.a": archive(f"{name}.o", d.made.data, symbols),
             **{n: text.encode() for n, text in texts.items()}}
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cnncc.ir.expr import Load
+from cnncc.ir.expr import Load, cost, size
 from cnncc.ir.formula import outside
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
@@ -19,7 +19,7 @@ from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, HINT, Extent, product
 
 STALL = 0.3                 # the part of a transfer from L2 that is not hidden behind arithmetic
-ROOM = 0.8                  # the part of L2 that a loop's data may fill
+ROOM = 0.65                 # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 AHEAD = 0.2                 # the same where it is asked for a whole chunk before
 PIECE = 2.0                 # bytes per cycle of what is walked in single elements
@@ -76,6 +76,7 @@ class Prices:
         self.kernel, self.target, self.weights = kernel, target, weights
         self.known: dict[int, frozenset[str]] = {}
         self.blocks: dict[str, bool] = {}
+        self.computed: tuple[Sequence[Loop], int, float] = ((), 0, 0.0)     # what was priced last
         self.stage: Stage = kernel.stages[-1]
         self.extents = self.stage.extents
         self.tensors = kernel.tensors
@@ -96,6 +97,7 @@ class Prices:
             self.batch = self.rows[0]
         self.loads = [x for x in first.loads if x.tensor != ACC]
         self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
+        self.functions = sum(cost(f.expr) - size(f.expr) for f in self.stage.formulas[1:])
         self.accesses = [self._access(x) for x in dict.fromkeys((*self.stage.loads, self.stage.out))]
 
     def _dims(self, x: Load) -> frozenset[str]:
@@ -125,12 +127,18 @@ class Prices:
         return total * BYTES[t.type.dtype]
 
     def _vector(self) -> str | None:
-        """The dimension with unit stride in the result; else, where the result is a number, in an operand."""
+        """The dimension with unit stride in the result; else, where the result is a number, in an operand.
+
+        One with another stride, as clauses have, where all operands that it walks have unit stride.
+        """
         last_axis = self.kernel.output.layout.order[-1][0] if self.kernel.output.layout.order else None
         if last_axis is not None:
-            found = next((d for d, c in self.stage.out.index[last_axis].terms if c == 1), None)
-            if found is not None and not isinstance(self.extents[found], str):
-                return found
+            terms = sorted(self.stage.out.index[last_axis].terms, key=lambda term: term[1] != 1)
+            for d, c in terms:
+                e = self.extents[d]
+                if isinstance(e, int) and (c == 1 or (e >= self.lanes and not any(
+                        self._gathered(x, d) for x in self.stage.first.loads if x.tensor != ACC))):
+                    return d
         for x in self.stage.first.loads:
             t = self.tensors.get(x.tensor)
             if t is not None and x.index:
@@ -138,6 +146,22 @@ class Prices:
                 if found is not None and found in self.reduced:
                     return found
         return None
+
+    def wide(self, tile: str | None) -> tuple[str | None, int]:
+        """What a tile unrolls beside its rows, and the steps: vectors, or where they lie along the sum, rows
+        that only another factor has.
+        """
+        if self.simd not in self.reduced:
+            return self.simd, self.lanes
+        rows = (d for d in reversed(self.rows) if tile and d != self.batch
+                and any(d in self._dims(x) and tile not in self._dims(x) for x in self.loads)
+                and any(tile in self._dims(x) and d not in self._dims(x) for x in self.loads))
+        return next(rows, None), 1
+
+    def _vectors(self, tile: str | None) -> int:
+        """How many steps there are in all of what a tile unrolls beside its rows."""
+        d, step = self.wide(tile)
+        return count_of(number(self.extents[d]), step) if d else 1
 
     def _blocked(self, d: str) -> bool:
         if d not in self.blocks:
@@ -163,10 +187,8 @@ class Prices:
         steps = product([number(self.extents[d]) for d in self.reduced])
         if self.simd in self.reduced:
             steps = -(-steps // self.lanes)
-        vectors = 1
-        if self.simd and self.simd not in self.reduced:
-            vectors = count_of(number(self.extents[self.simd]), self.lanes)
-        others = product([number(self.extents[d]) for d in self.rows if d != tile])
+        beside, vectors = self.wide(tile)[0], self._vectors(tile)
+        others = product([number(self.extents[d]) for d in self.rows if d not in (tile, beside)])
         streams = [x for x in self.loads if self.simd in self._dims(x)]
         total = 0.0
         for width, wide in sizes(number(self.extents[tile]), rw) if tile else [(1, 1)]:
@@ -174,12 +196,14 @@ class Prices:
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.instructions_per_step())
-                streamed = self._streamed(steps // chunks, blocks, streams, tile, width)
-                near = steps // chunks * (ops + reads) < WINDOW         # tiles overlap in time
+                own = {x: blocks if beside in self._dims(x) else 1 for x in streams}
+                streamed = sum(self._streamed(steps // chunks, n, x, tile, width) for x, n in own.items())
+                near = steps // chunks * (ops + reads) + acc * self.functions < WINDOW  # tiles overlap
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
                             streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
-                epilogue = acc * (len(self.stage.formulas) + self._apart_at_end(tile, width)) + 12
+                each = len(self.stage.formulas) + self.functions + self._apart_at_end(tile, width)
+                epilogue = acc * each + 12
                 epilogue /= 2 if near else 1
                 resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
                 total += (steps * cycle + epilogue + resumed) * wide * high
@@ -192,9 +216,8 @@ class Prices:
             last = next((x for x in reversed(inside) if x.dim == d and x.kind in ("for", "part")), None)
             step, extent = last.step if last else number(self.extents[d]), number(self.extents[d])
             terms *= step * (2 if extent % step else 1)
-        vectors = count_of(number(self.extents[self.simd]), self.lanes) if self.simd else 1
         variants = len(sizes(number(self.extents[tile]), rw)) if tile else 1
-        variants *= len(sizes(vectors, nb)) if self.simd not in self.reduced else 1
+        variants *= len(sizes(self._vectors(tile), nb))
         bounds = [pair for x in self.loads for pair in zip(x.index, self.tensors[x.tensor].type.shape,
                                                            strict=True)]
         clipped = {d for i, e in bounds if outside(i, e, self.extents) for d in i.dims
@@ -202,17 +225,13 @@ class Prices:
         tiles = float(variants * rw * nb * fold * 3 ** len(clipped))
         return tiles * (2 * terms + 3 * len(self.stage.formulas))
 
-    def _streamed(self, steps: int, blocks: int, streams: Sequence[Load], tile: str | None,
-                  width: int) -> float:
+    def _streamed(self, steps: int, blocks: int, x: Load, tile: str | None, width: int) -> float:
         """Cycles per step to bring vectors from L2 that are too many to stay in L1 until the next tile."""
-        total = 0.0
-        for x in streams:
-            if set(self.reduced) <= self._dims(x):
-                line = self.lanes * 4 * blocks * self._spread(x, tile, width)
-                if steps * line > self.target.l1 // 2:
-                    far = steps * line > self.target.l2 * 3 // 4
-                    total += line / (self.target.l3_stream if far else self.target.l2_bytes)
-        return total
+        line = self.lanes * 4 * blocks * self._spread(x, tile, width)
+        if not set(self.reduced) <= self._dims(x) or steps * line <= self.target.l1 // 2:
+            return 0.0
+        far = steps * line > self.target.l2 * 3 // 4
+        return line / (self.target.l3_stream if far else self.target.l2_bytes)
 
     def _spread(self, x: Load, tile: str | None, width: int) -> float:
         """How many times what a sum reads of an operand a tile of so many sums reads."""
@@ -240,7 +259,8 @@ class Prices:
     def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
                inside: Sequence[Loop]) -> float:
         dims = self._dims(x)
-        n = float(blocks) if self.simd in dims else BROADCAST
+        wide, _ = self.wide(tile)
+        n = float(blocks if wide in dims else 1) if self.simd in dims else BROADCAST
         if distance := self._gathered(x, self.simd):
             far = self.tensors[x.tensor].nbytes > self.target.l2
             n *= 3 if distance == 2 else (FAR if far else 2) * self.lanes

@@ -6,11 +6,12 @@ result (the vector), which other one is innermost (the tile), which operands are
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, permutations
 
-from cnncc.ir.expr import Load, cost, tables
+from cnncc.ir.expr import Load, cost
 from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
@@ -19,8 +20,9 @@ from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
+from cnncc.passes.inner import Inner
 from cnncc.passes.layouts import PACKED
-from cnncc.passes.prices import Prices, count_of, number, turns_of
+from cnncc.passes.prices import count_of, number
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
@@ -28,9 +30,6 @@ SHORT = 6                   # tiles along less than this are tried along another
 FULL = 0.7                  # the part of its vectors' lanes that an extent should fill
 SPARSE = 40                 # terms for each byte of an operand below which it is walked in more ways
 LONG = 160                  # instructions of elementwise code that are worth unrolling
-LONG_SUM = 1024             # terms beyond which a sum is made of parts
-UNROLLED = 1024             # multiply-adds of unrolled taps that one tile may have
-ROLLED = 48                 # the same where little code is wanted
 AROUND = 200                # instructions of a kernel around its tile
 SMALL = 20_000              # cycles below which a kernel is one task
 
@@ -84,7 +83,13 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
     return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
 
 
-class _Space(Prices):
+@functools.lru_cache(maxsize=1024)
+def cheapest(kernel: Kernel, weights: Sequence[str], target: Target) -> Candidate:
+    """The first of all candidates; passes ask for it several times."""
+    return candidates(kernel, weights, target)[0]
+
+
+class _Space(Inner):
     """What a kernel of one stage allows."""
 
     def other_vectors(self) -> Iterator[str]:
@@ -127,22 +132,21 @@ class _Space(Prices):
             yield from self._tiled(tile)
 
     def tiles(self) -> list[str | None]:
-        """What may be unrolled beside the vector: the last row's dimension; where that is short, others.
-
-        Samples where these are few: all of them read the same weights.
+        """What may be unrolled beside the vector: the last row's dimension, others of a factor, and where
+        nothing is read twice along the last one, or it is short, the batch.
         """
         last = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
+        if last != self.batch and self._apart(str(last)) and not self._apart(str(self.batch)):
+            return [last, self.batch]
         if last is None or self.stage.first.fold == "=":
             return [self._along() or last]
         dims = [self._dims(x) for x in self.loads]
-        if number(self.extents[last]) >= SHORT and any({self.batch, last} <= own for own in dims):
-            return [last]
+        short = number(self.extents[last]) < SHORT or not any({self.batch, last} <= own for own in dims)
         shared = self.stage.first.fold == "+=" and any(self.batch not in own for own in dims)
-        samples = [self.batch] if shared and isinstance(self.extents.get(str(self.batch)), int) else []
-        if number(self.extents[last]) >= SHORT:
-            return [last, *samples]
+        known = isinstance(self.extents.get(str(self.batch)), int)
+        samples = [self.batch] if short and shared and known else []
         others = [d for d in self.rows if not isinstance(self.extents[d], str) and any(
-            d in self._dims(x) and last not in self._dims(x) for x in self.broadcast)]
+            d in own and last not in own for own in map(self._dims, self.broadcast))]
         return [*dict.fromkeys((last, *samples, *others))]
 
     def _along(self) -> str | None:
@@ -156,9 +160,7 @@ class _Space(Prices):
     def _tiled(self, tile: str | None) -> Iterator[Candidate]:
         spare = self.target.registers
         fold = product([number(self.extents[d]) for d in self.folded])
-        vectors = -(-number(self.extents[self.simd]) // self.lanes) if self.simd else 1
-        if self.simd in self.reduced:
-            vectors = 1
+        vectors = self._vectors(tile)
         extent = number(self.extents[tile]) if tile else 1
         if tile and self._several(tile):
             extent = self.lanes             # a tile lies in a block
@@ -173,17 +175,18 @@ class _Space(Prices):
                 loaded = nb * fold if self.taps and rw > 1 else nb
                 held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
                 shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
-                for loops in self.orders(tile, rw, nb) if free >= 0 else ():
-                    if held <= free:
-                        fits = True
-                        yield self.priced(loops, tile, rw, nb, fold)
-                    if shared and len(shared) < len(self.loads):
-                        fits = True
-                        again = [*loops[1], *(Loop("reload", t) for t in shared)]
-                        yield self.priced((loops[0], again), tile, rw, nb, fold)
+                loops = [*self.orders(tile, rw, nb)] if free >= 0 else []
+                if held <= free:
+                    fits |= bool(loops)
+                    yield from (self.priced(x, tile, rw, nb, fold) for x in loops)
+                if shared and len(shared) < len(self.loads):
+                    fits |= bool(loops)
+                    hints = [Loop("reload", t) for t in shared]
+                    again = {id(inside): [*inside, *hints] for _, inside in loops}
+                    yield from (self.priced((outside, again[id(inside)]), tile, rw, nb, fold)
+                                for outside, inside in loops)
         if not fits:                        # more than there are registers, whatever the tile
-            for loops in self.orders(tile, 1, 1):
-                yield self.priced(loops, tile, 1, 1, fold)
+            yield from (self.priced(x, tile, 1, 1, fold) for x in self.orders(tile, 1, 1))
 
     def _in_order(self) -> tuple[list[Loop], list[Loop]]:
         """The loops of what data scatter: the dimensions that may meet at one place stay in their order."""
@@ -195,46 +198,36 @@ class _Space(Prices):
         lanes = Loop("for", self.simd, self.lanes)
         return [*outside, lanes], [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
 
-    def _held(self, tile: str | None, rw: int, nb: int) -> int:
-        """Vectors that overlapping taps and the factors of a table keep in registers."""
-        factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
-        if factors:
-            return len(factors) + 1
-        return max(((rw + r) * nb for _, r in self._windows(tile)), default=0) if rw > 1 else 0
-
-    def _windows(self, tile: str | None) -> list[tuple[Load, int]]:
-        """The loads of vectors that taps along the tile share, and how many taps there are."""
-        return [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
-                if tile and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
-
     def orders(self, tile: str | None, rw: int, nb: int) -> Iterator[tuple[list[Loop], list[Loop]]]:
         """(loops outside of the tile, loops inside): rows outermost, or channels outermost."""
         fold = product([number(self.extents[d]) for d in self.folded])
-        inside = self.inside(tile, rw, rw * nb * fold)
+        inside = self.inside(tile, rw, nb, rw * nb * fold)
         inside += self._prefetch(nb, tile, rw)
+        beside, lanes = self.wide(tile)
         apart = [d for d in self.rows if d not in (self.batch, tile) and self._apart(d)]
-        rows = [d for d in self.rows if d not in (self.batch, tile, *apart)]
+        rows = [d for d in self.rows if d not in (self.batch, tile, beside, *apart)]
         batch = [Loop("par", self.batch)] if self.batch and self.batch != tile else []
         batch += [x for d in apart for x in self._levels(d, 1)]
-        step = nb * self.lanes
-        wide = [Loop("for", self.simd, step)] if self.simd and self.simd not in self.reduced else []
+        wide = [Loop("for", beside, nb * lanes)] if beside else []
         inner = self._levels(tile, rw) if tile else []
         outer = [x for d in rows for x in self._levels(d, 1)]
         flat = tile and tile != self.batch and not rows and len(inner) == 1
         groups = self._groups(str(tile), rw) if flat else []
-        if self.broadcast or not wide:
+        if tile and wide and beside == self.simd and self._along_rows(tile, rows):
+            yield ([*batch, *outer, *inner, *wide], inside)
+        if self.broadcast or not wide or beside != self.simd:
             for group in groups or [[]]:
                 yield ([*batch, *outer, *group, *wide, *inner], inside)
         if wide and (outer or groups or not self.broadcast):
             yield ([*batch, *wide, *outer, *inner], inside)
-        if wide and inner and self._sparse():
-            ways = dict.fromkeys(tuple(chain(*way)) for way in permutations((inner, wide, outer)))
-            yield from (([*batch, *way], inside) for way in ways)
             strip = self._strip(rows[0], nb) if rows else 0
             if strip and self.weights:
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
+        if wide and inner and self._sparse():
+            ways = dict.fromkeys(tuple(chain(*way)) for way in permutations((inner, wide, outer)))
+            yield from (([*batch, *way], inside) for way in ways)
         for chunks in self._chunks(nb) if tile is None or isinstance(self.extents[tile], int) else ():
             done = {x.dim for x in chunks if x.step == 1}
             rest = [x for x in inside if x.dim not in done and x.kind != "prefetch"]
@@ -252,6 +245,16 @@ class _Space(Prices):
         terms = product([number(e) for e in self.extents.values()])
         far = [a.nbytes for a in self.accesses if a.nbytes > self.target.l2 and not a.broadcast]
         return terms < SPARSE * max(far, default=0)
+
+    def _along_rows(self, tile: str, around: Sequence[str]) -> bool:
+        """Whether vectors run along plain memory, and what they walk again for each tile stays in L1."""
+        order = self.kernel.output.layout.order
+        if any(block for _, block in order) or self.simd not in self.stage.out.index[order[-1][0]].dims:
+            return False
+        again = (self.tensors[x.tensor].nbytes / product([number(self.extents[d]) for d in around
+                                                          if d in self._dims(x)])
+                 for x in self.loads if self.simd in self._dims(x) and tile not in self._dims(x))
+        return sum(again) <= self.target.l1 // 2
 
     def _streams(self) -> list[Load]:
         """The loads of weights that all of the sum walks."""
@@ -284,7 +287,8 @@ class _Space(Prices):
             near = sum(self.tensors[x.tensor].nbytes / number(self.extents[d]) for x in self.loads
                        if d in self._dims(x))
             most = round(self.target.l2 / 2 / near / self.lanes) * self.lanes if len(self.reduced) == 1 else 1
-            yield [Loop("chunk", d, max(1, min(most, number(self.extents[d]))))]
+            least = self.lanes if self._blocked(d) else 1
+            yield [Loop("chunk", d, max(least, min(most, number(self.extents[d]))))]
 
     def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
         """The next chunk's weights are asked for while this one's are used."""
@@ -315,82 +319,6 @@ class _Space(Prices):
         if self._blocked(d):
             return 0
         return -(-extent // -(-extent // rows)) if 3 < rows < extent else 0
-
-    def inside(self, tile: str | None, rw: int, acc: int) -> list[Loop]:
-        """The loops of a tile with so many accumulators."""
-        turns = 1 if self.target.small else turns_of(acc)
-        unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set())
-        blocked: list[str] = []
-        windows: list[str] = []
-        plain: list[str] = []
-        rows: list[str] = []            # walked by taps that are unrolled
-        for d in self.reduced:
-            if d == self.simd:
-                continue
-            if number(self.extents[d]) > turns and any(i.coefficient(d) and not self.taps.isdisjoint(i.dims)
-                                                       for x in self.loads for i in x.index):
-                rows.append(d)
-            elif d in self.stage.first.tabled or any(
-                    i.coefficient(d) and unrolled & set(i.dims) for x in self.loads for i in x.index):
-                windows.append(d)
-            elif any(self.tensors[x.tensor].layout.block(a) > 1 and x.tensor not in self.weights
-                     for x in self.loads for a, i in enumerate(x.index) if i.coefficient(d)):
-                blocked.append(d)
-            else:
-                plain.append(d)
-        loops = [Loop("for", d, self.lanes) for d in blocked if number(self.extents[d]) > self.lanes]
-        shifting = [d for d in plain
-                    if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
-        images = [d for d in plain if all(x.index and x.index[0].single == d for x in self.loads)]
-        loops += [Loop("for", d) for d in (*images, *shifting)]
-        loops += [Loop("for", d) for d in plain if d not in (*images, *shifting)]
-        loops += [Loop("for", d, turns if d == rows[-1] else 1) for d in rows]
-        loops += [Loop("unroll", d) for d in rows[-1:]]
-        loops += self._counted(windows, acc)
-        taps = [Loop("unroll", d) for d in windows]
-        # unrolled taps around a counted loop are blocks of their own; around none they share one block
-        loops += [*taps, *(Loop("for", d, turns) for d in blocked)] if blocked else taps
-        if turns > 1:
-            loops += [Loop("unroll", d) for d in blocked]
-        if self.simd in self.reduced:
-            loops.append(Loop("for", str(self.simd), self.lanes))
-        if not shifting:
-            loops = self._parts(loops)
-        if tile and rw > 1:
-            loops.append(Loop("unroll", tile))
-        loops += [Loop("unroll", d) for d in self.folded]
-        if self.simd:
-            loops += [Loop("unroll", self.simd, self.lanes), Loop("simd", self.simd)]
-        return loops
-
-    def _counted(self, windows: Sequence[str], acc: int) -> Iterator[Loop]:
-        """Loops over some taps at a time, the longest windows first, where all would be too much code."""
-        body = acc * product([number(self.extents[d]) for d in windows])
-        most = ROLLED if self.target.small else UNROLLED
-        for d in sorted(windows, key=lambda d: -number(self.extents[d])):
-            extent = number(self.extents[d])
-            skips = any(d in i.dims and outside(i, e, self.extents) for x in self.loads
-                        for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True))
-            if body > most and not skips and d not in self.stage.first.tabled:
-                block = max(self.tensors[x.tensor].layout.block(a) for x in self.loads
-                            for a, i in enumerate(x.index) if i.coefficient(d))
-                step = min(extent, max(1, most * extent // body // block) * block)
-                yield Loop("for", d, step)
-                body = body * step // extent
-
-    def _parts(self, loops: list[Loop]) -> list[Loop]:
-        """Long sums of one operand in parts, about as many as each has terms."""
-        first = next((x for x in loops if x.kind == "for"), None)
-        terms = product([number(self.extents[d]) for d in self.reduced])
-        single = sum(not self._dims(x).isdisjoint(self.reduced) for x in self.loads) == 1
-        if first is None or not single or self.stage.first.fold != "+=" or terms <= LONG_SUM:
-            return loops
-        extent = number(self.extents[first.dim])
-        if terms * first.step >= 64 * extent:
-            return [replace(x, kind="part") if x is first else x for x in loops]
-        part = first.step * round((extent / first.step) ** 0.5)
-        at = loops.index(first)
-        return [*loops[:at], Loop("part", first.dim, part), *loops[at:]]
 
     def _tile_bytes(self, nb: int) -> int:
         """Bytes of weights that one tile reads."""
@@ -435,8 +363,9 @@ class _Space(Prices):
                fold: int) -> Candidate:
         outside, inside = loops
         chunks = self._turns([x for x in outside if x.kind == "chunk"])
-        compute = self._compute(tile, rw, nb, fold, inside, chunks)
-        cycles = compute + self._memory(outside, inside)
+        if self.computed[0] is not inside or self.computed[1] != chunks:
+            self.computed = inside, chunks, self._compute(tile, rw, nb, fold, inside, chunks)
+        cycles = self.computed[2] + self._memory(outside, inside)
         outside = self._parallel(outside, cycles)
         tasks = self._turns([x for x in outside if x.kind == "par"])
         if cycles > SMALL:

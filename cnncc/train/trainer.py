@@ -318,15 +318,15 @@ class Trainer:
 
     def _evaluate(self, source: Batches) -> dict[str, float]:
         source = Batches(source.data, INFERENCE, self.prepare, self.seed, self._targets)
-        model, total, loss, measure = self._model(self.trained), 0, 0.0, 0.0
+        model, rows = self._model(self.trained), []
         for batch in prefetched(source.epoch(0, train=False)):
-            outputs = model(batch.x)
-            total += len(batch)
-            loss += len(batch) * value_of(self.loss, outputs, batch.y)
-            measure += len(batch) * self.loss.score(outputs, batch.y)
-        if not total:
+            outputs, (lost, measured) = model(batch.x), self.loss.counts(batch.y)
+            rows.append((lost, lost * value_of(self.loss, outputs, batch.y),
+                         measured, measured * self.loss.score(outputs, batch.y)))
+        if not rows:
             raise InputError("data: there are no samples")
-        return {"loss": loss / total, self.loss.measure: measure / total}
+        lost, loss, measured, measure = map(sum, zip(*rows, strict=True))
+        return {"loss": loss / (lost or 1), self.loss.measure: measure / (measured or 1)}
 
     def predict(self, x: Rows) -> Array:
         """The network's outputs for samples, which are prepared as those to train on."""
