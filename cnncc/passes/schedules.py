@@ -160,7 +160,10 @@ class _Space(Inner):
     def _tiled(self, tile: str | None) -> Iterator[Candidate]:
         spare = self.target.registers
         fold = product([number(self.extents[d]) for d in self.folded])
+        beside, _ = self.wide(tile)
         vectors = self._vectors(tile)
+        if beside and beside != self.simd and self._several(beside):
+            vectors = self.lanes
         extent = number(self.extents[tile]) if tile else 1
         if tile and self._several(tile):
             extent = self.lanes             # a tile lies in a block
@@ -209,6 +212,8 @@ class _Space(Inner):
         batch = [Loop("par", self.batch)] if self.batch and self.batch != tile else []
         batch += [x for d in apart for x in self._levels(d, 1)]
         wide = [Loop("for", beside, nb * lanes)] if beside else []
+        if beside and beside != self.simd:
+            wide = self._levels(beside, nb)
         inner = self._levels(tile, rw) if tile else []
         outer = [x for d in rows for x in self._levels(d, 1)]
         flat = tile and tile != self.batch and not rows and len(inner) == 1
