@@ -81,7 +81,9 @@ class StageLowering:
         out = self.accesses[self.store_at]
         self.pad = self.lanes if self.simd and out.padded(self.simd.dim, self.lanes) else 0
         unrolled = {x.dim for x in self.loops[self.tile_at:] if x.kind == "unroll"} - reduced
-        self.along = transpose.neighbours(out, self.simd.dim, unrolled) \
+        steps = {x.dim: x.step for x in self.loops[:self.tile_at]}
+        tile = {d: int(steps.get(d, self.extents[d])) for d in unrolled}
+        self.along = transpose.neighbours(out, self.simd.dim, tile, self.lanes) \
             if self.simd and self.simd.dim not in reduced else None
         self.isolated = {
             d: [i for i, a in enumerate(self.accesses[:self.store_at])
