@@ -187,7 +187,8 @@ class _Space(Prices):
         extent = number(self.extents[tile]) if tile else 1
         widths = {count_of(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {count_of(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
-        long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
+        first, *rest = self.stage.formulas
+        long = cost(first.expr) + sum(cost(f.expr) for f in rest if first.fold == "=")
         fits = False
         for nb in heights.values():
             for rw in widths.values():
