@@ -1,6 +1,7 @@
 """What loops cost: an analytic model of the target, in cycles of one core.
 
 Arithmetic, loads and latency of the register tile; bytes from beyond L1 and L2 by the loops around them.
+Operands in scratch memory are in L2 already.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class _Access:
     nbytes: int
     batch: int
     broadcast: bool
+    near: bool
 
 
 class Prices:
@@ -105,7 +107,7 @@ class Prices:
                     and not any(isinstance(self.extents[d], str) for d in i.dims):
                 low, high = i.bounds({d: int(self.extents[d]) for d in i.dims})
                 nbytes = nbytes * (min(e, high + 1) - max(0, low)) // e
-        return _Access(dims, nbytes, batch, x in self.broadcast)
+        return _Access(dims, nbytes, batch, x in self.broadcast, t in self.kernel.scratch)
 
     def _vector(self) -> str | None:
         """The dimension with unit stride in the result; else, where the result is a number, in an operand."""
@@ -247,5 +249,5 @@ class Prices:
             waited = a.broadcast or a.dims >= chunk
             hidden = AHEAD if any(x.kind == "chunk" and x.dim in a.dims for x in outside) else HIDDEN
             rate = self.target.l3_bytes if waited else self.target.l3_stream / hidden
-            total += a.nbytes * n * a.batch / rate
+            total += 0 if a.near else a.nbytes * n * a.batch / rate
         return total
