@@ -76,8 +76,8 @@ def parse_schedule(text: str) -> Schedule:
 
 
 def tiles(extent: int, step: int, unit: int = 1) -> list[tuple[int, int, int]]:
-    """The fewest tiles up to `step` that cover `extent`, balanced in multiples of `unit`, equal ones together:
-    (start of the first, size of each, how many).
+    """(start, size, how many) of runs of equal tiles: the fewest up to `step` that cover `extent`, balanced
+    in multiples of `unit`.
     """
     blocks, most = -(-extent // unit), max(1, step // unit)
     count = -(-blocks // most)
