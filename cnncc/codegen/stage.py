@@ -108,10 +108,13 @@ class StageLowering:
         split = self.validity.split.get(i, [])
         unit = unit_of(self.kernel, self.stage, loop)
         base = pos[loop.dim].rep
+        equal = tiles(span, loop.step, unit)
+        if not split:
+            return [Run(start, size, count, start) for start, size, count in equal]
         result: list[Run] = []
         last: object = None
-        for start, size in tiles(span, loop.step, unit):
-            sign = (size, signature(split, loop.dim, base + start, size, self.extents) if split else ())
+        for start, size in ((first + j * size, size) for first, size, count in equal for j in range(count)):
+            sign = (size, signature(split, loop.dim, base + start, size, self.extents))
             if sign == last:
                 result[-1] = replace(result[-1], count=self.e.add(result[-1].count, 1))
             else:

@@ -178,7 +178,7 @@ class _Space(Inner):
                     continue
                 loaded = nb * fold if self.taps and rw > 1 else nb
                 held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
-                shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
+                shared = [x.tensor for x, _ in self._windows(tile, rw, nb)]
                 loops = [*self.orders(tile, rw, nb)] if free >= 0 else []
                 if held <= free:
                     fits |= bool(loops)
