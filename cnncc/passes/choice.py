@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 
 from cnncc.ir.graph import Graph, Node
@@ -13,7 +12,7 @@ from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
 from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import PACKED, copy_kernel
-from cnncc.passes.schedules import candidates, weights_of
+from cnncc.passes.schedules import candidates, cheapest, weights_of
 from cnncc.passes.tuned import Tuned
 
 log = logging.getLogger("cnncc")
@@ -32,27 +31,32 @@ def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -
         if n.kernel is not None and n.attr["does"] != PACKED:
             kernel = chosen(n.kernel, weights_of(n, graph))
             for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
-                if nodes[i].attr.get("does") == PACKED:
-                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
+                copy = nodes[i].kernel
+                if copy is not None and nodes[i].attr["does"] == PACKED:
+                    if copy.output.type == new.type:
+                        operands = *copy.operands[:-1], replace(copy.output, layout=new.layout)
+                        copy = replace(copy, operands=operands)
+                    else:
+                        copy = copy_kernel(old, new)
+                    nodes[i] = replace(nodes[i], kernel=chosen(copy, ()))
             n = replace(n, kernel=kernel)
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
 
 
-def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tuned | None = None) -> Kernel:
+def schedule(kernel: Kernel, weights: tuple[str, ...], target: Target, tuned: Tuned | None = None) -> Kernel:
     """The kernel with the cheapest loops, or those that were measured to be faster.
 
     Stages that share loops are scheduled each for its part.
     """
     if len(kernel.stages) == 1:
-        found = candidates(kernel, weights, target)
         choice = tuned.choice(kernel, weights) if tuned else None
-        if choice is None:
-            return found[0].kernel
-        fitting = [c for c in found if str(c.loops) == choice.loops]
-        if not fitting:
+        if choice is not None:
+            fitting = [c for c in candidates(kernel, weights, target) if str(c.loops) == choice.loops]
+            if fitting:
+                return fitting[0].kernel
             log.warning("tuned loops are no candidate any more: %s", choice.loops)
-        return (*fitting, *found)[0].kernel
+        return cheapest(kernel, weights, target).kernel
     for j, part in enumerate(parts(kernel)):
         best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
         loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops

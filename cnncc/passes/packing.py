@@ -11,8 +11,10 @@ from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.target import Target
 from cnncc.ir.types import product
+from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import PACKED, copy_kernel, copy_of
-from cnncc.passes.schedules import candidates, weights_of
+from cnncc.passes.movement import moves, through
+from cnncc.passes.schedules import cheapest, weights_of
 
 GAIN = 0.95                 # of the cycles: what is worth a copy
 REUSE = 32                  # times that each element is used at least
@@ -30,11 +32,22 @@ def pack_weights(graph: Graph, target: Target) -> Graph:
             t = known[key]
             if t is not None:
                 at = n.kernel.operands.index(t)
-                copy = copy_of(graph[n.inputs[at]], b.fresh(f"{n.name}.packed"))
-                b.add(replace(copy, attrs=(("does", PACKED),), kernel=copy_kernel(t, t)))
-                n = replace(n, inputs=(*n.inputs[:at], copy.name, *n.inputs[at + 1:]))
+                copy = _copied(graph, n, at, b)
+                n = replace(n, inputs=(*n.inputs[:at], copy, *n.inputs[at + 1:]))
         b.add(n)
-    return replace(graph, nodes=b.nodes)
+    return replace(graph, nodes=b.nodes).live()
+
+
+def _copied(graph: Graph, n: Node, at: int, b: Builder) -> str:
+    """Add a copy of what a node reads, made of the operand of what only moves that; the name that it gets."""
+    assert n.kernel is not None
+    t, source = n.kernel.operands[at], graph[n.inputs[at]]
+    copy = copy_of(source, b.fresh(f"{n.name}.packed"))
+    copy = replace(copy, attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
+    whole = collapse(n.kernel).tensors[t.name].type == t.type     # the reader's order can be the copy's
+    if source.kernel is not None and not source.base and whole and moves(source):
+        copy = through(source, copy) or copy
+    return b.add(copy)
 
 
 def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
@@ -44,13 +57,14 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
     found = list(_computed(n, graph))
     if not found:
         return None
-    least = GAIN * candidates(n.kernel, weights, target)[0].cycles
+    least = GAIN * cheapest(n.kernel, weights, target).cycles
     compute = n.kernel.flops() / (2 * target.fmas * target.lanes)       # what no order is faster than
     for t in found:
         copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
         if compute + copy >= least:
             continue
-        cycles = candidates(n.kernel, (*weights, t.name), target)[0].cycles + copy
+        names = tuple(x.name for x in n.kernel.operands if x.name in (*weights, t.name))
+        cycles = cheapest(n.kernel, names, target).cycles + copy
         if cycles < least:
             least, best = cycles, t
     return best
