@@ -42,11 +42,11 @@ Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 def pipeline(tuned: Tuned | None = None) -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import algorithms, choice, fold, fuse, layouts, movement, packing, stages
+    from cnncc.passes import algorithms, choice, fold, fuse, inputs, layouts, movement, packing, stages
     return (movement.merge_pads, fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views,
-            fold.share_equal, movement.place_early, algorithms.choose_algorithms, fuse.form,
-            movement.read_through, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
-            packing.pack_weights,
+            fold.share_equal, movement.place_early, algorithms.pool_first, algorithms.choose_algorithms,
+            fuse.form, movement.read_through, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
+            packing.pack_weights, inputs.stage_inputs,
             functools.update_wrapper(functools.partial(choice.choose_schedules, tuned=tuned),
                                      choice.choose_schedules))
 

@@ -67,3 +67,10 @@ def test_unknown_names(option: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         python(str(FOLDER / "run.py"), option, "none")
     assert caught.value.returncode == 2 and "unknown" in caught.value.stderr
+
+
+def test_starting_and_idling() -> None:
+    digits = Path(__file__).parents[1] / "cnncc" / "data" / "digits.onnx"
+    [row] = json.loads(python(str(FOLDER / "start.py"), str(digits), "--threads", "1", "--json"))
+    assert row["model"] == "digits" and row["compile"] > 0 and row["start"] > 0 and row["memory"] > 0
+    assert row["idle"] < 0.5 and row["paced"] > 0

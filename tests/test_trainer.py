@@ -321,7 +321,7 @@ def test_a_loss_that_is_no_number_names_the_layer() -> None:
     assert all(np.isfinite(a).all() for a in t.state.values())
     bad = X.astype(np.float32)
     bad[3, 2, 2] = np.nan
-    with pytest.raises(InputError, match="the first value that isn't is in the input 'x'"):
+    with pytest.raises(InputError, match="sample 3 of the data has values that are not finite"):
         trainer().fit(bad, Y)
     graph = network()
     with pytest.raises(InputError, match=r"in the weights 'f1\.bias'"):
@@ -341,8 +341,10 @@ def test_the_state_before_a_bad_step_comes_back() -> None:
 
 @pytest.mark.parametrize(("fit", "what"), [
     (lambda: trainer().fit(X, Y + 1), r"label 4 at \[\d+\] of the batch is out of range.* 4 classes, 0 to 3"),
+    (lambda: trainer().fit(X, Y % 3 + 2), "4 classes, 0 to 3: labels begin at 0"),
     (lambda: trainer().fit(X, Y - 1), "label -1"),
-    (lambda: trainer().fit(X, Y * 0.5), "expected integers"),
+    (lambda: trainer().fit(X, Y * 0.5), r"expected integers .* got float64\[16\]$"),
+    (lambda: trainer().fit(X, Y * 1.0), r"expected integers .* got float64\[16\]: y.astype\(int\)"),
     (lambda: trainer().fit(X, Y[1:]), "48 samples with 47 targets"),
     (lambda: trainer().fit(X), "there are no targets"),
     (lambda: trainer().fit(3), "expected arrays x and y, or batches of both, got int"),

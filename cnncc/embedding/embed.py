@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
-import numpy as np
-from numpy.typing import NDArray
 
 from cnncc.codegen.aot import build
 from cnncc.codegen.interface import Interface, Variant
@@ -30,13 +26,11 @@ from cnncc.embedding.example import example_c, example_py
 from cnncc.embedding.header import header
 from cnncc.embedding.names import check_name, mangled
 from cnncc.embedding.packages import cmake, pkg_config
+from cnncc.embedding.weights import MOST, Weights
 from cnncc.ir.errors import InputError, UnsupportedError
-from cnncc.ir.plan import aligned
 from cnncc.ir.signature import OpenError
 from cnncc.ir.target import LEVELS, Target, target_for
-from cnncc.passes.memory import pack
 from cnncc.passes.tuned import Tuned, target_text
-from cnncc.runtime import buffers
 from cnncc.runtime.artifact import replacing
 from cnncc.version import __version__
 
@@ -48,10 +42,6 @@ if TYPE_CHECKING:
 
 THREADS = ("none", "pthread", "callback")
 WEIGHTS = ("object", "file")
-MAGIC = b"CNNCCW\0\1"
-MOST = 3 << 29              # bytes of weights in an object: code and data of a program are within 2 GiB
-HEAD = struct.Struct("<8sQ16x32s")
-"""What begins a file of weights: MAGIC, the length of the file, the SHA-256 of the rest."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +68,9 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
     `target` is native or x86-64-v2, -v3 or -v4, which this CPU may lack, or several with `+` between them:
     the object then runs the best that the CPU has; `schedules` are for one of them. `optimize` is speed, or
     size for less code. `threads` is none, pthread for a function that runs on several, or callback for one
-    that runs on the program's own.
-    `weights` are in the object, or in a file `NAME.weights`. `shared` makes a library with the C compiler
-    (CC, else cc), and `example.py`. Equal arguments give equal files, byte by byte.
+    that runs on the program's own. `weights` are in the object, or in a file `NAME.weights`. `shared` makes a
+    library with the C compiler (CC, else cc), and `example.py`. Equal arguments give equal files, byte by
+    byte.
 
     Raises ModelError as `compile` does, UnsupportedError for a model that leaves sizes open, InputError for
     a bad argument, a folder that can't be written to, or a compiler that is missing or fails.
@@ -104,37 +94,34 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
         raise _closed(error) from error
     if name is None:
         name = mangled(Path(source).stem if isinstance(source, str | os.PathLike) else graph.name, "net")
-    variants, parts = _compiled(graph, targets, tuned, HEAD.size if weights == "file" else 0, report)
-    head = _head(parts) if weights == "file" else b""
-    if not head and (nbytes := sum(p.nbytes for p in parts)) > MOST:
-        raise InputError(f"{graph.name}: {nbytes:,} bytes of weights are more than code reaches in its "
-                         f"object ({MOST:,}): use weights='file' (--weights file), or fewer targets")
+    packed = Weights(weights == "file")
+    variants = _compiled(graph, targets, tuned, packed, report)
+    if not packed.in_file and packed.nbytes > MOST:
+        raise InputError(f"{graph.name}: {packed.nbytes:,} bytes of weights are more than code reaches in "
+                         f"its object ({MOST:,}): use weights='file' (--weights file), or fewer targets")
     report("linking", 0.5)
     with _writing(folder := os.fspath(folder)):
         os.makedirs(folder, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.") as file:
-            if not head:
-                _put(file, parts)
-            key = struct.unpack("<8q", head) if head else None
-            interface = Interface(name, variants, threads, key, file.name)
+            if not packed.in_file:
+                packed.write(file)
+            interface = Interface(name, variants, threads, packed.key, file.name)
             made = build(interface)
-    description = Description(interface, made, len(head) + sum(p.nbytes for p in parts), {
-        "model": graph.name, "cnncc": __version__, "llvm": ".".join(map(str, llvm.llvm_version_info)),
-        "optimize": optimize, "precision": precision})
-    report("writing", 0.9)
-    texts = _files(description, shared)
-    with _writing(folder):
+        report("writing", 0.9)
+        description = Description(interface, made, packed.nbytes, {
+            "model": graph.name, "cnncc": __version__, "llvm": ".".join(map(str, llvm.llvm_version_info)),
+            "optimize": optimize, "precision": precision})
+        texts = _files(description, shared)
         for file_name, data in texts.items():
             with replacing(Path(folder, file_name)) as file:
                 file.write(data)
-        if head:
+        if packed.in_file:
             with replacing(Path(folder, f"{name}.weights")) as file:
-                file.write(head)
-                _put(file, parts)
+                packed.write(file)
         if compiler:
             _link(compiler, Path(folder), name, threads == "pthread")
     report("done", 1.0)
-    more = [f"{name}.weights"] * bool(head) + [f"lib{name}.so"] * shared
+    more = [f"{name}.weights"] * packed.in_file + [f"lib{name}.so"] * shared
     return Embedded(folder, (*texts, *more), description.record())
 
 
@@ -155,42 +142,23 @@ def _closed(error: OpenError) -> UnsupportedError:
     needs = [f"the values of {', '.join(sorted(error.values))}, which decide shapes: make them constants of "
              "the model"] if error.values else []
     if error.sizes:
-        rows = ((v.name, ", ".join(str(e if isinstance(e, int) else 1) for e in v.shape)) for v in
-                error.signature.inputs if any(isinstance(e, str) for e in v.shape))
-        given = ", ".join(f"{name!r}: ({sizes},)" for name, sizes in rows)
-        needs.append(f"the sizes of its inputs: give them, as in shapes={{{given}}} or --shape NAME=N,N...")
+        given = {v.name: tuple(e if isinstance(e, int) else 1 for e in v.shape) for v in
+                 error.signature.inputs if any(isinstance(e, str) for e in v.shape)}
+        needs.append(f"the sizes of its inputs: give them, as in shapes={given} or --shape NAME=N,N...")
     return UnsupportedError(f"{error.name}: to embed it cnncc must know {'; and '.join(needs)}", error.rows)
 
 
-def _compiled(graph: Graph, targets: Sequence[Target], tuned: Tuned | None, first: int,
-              report: Callable[[str, float], None]) -> tuple[tuple[Variant, ...], list[NDArray[np.uint8]]]:
-    """The variants of a network and their weights, which begin at `first` and follow each other."""
-    variants, parts = [], []
+def _compiled(graph: Graph, targets: Sequence[Target], tuned: Tuned | None, packed: Weights,
+              report: Callable[[str, float], None]) -> tuple[Variant, ...]:
+    """The variants of a network; their weights are added to those packed."""
+    variants = []
     for i, target in enumerate(targets):
         report("compiling", 0.1 + 0.4 * i / len(targets))
         own = tuned if tuned and tuned.target == target_text(target) else None
         code = plan(passes(graph, target, own))
-        nbytes = aligned(code.plan.weights)
-        parts.append(buffers.aligned(nbytes))
-        pack(code.constants, code.packings, parts[-1])
         texts = tuple((symbol, text) for symbol, text in code.texts(target) if symbol != "pool")
-        variants.append(Variant(target, code.plan, texts, first))
-        first += nbytes
-    return tuple(variants), parts
-
-
-def _head(parts: Sequence[NDArray[np.uint8]]) -> bytes:
-    """What begins the file of these weights, by which the code knows its own."""
-    digest = hashlib.sha256()
-    for p in parts:
-        digest.update(p.data)
-    return HEAD.pack(MAGIC, HEAD.size + sum(p.nbytes for p in parts), digest.digest())
-
-
-def _put(file: Any, parts: Sequence[NDArray[np.uint8]]) -> None:
-    for p in parts:
-        file.write(p.data)
-    file.flush()
+        variants.append(Variant(target, code.plan, texts, packed.add(code)))
+    return tuple(variants)
 
 
 def _files(d: Description, shared: bool) -> dict[str, bytes]:

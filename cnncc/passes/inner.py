@@ -23,7 +23,9 @@ class Inner(Prices):
     def inside(self, tile: str | None, rw: int, nb: int, acc: int) -> list[Loop]:
         """The loops of a tile of rw x nb vectors with so many accumulators."""
         turns = 1 if self.target.small else turns_of(acc)
-        unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set())
+        wide, _ = self.wide(tile)
+        unrolled = {*self.folded, self.simd} | ({tile} if tile and rw > 1 else set()) \
+            | ({wide} if nb > 1 else set())
         blocked: list[str] = []
         windows: list[str] = []
         plain: list[str] = []
@@ -62,7 +64,6 @@ class Inner(Prices):
             loops = self._parts(loops)
         if tile and rw > 1:
             loops.append(Loop("unroll", tile))
-        wide, _ = self.wide(tile)
         if wide and wide != self.simd and nb > 1:
             loops.append(Loop("unroll", wide))
         loops += [Loop("unroll", d) for d in self.folded]
@@ -109,11 +110,15 @@ class Inner(Prices):
         factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
         if factors:
             return len(factors) + 1
-        wide, _ = self.wide(tile)
-        return max(((rw + r) * (nb if wide in self._dims(x) else 1) for x, r in self._windows(tile)),
-                   default=0) if rw > 1 else 0
+        return max((n for _, n in self._windows(tile, rw, nb)), default=0)
 
-    def _windows(self, tile: str | None) -> list[tuple[Load, int]]:
-        """The loads of vectors that taps along the tile share, and how many taps there are."""
-        return [(x, number(self.extents[d])) for x in self.loads for i in x.index for d in self.reduced
-                if tile and {tile, d} <= set(i.dims) and self.simd in self._dims(x)]
+    def _windows(self, tile: str | None, rw: int, nb: int) -> list[tuple[Load, int]]:
+        """The loads of vectors that taps along unrolled rows share, and how many are held at a time."""
+        wide, _ = self.wide(tile)
+        steps = {tile: rw, wide: nb}
+        def walked(x: Load) -> int:
+            return product([n for d, n in steps.items() if d in self._dims(x)])
+        return [(x, walked(x) // n * (n + number(self.extents[d])))
+                for row, n in steps.items() if row and row != self.simd and n > 1
+                for x in self.loads for i in x.index for d in self.reduced
+                if {row, d} <= set(i.dims) and self.simd in self._dims(x)]

@@ -58,8 +58,11 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
     if not found:
         return None
     least = GAIN * cheapest(n.kernel, weights, target).cycles
+    compute = n.kernel.flops() / (2 * target.fmas * target.lanes)       # what no order is faster than
     for t in found:
         copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
+        if compute + copy >= least:
+            continue
         names = tuple(x.name for x in n.kernel.operands if x.name in (*weights, t.name))
         cycles = cheapest(n.kernel, names, target).cycles + copy
         if cycles < least:

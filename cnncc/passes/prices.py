@@ -1,6 +1,7 @@
 """What loops cost: an analytic model of the target, in cycles of one core.
 
 Arithmetic, loads and latency of the register tile; bytes from beyond L1 and L2 by the loops around them.
+Operands in scratch memory are in L2 already.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class _Access:
     batch: int
     broadcast: bool
     ordered: bool                       # it lies as the loops walk it
+    near: bool                          # scratch memory, in cache
     jump: Callable[[str, int], int]     # bytes from turn to turn of a loop over a dimension, by its step
 
 
@@ -116,7 +118,8 @@ class Prices:
                 low, high = i.bounds({d: int(self.extents[d]) for d in i.dims})
                 nbytes = nbytes * (min(e, high + 1) - max(0, low)) // e
         return _Access(dims, nbytes, BYTES[t.type.dtype], batch, x in self.broadcast,
-                       x.tensor in self.weights, functools.cache(functools.partial(self._jump, x)))
+                       x.tensor in self.weights, t in self.kernel.scratch,
+                       functools.cache(functools.partial(self._jump, x)))
 
     def _jump(self, x: Load, d: str, step: int) -> int:
         t, total = self.tensors[x.tensor], 0
@@ -319,6 +322,8 @@ class Prices:
         chunk = {again, self.simd} if again and len(self.rows) <= 2 and order[0] != self.simd else {""}
         total = 0.0
         for a, n in zip(self.accesses, turns, strict=True):
+            if a.near:
+                continue
             if a.broadcast or a.dims >= chunk:
                 rate = self.target.l3_bytes
             elif a.ordered:

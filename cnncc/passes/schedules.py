@@ -169,7 +169,8 @@ class _Space(Inner):
             extent = self.lanes             # a tile lies in a block
         widths = {count_of(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {count_of(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
-        long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
+        first, *rest = self.stage.formulas
+        long = cost(first.expr) + sum(cost(f.expr) for f in rest if first.fold == "=")
         fits = False
         for nb in heights.values():
             for rw in widths.values():
@@ -177,7 +178,7 @@ class _Space(Inner):
                     continue
                 loaded = nb * fold if self.taps and rw > 1 else nb
                 held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
-                shared = [x.tensor for x, _ in self._windows(tile)] if rw > 1 else []
+                shared = [x.tensor for x, _ in self._windows(tile, rw, nb)]
                 loops = [*self.orders(tile, rw, nb)] if free >= 0 else []
                 if held <= free:
                     fits |= bool(loops)
@@ -348,7 +349,7 @@ class _Space(Inner):
             t = self.tensors[x.tensor]
             axis = next((a for a, i in enumerate(x.index) if i.single == tile), None)
             turns = product([number(self.extents[d]) for d in self.rows if self._apart(d)])
-            if axis is not None and t.nbytes > turns * self.target.l2 // 4:
+            if axis is not None and t.nbytes > turns * self.target.l2 // 4 and t not in self.kernel.scratch:
                 *_, (_, _, stride) = t.layout.parts(axis, t.type.shape)
                 yield Loop("prefetch", x.tensor, 2 * rw * stride * BYTES[t.type.dtype])
         passes = product([number(self.extents[d]) for d in self.rows

@@ -101,15 +101,17 @@ class SoftmaxCrossEntropy(Loss):
         if y.shape == (len(y), 1) and shape == (len(y),):
             y = y[:, 0]
         if y.shape != shape or y.dtype.kind not in "iu":
+            whole = y.dtype.kind == "f" and y.shape == shape and (y == np.floor(y)).all()
             raise InputError(f"targets: expected integers {_show(shape)}, the labels of {classes} classes, "
-                             f"got {y.dtype.name}{_show(y.shape)}")
+                             f"got {y.dtype.name}{_show(y.shape)}" + ": y.astype(int)" * whole)
         bad = (y < 0) | (y >= classes)
         if self.ignore_index is not None:
             bad &= y != self.ignore_index
         if bad.any():
             place = tuple(int(i) for i in np.argwhere(bad)[0])
             raise InputError(f"targets: the label {y[place]} at {_show(place)} of the batch is out of range: "
-                             f"the network has outputs for {classes} classes, 0 to {classes - 1}")
+                             f"the network has outputs for {classes} classes, 0 to {classes - 1}"
+                             + ": labels begin at 0" * bool(y.min() > 0 and y.max() == classes))
         return np.ascontiguousarray(y, np.int64)
 
     def counts(self, targets: Array) -> tuple[float, float]:
