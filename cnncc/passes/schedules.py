@@ -15,7 +15,7 @@ from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
-from cnncc.ir.regions import parts
+from cnncc.ir.regions import parts, placed
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
@@ -109,7 +109,7 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
 def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tuned | None = None) -> Kernel:
     """The kernel with the cheapest loops, or those that were measured to be faster.
 
-    Stages that share loops are scheduled each for its part.
+    Stages that share loops are scheduled each for its part, taps of placed rows in loops of their own.
     """
     if len(kernel.stages) == 1:
         found = candidates(kernel, weights, target)
@@ -121,7 +121,12 @@ def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tune
             log.warning("tuned loops are no candidate any more: %s", choice.loops)
         return (*fitting, *found)[0].kernel
     for j, part in enumerate(parts(kernel)):
-        best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
+        around = placed(kernel, kernel.stages[j]) if j < len(kernel.stages) - 1 else set()
+        indices = [i.dims for x in part.stages[0].loads for i in x.index if around & {*i.dims}]
+        windows = {d for dims in indices if len(dims) > 1 for d in dims}
+        found = candidates(part, [w for w in weights if w in part.tensors], target, part=True)
+        best = next((c for c in found if windows.isdisjoint(x.dim for x in c.inside if x.kind == "unroll")),
+                    found[0]).kernel
         loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
         stages = [replace(s, schedule=Schedule(loops)) if i == j else s for i, s in enumerate(kernel.stages)]
         chosen = best.tensors
