@@ -18,14 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from kernels import progress
 
 import cnncc
-from cnncc.bench.peak import peak
+from cnncc.bench.peak import roof
 from cnncc.bench.run import bench
 from cnncc.feeds import random_feeds
-from cnncc.ir.target import target_for
 from cnncc.runtime.profiler import table
 
 FAR = 0.3               # of its roof: below it a kernel counts as far from it
@@ -47,17 +45,6 @@ class Row:
     note: str = ""
 
 
-def copied(nbytes: int) -> float:
-    """Bytes per second that a copy within so much memory reads and writes."""
-    a = np.ones(nbytes // 8, np.float32)
-    b, best = np.empty_like(a), math.inf
-    for _ in range(20):
-        begin = time.perf_counter()
-        np.copyto(b, a)
-        best = min(best, time.perf_counter() - begin)
-    return nbytes / best
-
-
 def measured(path: str, shapes: Shapes, begin: float) -> dict[str, Any]:
     """What a fresh process takes to compile a model, to load it again, and how far its kernels are."""
     model = cnncc.compile(path, cache=False, shapes=shapes or None, threads=1)
@@ -70,15 +57,12 @@ def measured(path: str, shapes: Shapes, begin: float) -> dict[str, Any]:
         begin = time.perf_counter()
         cnncc.load(f"{folder}/m.cnncc")
         found["load"] = time.perf_counter() - begin
-    flops, near, far = peak() * 1e9, copied(8 << 20), copied(128 << 20)
-    limit = target_for().l3 // 2
+    best = roof()
     steps = model.profile(**feeds) if all(v.isidentifier() for v in feeds) else model.profile(*feeds.values())
-    roofs = [max(s.flops / flops, s.nbytes / (near if s.nbytes < limit else far)) for s in steps]
-    total = sum(s.seconds for s in steps)
-    found["far"] = sum(s.seconds for s, roof in zip(steps, roofs, strict=True)
-                       if roof < FAR * s.seconds) / total
-    found["kernels"] = sorted(((s.seconds / total, roof / s.seconds, s.ops) for s, roof in
-                               zip(steps, roofs, strict=True) if roof < FAR * s.seconds), reverse=True)[:3]
+    parts = [(s.share, best.limit(s)[1], s.ops) for s in steps]
+    found["kernels"] = sorted((row for row in parts if row[1] < FAR), reverse=True)
+    found["far"] = sum(share for share, _, _ in found["kernels"])
+    found["kernels"] = found["kernels"][:3]
     return found
 
 

@@ -63,6 +63,18 @@ sample(
     "conv in 3 dimensions",
     lambda n: n.conv(n.relu(n.conv(n.x(2, 3, 5, 6, 7), 18, (3, 3, 3), begin=(1, 1, 1))), 20, (2, 2, 2)),
 )
+for few in (2, 3, 9):
+    sample(
+        f"conv of {few} filters along the sum",
+        lambda n, few=few: (y := n.bias(n.conv(n.x(2, 33, 7, 11), few, (3, 3), begin=(1, 1), end=(1, 1))),
+                            n.op("transpose", [n.conv(n.relu(y), few, (3, 3))], "last", perm=(0, 2, 3, 1))),
+    )
+sample(
+    "conv of plain rows",
+    lambda n: (n.conv(n.x(1, 4, 9, 37), 13, (3, 3), begin=(1, 1), end=(1, 1)),
+               n.deconv(n.x(1, 1, 9, 21), 1, (4, 4), (2, 2), (1, 1), (1, 1), (1, 1))),
+)
+sample("conv with many taps", lambda n: n.conv(n.relu(n.conv(n.x(1, 3, 5, 51), 8, (1, 1))), 7, (2, 26)))
 sample("padding beyond the window", lambda n: n.conv(n.x(1, 17, 3, 4), 19, (2, 3), begin=(5, 4), end=(3, 6)))
 for op in ("max_pool", "sum_pool"):
     sample(f"{op} of an input", lambda n, op=op: n.pool(n.x("N", 21, 9, 10), op, (3, 3), (2, 2), (), (1, 1)))

@@ -16,7 +16,8 @@ from cnncc.ir.errors import InternalError
 from cnncc.ir.kernel import Kernel, parse_kernel
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import LEVELS, Target, target_for
-from cnncc.passes.schedules import candidates, schedule, weights_of
+from cnncc.passes.choice import schedule
+from cnncc.passes.schedules import candidates, weights_of
 
 MOST = 12
 
@@ -116,5 +117,5 @@ loops par p0:{rows}
 stage g=24 p0={h} p1={w} r0=3 r1=3
   t[0, g, p0, p1] += x[0, g, p0 + r0 - 1, p1 + r1 - 1] * w[g, 0, r0, r1]
 stage k=16 p0={h} p1={w} c=24
-  y[0, k, p0, p1] += t[0, c, p0, p1] * u[k, c, 0, 0]"""), ["w", "u"], target_for("x86-64-v3"))
+  y[0, k, p0, p1] += t[0, c, p0, p1] * u[k, c, 0, 0]"""), ("w", "u"), target_for("x86-64-v3"))
     check(kernel, target_for("x86-64-v3"), Given({}, False))

@@ -75,13 +75,15 @@ def parse_schedule(text: str) -> Schedule:
     return Schedule(tuple(loops))
 
 
-def tiles(extent: int, step: int, unit: int = 1) -> list[tuple[int, int]]:
-    """(start, size) of the fewest tiles up to `step` that cover `extent`, balanced in multiples of `unit`."""
+def tiles(extent: int, step: int, unit: int = 1) -> list[tuple[int, int, int]]:
+    """(start, size, how many) of runs of equal tiles: the fewest up to `step` that cover `extent`, balanced
+    in multiples of `unit`.
+    """
     blocks, most = -(-extent // unit), max(1, step // unit)
     count = -(-blocks // most)
-    result, start = [], 0
-    for i in range(count):
-        n = blocks // count + (i < blocks % count)
-        result.append((start * unit, min(extent, (start + n) * unit) - start * unit))
-        start += n
-    return result
+    small, more = divmod(blocks, max(count, 1))
+    size, beyond = small * unit, blocks * unit - extent
+    last = 1 if beyond else 0               # of less than a whole unit
+    runs = [(0, size + unit, more), (more * (size + unit), size, count - more - last),
+            (blocks * unit - size, size - beyond, last)]
+    return [run for run in runs if run[2] > 0]

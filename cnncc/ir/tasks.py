@@ -33,5 +33,5 @@ def task_count(kernel: Kernel) -> tuple[int, str | None]:
         if isinstance(extent, str):
             symbol = extent
         else:
-            total *= len(tiles(extent, x.step, unit_of(kernel, last, x)))
+            total *= sum(n for *_, n in tiles(extent, x.step, unit_of(kernel, last, x)))
     return total, symbol

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from cnncc.ir.expr import Index, Load
 from cnncc.ir.formula import Formula, multiply_add
-from cnncc.ir.graph import Graph, Node
+from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.target import Target
-from cnncc.ir.types import TensorType, product
+from cnncc.ir.types import Extent, TensorType, product
 
 CHANNEL = 1
 PACKED = "pack"             # what a copy does whose order its reader decides
@@ -22,7 +22,8 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
 
     A copy is put in only where the user's memory is plain and a kernel can't write it by whole vectors.
     """
-    graph = _copy_results(graph)
+    copied = _copy_results(graph, {*graph.nodes})
+    graph = _copy_results(graph, _blocked(copied, _lanes(copied, target)))
     lanes = _lanes(graph, target)
     blocked = _blocked(graph, lanes)
     layouts = {n.name: Layout.blocked(n.type.rank, CHANNEL, lanes[n.name]) if n.name in blocked
@@ -45,7 +46,7 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
 
 def _scratch_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
     lanes = _lanes_of(kernel, t, target)
-    if lanes and t.type.rank > CHANNEL and t.type.shape[CHANNEL] != 1 and _fits(kernel, t, lanes):
+    if t.type.rank > CHANNEL and _many(t.type.shape[CHANNEL], lanes) and _fits(kernel, t, lanes):
         return Layout.blocked(t.type.rank, CHANNEL, lanes)
     return Layout.plain(t.type.rank)
 
@@ -56,6 +57,11 @@ def _squeezes(n: Node, graph: Graph) -> bool:
     def core(t: TensorType) -> tuple[object, ...]:
         return (*t.shape[:CHANNEL + 1], *(e for e in t.shape[CHANNEL + 1:] if e != 1))
     return source.rank > CHANNEL and n.type.rank > CHANNEL and core(source) == core(n.type)
+
+
+def _many(channels: Extent, lanes: int) -> bool:
+    """Whether blocks of vectors would be full by more than half."""
+    return lanes > 0 and isinstance(channels, int) and channels > lanes // 2
 
 
 def _lanes_of(kernel: Kernel, t: Tensor, target: Target) -> int:
@@ -89,7 +95,7 @@ def _constant_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
             reads = [(x, s) for s in kernel.stages for x in s.loads if x.tensor == t.name]
             if all(x.index[axis].single in _contiguous(kernel, s) for x, s in reads):
                 return Layout.blocked(t.type.rank, axis, lanes)
-    return Layout.plain(t.type.rank)
+    return _plain(t.type)
 
 
 def _contiguous(kernel: Kernel, s: Stage) -> set[str]:
@@ -107,7 +113,7 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
             and int(graph[value].type.shape[CHANNEL]) % (lanes[value] or 1) == 0}
     result = {n.name for n in graph if n.op in ("kernel", "reshape", "input") and n.name not in shown | rows
               and n.type.rank > CHANNEL and isinstance(c := n.type.shape[CHANNEL], int)
-              and c > (held.get(n.name, 0) - 1 if n.name in held else 1)}
+              and (c >= held[n.name] if n.name in held else _many(c, lanes[n.name]))}
     for n in graph:
         if n.loop is not None:              # the body finds them as a user's
             result -= {*n.inputs}
@@ -220,21 +226,19 @@ def _along(kernel: Kernel, f: Formula, channel: Index) -> bool:
     return all(set(channel.dims).isdisjoint(i.dims) for x in first.loads for i in x.index[CHANNEL + 1:])
 
 
-def _copy_results(graph: Graph) -> Graph:
-    """An output of images that a kernel sums up is written blocked and then copied to plain memory.
+def _copy_results(graph: Graph, blocked: set[str]) -> Graph:
+    """An output of images that a kernel sums up, if it can be `blocked`, is then copied to plain memory.
 
     So is what no kernel can write at once: inputs, constants, values that are results already, views of them,
     and what is written over a state of which it reads other elements.
     """
-    nodes = dict(graph.nodes)
+    b = Builder(graph.name)
+    nodes = b.nodes
+    nodes.update(graph.nodes)
     written: set[str] = set()
 
     def copied(value: str) -> str:
-        name, i = f"{value}.plain", 0
-        while name in nodes:
-            name, i = f"{value}.plain.{i}", i + 1
-        nodes[name] = copy_of(nodes[value], name)
-        return name
+        return b.add(copy_of(nodes[value], b.fresh(f"{value}.plain")))
 
     def shown(value: str) -> str:
         n = source = nodes[value]
@@ -248,8 +252,8 @@ def _copy_results(graph: Graph) -> Graph:
         if root.op == "state":          # it is in its place
             return value
         spatial = product([int(e) for e in n.type.shape[2:]]) if n.type.rank > 2 else 1
-        if (n.kernel is not None and spatial > 1 and not _light(n.kernel)) or source.kernel is None \
-                or source.name in written:
+        if (n.kernel is not None and spatial > 1 and value in blocked and not _light(n.kernel)) \
+                or source.kernel is None or source.name in written:
             return copied(value)
         written.add(source.name)
         return value

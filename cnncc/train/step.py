@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from cnncc.compiler import compile
-from cnncc.ir.errors import InputError, ModelError
+from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.signature import Array
 from cnncc.ir.types import TensorType
@@ -58,7 +58,7 @@ class Step:
         names = {_shown(h.name, self.graph): h.name for h in self.model.plan.state}
         unknown = [name for name in arrays if name not in names]
         if unknown:
-            raise InputError(f"{self.graph.name} has no state {unknown[0]!r}")
+            raise InputError(f"{self.graph.name} has no state {unknown[0]!r}{hint(unknown[0], names)}")
         self.model.state = {names[name]: np.asarray(a) for name, a in arrays.items()}
 
     def __call__(self, x: Array, y: Array, lr: float) -> tuple[float, Array]:
