@@ -1,11 +1,12 @@
 """Models side by side: one thread against other engines, cold compile, loading, kernels far from their roof.
 
-That roof is the larger of its operations over the FMA peak and its bytes over what copying moves.
+That roof is the larger of its operations over the FMA peak and its bytes over what copying as many moves.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -25,16 +26,17 @@ import cnncc
 from cnncc.bench.peak import peak
 from cnncc.bench.run import bench
 from cnncc.feeds import random_feeds
-from cnncc.ir.target import target_for
-from cnncc.runtime.profiler import table
+from cnncc.runtime.profiler import StepTime, table
 
 FAR = 0.3               # of its roof: below it a kernel counts as far from it
+COPIES = 8 << 20, 128 << 20
+"""The least and the most bytes, powers of two, of which copying is measured."""
 Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass
 class Row:
-    """Times in seconds, None where there is none; `far` is the part of the time in kernels far from roof."""
+    """Times in seconds, None where there is none; `far`: the part of the kernels' `seconds` far from roof."""
 
     model: str
     times: dict[str, float | None] = field(default_factory=dict)
@@ -42,20 +44,29 @@ class Row:
     error: float | None = None
     compile: float | None = None
     load: float | None = None
+    seconds: float = 0.0
     far: float | None = None
     kernels: list[tuple[float, float, str]] = field(default_factory=list)
     note: str = ""
 
 
+@functools.cache
 def copied(nbytes: int) -> float:
-    """Bytes per second that a copy within so much memory reads and writes."""
+    """Bytes per second that a copy within so much memory reads and writes, in CPU time."""
     a = np.ones(nbytes // 8, np.float32)
     b, best = np.empty_like(a), math.inf
     for _ in range(20):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         np.copyto(b, a)
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, time.thread_time() - begin)
     return nbytes / best
+
+
+def roof(step: StepTime, flops: float) -> float:
+    """The least seconds of a step: at `flops` per second, or copying as many bytes."""
+    least, most = COPIES
+    size = min(most, max(least, 1 << (step.nbytes - 1).bit_length()))
+    return max(step.flops / flops, step.nbytes / copied(size))
 
 
 def measured(path: str, shapes: Shapes, begin: float) -> dict[str, Any]:
@@ -70,15 +81,12 @@ def measured(path: str, shapes: Shapes, begin: float) -> dict[str, Any]:
         begin = time.perf_counter()
         cnncc.load(f"{folder}/m.cnncc")
         found["load"] = time.perf_counter() - begin
-    flops, near, far = peak() * 1e9, copied(8 << 20), copied(128 << 20)
-    limit = target_for().l3 // 2
+    flops = peak() * 1e9
     steps = model.profile(**feeds) if all(v.isidentifier() for v in feeds) else model.profile(*feeds.values())
-    roofs = [max(s.flops / flops, s.nbytes / (near if s.nbytes < limit else far)) for s in steps]
-    total = sum(s.seconds for s in steps)
-    found["far"] = sum(s.seconds for s, roof in zip(steps, roofs, strict=True)
-                       if roof < FAR * s.seconds) / total
-    found["kernels"] = sorted(((s.seconds / total, roof / s.seconds, s.ops) for s, roof in
-                               zip(steps, roofs, strict=True) if roof < FAR * s.seconds), reverse=True)[:3]
+    found["seconds"] = total = sum(s.seconds for s in steps)
+    slow = sorted(((s.seconds / total, part, s.ops) for s in steps
+                   if s.seconds and (part := roof(s, flops) / s.seconds) < FAR), reverse=True)
+    found["far"], found["kernels"] = sum(share for share, *_ in slow), slow[:3]
     return found
 
 
@@ -92,6 +100,8 @@ def row(path: Path, against: Sequence[str], shapes: Shapes, seconds: float) -> R
         result.note = done.stderr.strip().splitlines()[-1][:100]
         return result
     vars(result).update(json.loads(done.stdout))
+    if not against:
+        return result
     try:
         found = bench(str(path), against, [1], 1, seconds, lambda what, part: progress(f"{path.stem} {what}"),
                       shapes or None)
@@ -125,7 +135,7 @@ def models(paths: Sequence[str]) -> Iterator[Path]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL.onnx", help="files, or folders of them")
-    parser.add_argument("--against", default="onnxruntime,openvino")
+    parser.add_argument("--against", default="onnxruntime,openvino", help="'': only compile, loading, roofs")
     parser.add_argument("--shapes", default="{}", help="JSON: {model: {input: [1, 3, 224, 224]}}, or @FILE")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each engine (%(default)g)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -138,18 +148,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measured(args.one, shapes.get(Path(args.one).stem, {}), args.begin)))
         sys.stdout.flush()
         os._exit(0)
-    engines = ["cnncc", *filter(None, args.against.split(","))]
+    engines = ["cnncc", *args.against.split(",")] if args.against else []
     rows = [row(p, engines[1:], shapes.get(p.stem, {}), args.seconds) for p in models(args.models)]
     progress("")
     ratios = [r.ratio for r in rows if r.ratio]
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else None
+    seconds = sum(r.seconds for r in rows)
+    far = sum(r.seconds * (r.far or 0) for r in rows) / (seconds or 1)
     if args.json:
-        print(json.dumps({"rows": [asdict(r) for r in rows], "mean": mean}, indent=1))
+        print(json.dumps({"rows": [asdict(r) for r in rows], "mean": mean, "far": far}, indent=1))
         return
     print(shown(rows, engines))
     print("least times of one call; ratio: the better engine's time over ours"
           + (f", geometric mean {mean:.2f}" if mean else "")
-          + f"; far: the part of the time in kernels below {FAR:.0%} of their roof")
+          + f"; far: the part of the time in kernels below {FAR:.0%} of their roof, of all time {far:.1%}")
     for r in rows:
         if (r.far or 0) > 0.1:
             print(f"{r.model}: " + "; ".join(f"{ops} {share:.0%} of the time at {part:.0%} of roof"
