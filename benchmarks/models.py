@@ -1,6 +1,6 @@
 """Models side by side: one thread against other engines, cold compile, loading, kernels far from their roof.
 
-That roof is the larger of its operations over the FMA peak and its bytes over what copying moves.
+That roof is the larger of its operations over the FMA peak and its bytes over what copying as many moves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass
 class Row:
-    """Times in seconds, None where there is none; `far` is the part of the time in kernels far from roof."""
+    """Times in seconds, None where there is none; `far`: the part of the kernels' `seconds` far from roof."""
 
     model: str
     times: dict[str, float | None] = field(default_factory=dict)
@@ -40,6 +40,7 @@ class Row:
     error: float | None = None
     compile: float | None = None
     load: float | None = None
+    seconds: float = 0.0
     far: float | None = None
     kernels: list[tuple[float, float, str]] = field(default_factory=list)
     note: str = ""
@@ -60,6 +61,7 @@ def measured(path: str, shapes: Shapes, begin: float) -> dict[str, Any]:
     best = roof()
     steps = model.profile(**feeds) if all(v.isidentifier() for v in feeds) else model.profile(*feeds.values())
     parts = [(s.share, best.limit(s)[1], s.ops) for s in steps]
+    found["seconds"] = sum(s.seconds for s in steps)
     found["kernels"] = sorted((row for row in parts if row[1] < FAR), reverse=True)
     found["far"] = sum(share for share, _, _ in found["kernels"])
     found["kernels"] = found["kernels"][:3]
@@ -76,6 +78,8 @@ def row(path: Path, against: Sequence[str], shapes: Shapes, seconds: float) -> R
         result.note = done.stderr.strip().splitlines()[-1][:100]
         return result
     vars(result).update(json.loads(done.stdout))
+    if not against:
+        return result
     try:
         found = bench(str(path), against, [1], 1, seconds, lambda what, part: progress(f"{path.stem} {what}"),
                       shapes or None)
@@ -109,7 +113,7 @@ def models(paths: Sequence[str]) -> Iterator[Path]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL.onnx", help="files, or folders of them")
-    parser.add_argument("--against", default="onnxruntime,openvino")
+    parser.add_argument("--against", default="onnxruntime,openvino", help="'': only compile, loading, roofs")
     parser.add_argument("--shapes", default="{}", help="JSON: {model: {input: [1, 3, 224, 224]}}, or @FILE")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each engine (%(default)g)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -122,18 +126,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measured(args.one, shapes.get(Path(args.one).stem, {}), args.begin)))
         sys.stdout.flush()
         os._exit(0)
-    engines = ["cnncc", *filter(None, args.against.split(","))]
+    engines = ["cnncc", *args.against.split(",")] if args.against else []
     rows = [row(p, engines[1:], shapes.get(p.stem, {}), args.seconds) for p in models(args.models)]
     progress("")
     ratios = [r.ratio for r in rows if r.ratio]
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else None
+    seconds = sum(r.seconds for r in rows)
+    far = sum(r.seconds * (r.far or 0) for r in rows) / (seconds or 1)
     if args.json:
-        print(json.dumps({"rows": [asdict(r) for r in rows], "mean": mean}, indent=1))
+        print(json.dumps({"rows": [asdict(r) for r in rows], "mean": mean, "far": far}, indent=1))
         return
     print(shown(rows, engines))
     print("least times of one call; ratio: the better engine's time over ours"
           + (f", geometric mean {mean:.2f}" if mean else "")
-          + f"; far: the part of the time in kernels below {FAR:.0%} of their roof")
+          + f"; far: the part of the time in kernels below {FAR:.0%} of their roof, of all time {far:.1%}")
     for r in rows:
         if (r.far or 0) > 0.1:
             print(f"{r.model}: " + "; ".join(f"{ops} {share:.0%} of the time at {part:.0%} of roof"

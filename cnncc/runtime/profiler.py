@@ -62,18 +62,17 @@ class Roof:
 
 
 def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
-            repeat: int | None = None) -> list[StepTime]:
+            repeat: int | None = None, clock: Callable[[], float] = time.perf_counter) -> list[StepTime]:
     """Times every step in turn, `repeat` rounds, so that each finds data and caches as in a whole run.
 
     `run(first, last)` runs a range of steps in one native call; from each step's time that of an empty range
     is subtracted, the second of two, which finds our own code in the caches as the step's call does.
     """
-    clock = time.perf_counter
     run(0, len(steps))
     rows: list[list[float]] = []
     least, most = (repeat, repeat) if repeat is not None else ROUNDS
-    end = clock() + SECONDS
-    while len(rows) < least or (len(rows) < most and clock() < end):
+    end = time.perf_counter() + SECONDS
+    while len(rows) < least or (len(rows) < most and time.perf_counter() < end):
         rows.append([])
         for i in range(len(steps)):
             run(i, i)
