@@ -12,6 +12,8 @@ import cnncc
 from cnncc.ir.errors import ModelError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
+from cnncc.passes.differentiate import gradients
+from cnncc.passes.fold import Rebuild
 from cnncc.train.finetune import with_weights
 
 BATCH, STEPS, SIZE, CHANNELS, HIDDEN, CLASSES = 8, 6, 5, 4, 7, 3
@@ -97,3 +99,24 @@ def test_what_does_not_fit_is_said() -> None:
         b.gru(image, out=HIDDEN)
     with pytest.raises(ModelError, match="a bidirectional layer has both directions"):
         b.lstm(x, out=HIDDEN, reverse=True, bidirectional=True)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("kind", NAMES)
+def test_gradients_of_an_open_batch_through_two_layers(kind: str, steps: int) -> None:
+    b = cnncc.Builder("deep")
+    x = getattr(b, kind)(b.input("x", ["N", steps, SIZE]), out=3, bidirectional=True)
+    own = Rebuild(b.graph(getattr(b, kind)(x, out=2, id="y")))
+    for n in own.old:
+        own.copy(n)
+    squares = own.op("square", ["y"], "squares")
+    total = own.op("reduce_sum", [squares], "total", axes=(0, 1, 2), keepdims=False)
+    graph = gradients(own.graph([("total", total)]), total, ["x"])
+    rng = np.random.default_rng(0)
+    x, along = rng.standard_normal((2, 2, steps, SIZE)).astype(np.float32)
+    ends = [evaluate(graph, {"x": x.astype(np.float64) + s * along}, np.float64)["total"]
+            for s in (1e-4, -1e-4)]
+    exact = evaluate(graph, {"x": x}, np.float64)["x.grad"]
+    np.testing.assert_allclose((exact * along).sum(), (ends[0] - ends[1]) / 2e-4, rtol=1e-5)
+    _, slopes = cnncc.compile(graph)(x)
+    np.testing.assert_allclose(slopes, exact, rtol=1e-4, atol=1e-6)
