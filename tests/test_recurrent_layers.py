@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def network(kind: str, **keys: Any) -> Graph:
 
 @pytest.mark.parametrize(("kind", "bidirectional"), [("rnn", False), ("gru", True), ("lstm", True),
                                                      ("gru", False)])
-def test_training_is_pytorchs(kind: str, bidirectional: bool) -> None:
+def test_training_is_pytorchs(kind: str, bidirectional: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     module = Classifier(kind, bidirectional)
@@ -67,6 +68,9 @@ def test_training_is_pytorchs(kind: str, bidirectional: bool) -> None:
     assert learned.keys() == weights.keys()
     for name, v in module.state_dict().items():
         np.testing.assert_allclose(learned[name].reshape(v.shape), v.numpy(), rtol=1e-4, atol=1e-5)
+    trainer.save(path := tmp_path / "learned.onnx")
+    again = cnncc.Trainer(network(kind, bidirectional=bidirectional, last=True), weights=path)
+    assert again.missing == () and np.array_equal(again.predict(x), trainer.predict(x))
     with torch.no_grad():
         np.testing.assert_allclose(trainer.predict(x), module(torch.tensor(x)).numpy(), rtol=1e-4, atol=1e-5)
 
