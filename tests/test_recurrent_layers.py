@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import cnncc
-from cnncc.ir.errors import ModelError
+from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
+from cnncc.ir.target import target_for
 from cnncc.passes.differentiate import gradients
-from cnncc.passes.fold import Rebuild
+from cnncc.passes.fold import Rebuild, expand
 from cnncc.train.finetune import with_weights
 
 BATCH, STEPS, SIZE, CHANNELS, HIDDEN, CLASSES = 8, 6, 5, 4, 7, 3
@@ -94,6 +95,12 @@ def test_states_are_pytorchs(kind: str, keys: dict[str, Any]) -> None:
     assert missing == ()
     (got,) = evaluate(graph, {"x": x}).values()
     np.testing.assert_allclose(got, y, rtol=1e-5, atol=1e-6)
+
+
+def test_other_loops_are_not_trained() -> None:
+    graph = expand(network("gru", last=True), target_for("native"))
+    with pytest.raises(UnsupportedError, match="loop 'cell': is no recurrent layer"):
+        cnncc.Trainer(graph, batch=2).step(np.zeros((2, 1, STEPS, SIZE), np.float32), np.zeros(2, int))
 
 
 def test_what_does_not_fit_is_said() -> None:
