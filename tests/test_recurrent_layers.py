@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 
 import cnncc
-from cnncc.ir.errors import ModelError
+from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Graph
 from cnncc.ir.reference import evaluate
+from cnncc.ir.target import target_for
+from cnncc.passes.differentiate import gradients
+from cnncc.passes.fold import Rebuild, expand
 from cnncc.train.finetune import with_weights
 
 BATCH, STEPS, SIZE, CHANNELS, HIDDEN, CLASSES = 8, 6, 5, 4, 7, 3
@@ -44,7 +48,7 @@ def network(kind: str, **keys: Any) -> Graph:
 
 @pytest.mark.parametrize(("kind", "bidirectional"), [("rnn", False), ("gru", True), ("lstm", True),
                                                      ("gru", False)])
-def test_training_is_pytorchs(kind: str, bidirectional: bool) -> None:
+def test_training_is_pytorchs(kind: str, bidirectional: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     module = Classifier(kind, bidirectional)
@@ -65,6 +69,9 @@ def test_training_is_pytorchs(kind: str, bidirectional: bool) -> None:
     assert learned.keys() == weights.keys()
     for name, v in module.state_dict().items():
         np.testing.assert_allclose(learned[name].reshape(v.shape), v.numpy(), rtol=1e-4, atol=1e-5)
+    trainer.save(path := tmp_path / "learned.onnx")
+    again = cnncc.Trainer(network(kind, bidirectional=bidirectional, last=True), weights=path)
+    assert again.missing == () and np.array_equal(again.predict(x), trainer.predict(x))
     with torch.no_grad():
         np.testing.assert_allclose(trainer.predict(x), module(torch.tensor(x)).numpy(), rtol=1e-4, atol=1e-5)
 
@@ -90,6 +97,12 @@ def test_states_are_pytorchs(kind: str, keys: dict[str, Any]) -> None:
     np.testing.assert_allclose(got, y, rtol=1e-5, atol=1e-6)
 
 
+def test_other_loops_are_not_trained() -> None:
+    graph = expand(network("gru", last=True), target_for("native"))
+    with pytest.raises(UnsupportedError, match="loop 'cell': is no recurrent layer"):
+        cnncc.Trainer(graph, batch=2).step(np.zeros((2, 1, STEPS, SIZE), np.float32), np.zeros(2, int))
+
+
 def test_what_does_not_fit_is_said() -> None:
     b = cnncc.Builder("bad")
     image, x = b.input("image", ["N", 1, STEPS, SIZE]), b.input("x", ["N", STEPS, SIZE])
@@ -97,3 +110,24 @@ def test_what_does_not_fit_is_said() -> None:
         b.gru(image, out=HIDDEN)
     with pytest.raises(ModelError, match="a bidirectional layer has both directions"):
         b.lstm(x, out=HIDDEN, reverse=True, bidirectional=True)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("kind", NAMES)
+def test_gradients_of_an_open_batch_through_two_layers(kind: str, steps: int) -> None:
+    b = cnncc.Builder("deep")
+    x = getattr(b, kind)(b.input("x", ["N", steps, SIZE]), out=3, bidirectional=True)
+    own = Rebuild(b.graph(getattr(b, kind)(x, out=2, id="y")))
+    for n in own.old:
+        own.copy(n)
+    squares = own.op("square", ["y"], "squares")
+    total = own.op("reduce_sum", [squares], "total", axes=(0, 1, 2), keepdims=False)
+    graph = gradients(own.graph([("total", total)]), total, ["x"])
+    rng = np.random.default_rng(0)
+    x, along = rng.standard_normal((2, 2, steps, SIZE)).astype(np.float32)
+    ends = [evaluate(graph, {"x": x.astype(np.float64) + s * along}, np.float64)["total"]
+            for s in (1e-4, -1e-4)]
+    exact = evaluate(graph, {"x": x}, np.float64)["x.grad"]
+    np.testing.assert_allclose((exact * along).sum(), (ends[0] - ends[1]) / 2e-4, rtol=1e-5)
+    _, slopes = cnncc.compile(graph)(x)
+    np.testing.assert_allclose(slopes, exact, rtol=1e-4, atol=1e-6)

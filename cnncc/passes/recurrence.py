@@ -1,10 +1,10 @@
 """What the gradient of a counted loop is made of: its body for all turns at once, and a loop that goes back.
 
 A loop whose turns write what later ones read, each place once, is a system of equations for its state.
-Given the state, all that the body computes is known for all turns at once: `whole` adds it to the graph, with
-one more axis, of turns, in front. The gradients of the state's places follow each other from the last turn to
-the first: `backward` adds the loop that computes them. Those of all operands follow from these, again for all
-turns at once, so that those of weights are single contractions.
+Given the state, all that the body computes is known for all turns at once: it is added to the graph with one
+more axis, of turns, in front, or after an open batch. The gradients of the state's places follow each other
+from the last turn to the first: `backward` adds the loop that computes them. Those of all operands follow
+from these, again for all turns at once, so that those of weights are single contractions.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from cnncc.ir.errors import UnsupportedError
 from cnncc.ir.expr import Call, Const, Index, Load, rewrite
 from cnncc.ir.formula import Formula
 from cnncc.ir.graph import Builder, Loop, Node
+from cnncc.ir.op import Move
 from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.ops.formulas import derived
 from cnncc.ir.types import Extent, TensorType
 from cnncc.passes.fold import expand_but
 
+T = TypeVar("T")
 TURN = "turn"               # the dimension of turns
 
 
@@ -45,6 +48,17 @@ class Access:
         return self.place[axis].bounds({d: int(sizes[d]) for d in self.place[axis].dims})
 
 
+def _axis(shape: Sequence[Extent]) -> int:
+    """Where the axis of turns is in what has this shape in one turn."""
+    return int(bool(shape) and isinstance(shape[0], str))
+
+
+def _with(items: Sequence[T], item: T, shape: Sequence[Extent]) -> tuple[T, ...]:
+    """What there is for each axis, and the item of the axis of turns."""
+    at = _axis(shape)
+    return *items[:at], item, *items[at:]
+
+
 class Recurrence:
     """A loop of the graph that is built in `b`; `body` are its nodes, what they write as values of their own.
 
@@ -66,7 +80,7 @@ class Recurrence:
         self.names: dict[str, str] = {}
         for own in self.body.nodes.values():
             self.names[own.name] = self._whole(own)
-        self.operands: dict[str, tuple[str, tuple[int, int] | None]] = {}
+        self.operands: dict[str, tuple[str, Move]] = {}
         self.back = self._last_turn()
 
     # ---- the places that turns read and write
@@ -152,7 +166,7 @@ class Recurrence:
         return made
 
     def _turned(self, n: Node, values: Sequence[str], name: str, base: str) -> str:
-        shape = (self.count, *n.type.shape)
+        shape = _with(n.type.shape, self.count, n.type.shape)
         if OPS[n.op].bound is None:
             return self.b.op("reshape", values, name, n.origin, shape=shape)
         f, _ = OPS[n.op].formula([self.body.type(i) for i in n.inputs], n.attr)
@@ -164,9 +178,11 @@ class Recurrence:
                 raise UnsupportedError("data of its turns say where they read or write")
             if own in self.outer:
                 return Load(x.tensor, self._moved(own, x.index, Index.of(TURN)))
-            return Load(x.tensor, (Index.of(TURN), *x.index)) if own in self.varying else x
-        f = replace(f, out=Load("y", (Index.of(TURN), *f.out.index)), expr=rewrite(f.expr, turned),
-                    extents=((TURN, self.count), *f.extents))
+            if own not in self.varying:
+                return x
+            return Load(x.tensor, _with(x.index, Index.of(TURN), self.body.type(own).shape))
+        f = replace(f, out=Load("y", _with(f.out.index, Index.of(TURN), n.type.shape)),
+                    expr=rewrite(f.expr, turned), extents=_with(f.extents, (TURN, self.count), n.type.shape))
         return derived(self.b, f, dict(zip(NAMES, values, strict=False)), name, n.origin, shape, base,
                        n.type.dtype)
 
@@ -181,10 +197,11 @@ class Recurrence:
                 self.operands[b.input(n.name, self.b.type(whole))] = whole, None
             elif n.name not in self.outer:
                 index = tuple(Index.of(f"i{a}") for a in range(n.type.rank))
-                f = Formula(Load("y", index), "=", Load("x", (Index((), self.count - 1), *index)),
+                last = _with(index, Index((), self.count - 1), n.type.shape)
+                f = Formula(Load("y", index), "=", Load("x", last),
                             tuple((f"i{a}", e) for a, e in enumerate(n.type.shape)))
                 every = b.input(f"{n.name}.turns", self.b.type(whole))
-                self.operands[every] = whole, (0, -1)
+                self.operands[every] = whole, (_axis(n.type.shape), -1)
                 derived(b, f, {"x": every}, n.name, n.origin, n.type.shape)
         self.after = b.input(b.fresh("after"), self.n.type)
         self.slopes = b.input(b.fresh("state"), self.n.type, "state")
@@ -227,9 +244,9 @@ class Recurrence:
 
     def slopes_of_all(self, w: Access, state: str) -> str:
         """Add the gradient of what all turns wrote at a place."""
-        index = self._moved(self.state, w.place, Index.of(TURN))
-        f = Formula(Load("y", (Index.of(TURN), *w.own)), "=", Load("x", index),
-                    ((TURN, self.count), *w.extents))
+        index, shape = self._moved(self.state, w.place, Index.of(TURN)), [e for _, e in w.extents]
+        f = Formula(Load("y", _with(w.own, Index.of(TURN), shape)), "=", Load("x", index),
+                    _with(w.extents, (TURN, self.count), shape))
         return derived(self.b, f, {"x": state}, f"{self.names[w.value]}.grad", self.n.origin,
                        [e for _, e in f.extents])
 

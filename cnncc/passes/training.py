@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cnncc.ir.errors import UnsupportedError
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.op import Parts
 from cnncc.ir.ops.recurrent import weights_of
@@ -91,6 +92,9 @@ class Training:
             return self._dropout(n, inputs[0])
         if n.op == "stochastic_pool":
             return self._stochastic_pool(n, inputs[0])
+        if n.loop is not None:
+            raise UnsupportedError(f"{self.graph.name} can't be trained",
+                                   [(n.op, n.origin[0], "is no recurrent layer")])
         attrs = {k: self._fixed(v) for k, v in n.attrs}
         return self.b.op(n.op, inputs, n.name, n.origin, self.names.get(n.base, ""), **attrs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from cnncc.frontend.weights import read_weights
 from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Builder, Graph, Node
-from cnncc.ir.signature import Array
+from cnncc.ir.signature import Array, OpenError
 from cnncc.ir.types import product
 from cnncc.passes.training import source_of
 
@@ -51,7 +52,12 @@ def _arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     if Path(path).suffix.lower() in (".safetensors", ".npz"):
         return read_weights(Path(path), os.fspath(path))
     from cnncc.frontend.onnx import read
-    return dict(read(path).constants)
+    from cnncc.frontend.onnx_file import load
+    file = load(path)
+    found = {t.name: file.array(t) for t in file.proto.graph.initializer if file.describe(t)[0] == np.float32}
+    with suppress(OpenError):       # of which the weights are known all the same
+        found |= read(path).constants
+    return found
 
 
 def matching(graph: Graph, patterns: Sequence[str]) -> tuple[str, ...]:

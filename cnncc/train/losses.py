@@ -101,7 +101,7 @@ class SoftmaxCrossEntropy(Loss):
         if y.shape == (len(y), 1) and shape == (len(y),):
             y = y[:, 0]
         if y.shape != shape or y.dtype.kind not in "iu":
-            whole = y.dtype.kind == "f" and y.shape == shape and (y == np.floor(y)).all()
+            whole = y.dtype.kind == "f" and y.shape == shape and bool((y == np.floor(y)).all())
             raise InputError(f"targets: expected integers {_show(shape)}, the labels of {classes} classes, "
                              f"got {y.dtype.name}{_show(y.shape)}" + ": y.astype(int)" * whole)
         bad = (y < 0) | (y >= classes)

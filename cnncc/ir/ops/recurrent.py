@@ -38,8 +38,6 @@ def _part(make: Parts, x: str, ranges: Mapping[int, range], step: str) -> str:
     shape = make.b.type(x).shape
     extents = tuple(len(ranges[a]) if a in ranges else e for a, e in enumerate(shape))
     begin = tuple(ranges[a].start if a in ranges else 0 for a in range(len(shape)))
-    if extents == shape:
-        return x
     return make("slice", x, step=step, begin=begin, steps=(1,) * len(shape), shape=extents)
 
 
