@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
-from cnncc.ir.regions import parts
+from cnncc.ir.regions import parts, placed
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
 from cnncc.passes.collapse import collapse
@@ -47,7 +47,7 @@ def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -
 def schedule(kernel: Kernel, weights: tuple[str, ...], target: Target, tuned: Tuned | None = None) -> Kernel:
     """The kernel with the cheapest loops, or those that were measured to be faster.
 
-    Stages that share loops are scheduled each for its part.
+    Stages that share loops are scheduled each for its part, taps of placed rows in loops of their own.
     """
     if len(kernel.stages) == 1:
         choice = tuned.choice(kernel, weights) if tuned else None
@@ -58,7 +58,12 @@ def schedule(kernel: Kernel, weights: tuple[str, ...], target: Target, tuned: Tu
             log.warning("tuned loops are no candidate any more: %s", choice.loops)
         return cheapest(kernel, weights, target).kernel
     for j, part in enumerate(parts(kernel)):
-        best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
+        around = placed(kernel, kernel.stages[j]) if j < len(kernel.stages) - 1 else set()
+        indices = [i.dims for x in part.stages[0].loads for i in x.index if around & {*i.dims}]
+        windows = {d for dims in indices if len(dims) > 1 for d in dims}
+        found = candidates(part, [w for w in weights if w in part.tensors], target, part=True)
+        best = next((c for c in found if windows.isdisjoint(x.dim for x in c.inside if x.kind == "unroll")),
+                    found[0]).kernel
         loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
         stages = [replace(s, schedule=Schedule(loops)) if i == j else s for i, s in enumerate(kernel.stages)]
         chosen = best.tensors

@@ -20,7 +20,7 @@ from cnncc.ir.types import HINT, product
 from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import CHANNEL, PACKED
 from cnncc.passes.prices import HIDDEN, count_of
-from cnncc.passes.schedules import ENOUGH, candidates, weights_of
+from cnncc.passes.schedules import ENOUGH, candidates, cheapest, weights_of
 from cnncc.passes.stages import merged, rises, single
 
 GAIN = 0.99                 # of the cycles: what is worth a second stage
@@ -84,11 +84,9 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
     batch, held = HINT if p.type.symbols else 1, reader.tensors[read.tensor]
     if held.nbytes * batch < STAYS * target.l2:
         return None
-    found = apart = candidates(n.kernel, weights, target)
-    if reader != collapse(n.kernel):
-        found = candidates(reader, weights, target, part=True)
+    most = GAIN * cheapest(n.kernel, weights, target).cycles
     pixels = {d for axis, i in enumerate(read.index) if axis != CHANNEL for d in i.dims}
-    for c in found:
+    for c in candidates(reader, weights, target, part=True):
         par = [x for x in c.outside if x.kind == "par"]
         loops = tuple(takewhile(lambda x: x.dim in pixels, par))
         kernel = merged(*pair, Schedule(loops)).kernel
@@ -100,7 +98,7 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
         extents = [(reader.stages[0].extents[x.dim], x.step) for x in loops]
         tasks = product([count_of(e, step) for e, step in extents if isinstance(e, int)])
         fewer = max(0, 1 / tasks - 1 / ENOUGH) if len(loops) < len(par) else 0
-        again = candidates(own, (), target)[0].cycles * max(0, tasks * part / whole - 1)
+        again = cheapest(own, (), target).cycles * max(0, tasks * part / whole - 1)
         saved = 2 * held.nbytes * batch * HIDDEN / target.l3_stream
-        return Schedule(loops) if c.cycles * (1 + fewer) + again - saved < GAIN * apart[0].cycles else None
+        return Schedule(loops) if c.cycles * (1 + fewer) + again - saved < most else None
     return None
