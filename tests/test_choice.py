@@ -100,6 +100,18 @@ def test_blocks_are_turned_in_squares(level: str, blocks: tuple[int, int]) -> No
         np.testing.assert_array_equal(run_memory(c.kernel, arrays, target), expected_memory(kernel, arrays))
 
 
+def test_rows_of_a_blocked_result_stay_apart() -> None:
+    """The second axis has its blocks outside of the first one: the two are no one dimension."""
+    target = target_for("x86-64-v3")
+    kernel = parse_kernel("""in x f32[16, 24] as n, c
+out y f32[16, 24] as c:8, n, c
+stage i0=16 i1=24
+  y[i0, i1] = x[i0, i1]""")
+    arrays = arguments(kernel)
+    found = candidates(kernel, (), target)[0].kernel
+    np.testing.assert_array_equal(run_memory(found, arrays, target), expected_memory(kernel, arrays))
+
+
 def network() -> Graph:
     """Two convolutions whose weights are worth a copy: the second one's data gradient reads them turned."""
     b = Builder("net")

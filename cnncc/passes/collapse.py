@@ -34,7 +34,8 @@ def _axis(tensor: Tensor, x: Load, a: str, b: str) -> int | None:
             order = tensor.layout.order
             at = next(i for i, (ax, _) in enumerate(order) if ax == axis)
             once = sum(d in (a, b) for i in x.index for d in i.dims) == 2
-            plain = order[at][1] == 0 and at + 1 < len(order) and order[at + 1] == (axis + 1, 0)
+            plain = order[at][1] == 0 and order[at + 1:at + 2] == ((axis + 1, 0),) \
+                and tensor.layout.block(axis + 1) == 1
             return axis if plain and once else None
     return None
 
