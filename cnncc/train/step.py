@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from cnncc.passes.differentiate import gradients
 from cnncc.passes.fold import Rebuild
 from cnncc.passes.training import COUNT, SEED, Training, parameters
 from cnncc.runtime.model import CompiledModel
+from cnncc.runtime.profiler import StepTime
 from cnncc.train.losses import Loss
 from cnncc.train.optimizers import Optimizer, Weight
 
@@ -63,9 +65,15 @@ class Step:
 
     def __call__(self, x: Array, y: Array, lr: float) -> tuple[float, Array]:
         """Train on a batch, x and the targets y; the mean loss and the outputs, both before the update."""
-        feeds = {self.graph.inputs[0]: x, TARGET: y, RATE: np.float32(lr), **self._fixed}
-        loss, output = self.model.run(None, feeds)
+        loss, output = self.model.run(None, self._feeds(x, y, lr))
         return float(loss), output
+
+    def profile(self, x: Array, y: Array, lr: float, repeat: int | None = None) -> list[StepTime]:
+        """The time of every kernel of a step, as `CompiledModel.profile` gives it; it trains meanwhile."""
+        return self.model.profile(repeat=repeat, **self._feeds(x, y, lr))
+
+    def _feeds(self, x: Array, y: Array, lr: float) -> dict[str, Any]:
+        return {self.graph.inputs[0]: x, TARGET: y, RATE: np.float32(lr), **self._fixed}
 
 
 def _shown(name: str, graph: Graph) -> str:
