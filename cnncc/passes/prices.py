@@ -182,9 +182,8 @@ class Prices:
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
                             streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
-                each = len(self.stage.formulas) + self.functions + self._apart_at_end(tile, width)
-                epilogue = acc * each + 12
-                epilogue /= 2 if near else 1
+                epilogue = acc * (len(self.stage.formulas) + self._apart_at_end(tile, width)) + 12
+                epilogue = epilogue / (2 if near else 1) + acc * self.functions
                 resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
                 total += (steps * cycle + epilogue + resumed) * wide * high
         return total * others
