@@ -178,7 +178,8 @@ class Prices:
                 ops = acc * max(1, self.stage.instructions_per_step())
                 streamed = sum(self._streamed(steps // chunks, blocks if beside in self._dims(x) else 1, x)
                                for x in streams)
-                near = steps // chunks * (ops + reads) + acc * self.functions < WINDOW  # tiles overlap
+                scalars = acc * self.functions if self.simd in self.reduced else 0
+                near = steps // chunks * (ops + reads) + scalars < WINDOW       # tiles overlap in time
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
                             streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
