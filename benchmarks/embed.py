@@ -50,7 +50,7 @@ def speed(model: str, folder: Path, record: dict[str, Any]) -> tuple[float, floa
     jit = cnncc.compile(model, threads=1)
     feeds = random_feeds(jit.inputs, 1)
     space = jit._take()
-    arrays = jit._prepare(space, [feeds[v.name] for v in jit.inputs], {}, None)
+    arrays = jit._prepare(space, [feeds[v.name] for v in jit.inputs], {}, None, 1)
     outputs = [np.empty_like(y) for y in arrays[len(jit.inputs):]]
     batch = [1] * bool(record["batch"])
     listed = [*(["(size_t)a[0]"] * len(batch)),

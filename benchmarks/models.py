@@ -1,12 +1,11 @@
 """Models side by side: one thread against other engines, cold compile, loading, kernels far from their roof.
 
-That roof is the larger of its operations over the FMA peak and its bytes over what copying as many moves.
+That roof is the larger of its operations over the FMA peak and its bytes over what copying moves.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import os
@@ -19,18 +18,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from kernels import progress
 
 import cnncc
-from cnncc.bench.peak import peak
+from cnncc.bench.peak import roof
 from cnncc.bench.run import bench
 from cnncc.feeds import random_feeds
-from cnncc.runtime.profiler import StepTime, table
+from cnncc.runtime.profiler import table
 
 FAR = 0.3               # of its roof: below it a kernel counts as far from it
-COPIES = 8 << 20, 128 << 20
-"""The least and the most bytes, powers of two, of which copying is measured."""
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -50,25 +46,6 @@ class Row:
     note: str = ""
 
 
-@functools.cache
-def copied(nbytes: int) -> float:
-    """Bytes per second that a copy within so much memory reads and writes, in CPU time."""
-    a = np.ones(nbytes // 8, np.float32)
-    b, best = np.empty_like(a), math.inf
-    for _ in range(20):
-        begin = time.thread_time()
-        np.copyto(b, a)
-        best = min(best, time.thread_time() - begin)
-    return nbytes / best
-
-
-def roof(step: StepTime, flops: float) -> float:
-    """The least seconds of a step: at `flops` per second, or copying as many bytes."""
-    least, most = COPIES
-    size = min(most, max(least, 1 << (step.nbytes - 1).bit_length()))
-    return max(step.flops / flops, step.nbytes / copied(size))
-
-
 def measured(path: str, shapes: Shapes, begin: float) -> dict[str, Any]:
     """What a fresh process takes to compile a model, to load it again, and how far its kernels are."""
     model = cnncc.compile(path, cache=False, shapes=shapes or None, threads=1)
@@ -81,12 +58,13 @@ def measured(path: str, shapes: Shapes, begin: float) -> dict[str, Any]:
         begin = time.perf_counter()
         cnncc.load(f"{folder}/m.cnncc")
         found["load"] = time.perf_counter() - begin
-    flops = peak() * 1e9
+    best = roof()
     steps = model.profile(**feeds) if all(v.isidentifier() for v in feeds) else model.profile(*feeds.values())
-    found["seconds"] = total = sum(s.seconds for s in steps)
-    slow = sorted(((s.seconds / total, part, s.ops) for s in steps
-                   if s.seconds and (part := roof(s, flops) / s.seconds) < FAR), reverse=True)
-    found["far"], found["kernels"] = sum(share for share, *_ in slow), slow[:3]
+    found["seconds"] = sum(s.seconds for s in steps)
+    parts = [(s.share, best.limit(s)[1], s.ops) for s in steps]
+    found["kernels"] = sorted((row for row in parts if row[1] < FAR), reverse=True)
+    found["far"] = sum(share for share, _, _ in found["kernels"])
+    found["kernels"] = found["kernels"][:3]
     return found
 
 

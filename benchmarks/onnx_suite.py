@@ -1,12 +1,14 @@
 """ONNX's own backend test suite through `cnncc.backend`: what passes and fails, what can't be compiled.
 
 Every case runs in a process of its own, with a time limit. Nothing is downloaded. Exit code 1: some failed.
+`--engine onnxruntime` counts another engine's results over the same cases.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -26,12 +28,12 @@ from onnx import TensorProto, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 
-import cnncc.backend
 from cnncc.ir.errors import UnsupportedError
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 VERDICTS = ("passed", "failed", "unsupported", "out of scope")
 SETTLED = ("passed", "out of scope")
+ENGINES = {"cnncc": "cnncc.backend", "onnxruntime": "onnxruntime.backend"}
 TINY = ("FLOAT8", "FLOAT6", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2")
 
 # What a compiler of CNN inference will not take, by a model's domains, ops or types, with the reason.
@@ -104,10 +106,10 @@ class Case:
             return TRAINING
         return next((why for why, what in OUT_OF_SCOPE if marks & what), None)
 
-    def run(self) -> Result:
-        """What comes of it."""
+    def run(self, engine: str) -> Result:
+        """What comes of it in an engine that has ONNX's backend interface."""
         try:
-            rep = cnncc.backend.prepare(self.model)
+            rep = importlib.import_module(ENGINES[engine]).prepare(self.model)
             for inputs, outputs in self.data():
                 Runner.assert_similar_outputs(outputs, rep.run(inputs), self.rtol, self.atol)
         except UnsupportedError as error:
@@ -144,14 +146,14 @@ def stored(folder: Path, what: str) -> list[np.ndarray]:
     return [numpy_helper.to_array(onnx.load_tensor(folder / f"{what}_{i}.pb")) for i in range(count)]
 
 
-def guarded(case: Case, seconds: float) -> Result:
+def guarded(case: Case, engine: str, seconds: float) -> Result:
     """The result of a case that may crash or hang."""
     if why := case.outside():
         return Result(case.name, "out of scope", [(", ".join(case.ops), why)])
     here, there = multiprocessing.Pipe(duplex=False)
 
     def work(pipe: Connection) -> None:
-        r = case.run()
+        r = case.run(engine)
         pipe.send_bytes(json.dumps(asdict(r)).encode())
     process = multiprocessing.get_context("fork").Process(target=work, args=(there,))
     process.start()
@@ -208,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ops", help="only cases with one of these ops: Conv,Relu")
     parser.add_argument("--match", default="", help="only cases whose name has this regular expression")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of cases (%(default)s)")
+    parser.add_argument("--engine", choices=ENGINES, default="cnncc", help="(%(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="for each case (%(default)g)")
     parser.add_argument("--results", type=Path, metavar="FILE",
                         help="keep every result as a line of JSON; what passed or is out of scope there "
@@ -221,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: list[Result] = []
     with open(args.results or os.devnull, "a", encoding="utf-8") as file:
         for case in chosen:
-            result = known.get(case.name) or guarded(case, args.seconds)
+            result = known.get(case.name) or guarded(case, args.engine, args.seconds)
             results.append(result)
             if case.name not in known:
                 print(json.dumps(asdict(result)), file=file, flush=True)

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from kernels import progress
-from models import copied
 from networks import NETWORKS, write
 
 import cnncc
 from cnncc.bench.engines import ENGINES
-from cnncc.bench.peak import peak
+from cnncc.bench.peak import roof
 from cnncc.bench.run import DISTURBED, bench
 from cnncc.feeds import random_feeds
 from cnncc.runtime.artifact import replacing
+from cnncc.runtime.profiler import Roof, StepTime
 
 QUICK = "lenet5", "mobilenetv1", "squeezenet1_1", "resnet18"
 
@@ -130,16 +130,22 @@ def plot_engines(records: Mapping[str, Mapping[str, Any]], setting: Setting, eng
     save(figure, file)
 
 
-def plot_roofline(network: str, path: Path, file: Path) -> None:
-    """Every kernel of a network on one thread: what it reaches, over its operations per byte."""
-    plt = pyplot()
+def profiled(path: Path, roof: Roof) -> tuple[list[StepTime], str]:
+    """Every kernel of a network on one thread, and the table of them."""
     model = cnncc.compile(path, threads=1)
     assert isinstance(model, cnncc.CompiledModel)
-    steps = [s for s in model.profile(*random_feeds(model.inputs, 1).values()) if s.flops and s.nbytes]
-    top, near, far = peak(1), copied(1 << 17) / 1e9, copied(128 << 20) / 1e9
+    times = model.profile(*random_feeds(model.inputs, 1).values())
+    return times, f"{model.format_profile(times, roof, markdown=True)}\n\nOne thread; {roof}.\n"
+
+
+def plot_roofline(network: str, times: Sequence[StepTime], roof: Roof, file: Path) -> None:
+    """Every kernel of a network: what it reaches, over its operations per byte."""
+    plt = pyplot()
+    steps = [s for s in times if s.flops and s.nbytes and s.seconds]
+    top = roof.flops / 1e9
     figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
     ends = [min(s.flops / s.nbytes for s in steps) / 2, 2 * max(s.flops / s.nbytes for s in steps)]
-    for rate, where in ((near, "cache"), (far, "memory")):
+    for rate, where in ((roof.near / 1e9, "cache"), (roof.far / 1e9, "memory")):
         xs = sorted({*ends, max(ends[0], min(ends[1], top / rate))})
         axes.plot(xs, [min(top, rate * x) for x in xs], label=f"{where}: {rate:.0f} GB/s")
     axes.scatter([s.flops / s.nbytes for s in steps], [s.flops / s.seconds / 1e9 for s in steps],
@@ -210,13 +216,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if plots:
             name = str(setting).replace(", ", "-").replace(" ", "")
             plot_engines(records, setting, ["cnncc", *engines], args.out / f"engines-{name}.svg")
-    if plots:
-        for network in networks:
-            progress(f"{network}: roofline")
-            plot_roofline(network, write(network, 1, args.out), args.out / f"roofline-{network}.svg")
+    best = roof()
+    for network in networks:
+        progress(f"{network}: kernels")
+        times, layers = profiled(write(network, 1, args.out), best)
+        write_text(args.out / f"layers-{network}.md", f"### {network}\n\n{layers}")
+        if plots:
+            plot_roofline(network, times, best, args.out / f"roofline-{network}.svg")
     progress("")
     print("\n".join(parts))
-    print(f"written to {args.out}: table.md" + (" and the plots" if plots else
+    print(f"written to {args.out}: table.md, layers-NETWORK.md" + (" and the plots" if plots else
                                                 "; no plots without matplotlib (the extra `plot`)"))
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cnncc.compiler import compile, convert, reference
     from cnncc.embedding.embed import Embedded, embed
     from cnncc.frontend.builder import Builder
+    from cnncc.frontend.preprocess import Preprocess
     from cnncc.frontend.user import UserOp, op
     from cnncc.ir.errors import (
         ArtifactError,
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler", "Graph": "ir.graph",
           "Embedded": "embedding.embed", "embed": "embedding.embed",
-          "Builder": "frontend.builder", "UserOp": "frontend.user", "op": "frontend.user",
+          "Builder": "frontend.builder", "Preprocess": "frontend.preprocess",
+          "UserOp": "frontend.user", "op": "frontend.user",
           "Reference": "reference_model", "tune": "tuner",
           "load": "runtime.model", "CompiledModel": "runtime.model",
           "SpecialisingModel": "runtime.specialise", "Trainer": "train.trainer",
@@ -48,9 +50,9 @@ _HOMES = {"compile": "compiler", "convert": "compiler", "reference": "compiler",
 _MODULES = ("backend", "explanations", "sklearn", "torch_backend", "train")
 __all__ = ["SGD", "Adam", "AdamW", "ArtifactError", "Builder", "CnnccError", "CompiledModel", "Embedded",
            "ExecutionMode", "Graph", "GraphOptimizationLevel", "InferenceSession", "InputError",
-           "InternalError", "ModelError", "RMSprop", "Reference", "RunOptions", "SessionOptions",
-           "SpecialisingModel", "Trainer", "UnsupportedError", "UserOp", "__version__", "compile", "convert",
-           "embed", "get_available_providers", "get_device", "load", "op", "reference",
+           "InternalError", "ModelError", "Preprocess", "RMSprop", "Reference", "RunOptions",
+           "SessionOptions", "SpecialisingModel", "Trainer", "UnsupportedError", "UserOp", "__version__",
+           "compile", "convert", "embed", "get_available_providers", "get_device", "load", "op", "reference",
            "tune"]   # the rest: errors
 
 

@@ -99,16 +99,26 @@ def _ops(ctx: click.Context, param: click.Parameter, paths: Iterable[str]) -> di
 
 ops_option: Any = option("--ops", multiple=True, callback=_ops, metavar="FILE",
                          help="Ops of your own: formulas by name, in YAML.")
+def _preprocess(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
+    if text is None:
+        return None
+    from cnncc.frontend.preprocess import parse_preprocess
+    return parse_preprocess(text)
+
+
+preprocess_option: Any = option(
+    "--preprocess", callback=_preprocess, metavar='"KEY=VALUE..."',
+    help='The model takes uint8 images [N, H, W, C]: "scale=1/255 mean=0.485,0.456,0.406 std=0.2 swap=true".')
 schedules_option: Any = option("--schedules", metavar="FILE", help="Loops that `cnncc tune` has measured.")
 # The keywords of `compile`.
 running_options = (threads_option, shapes_option, outputs_option, ops_option, target_option,
-                   precision_option, cache_option, schedules_option)
+                   precision_option, cache_option, schedules_option, preprocess_option)
 
 
 def _open(path: str, **how: Any) -> CompiledModel | SpecialisingModel:
     """A compiled model from its own file or from an ONNX file."""
     if _is_artifact(path):
-        if given := next((name for name in ("outputs", "schedules") if how[name]), None):
+        if given := next((name for name in ("outputs", "schedules", "preprocess") if how[name]), None):
             _not_compiled(click.get_current_context(), click.Option([f"--{given}"]), path)
         from cnncc.runtime.model import load
         return load(path, threads=how["threads"])
@@ -132,7 +142,7 @@ def demo(train: bool, threads: int | None) -> None:
           option("-o", "--output", metavar="FILE", help="Write the compiled model (.cnncc) here."),
           option("--threads", type=int, help="Processes that compile (default: the CPUs we may use)."),
           shapes_option, outputs_option, ops_option, target_option, precision_option, cache_option,
-          schedules_option)
+          schedules_option, preprocess_option)
 def compile(model: str, output: str | None, threads: int | None, **how: Any) -> None:
     """Compile MODEL, show what became of it, and write it to a file."""
     import time
@@ -167,20 +177,20 @@ def compile(model: str, output: str | None, threads: int | None, **how: Any) -> 
           option("--labels", metavar="FILE", help="Names of the classes, one a line."),
           *image_options, *running_options)
 def run(model: str, inputs: tuple[str, ...], output: str | None, top: int, labels: str | None,
-        threads: int | None, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None,
-        ops: dict[str, Any], target: str, precision: str, cache: bool, schedules: str | None,
-        **pixels: Any) -> None:
+        to: str, scale: Any, mean: Any, std: Any, swap: bool, **how: Any) -> None:
     """Run MODEL (.onnx or .cnncc) on files: INPUT is FILE or NAME=FILE, a .npy, .npz or image.
 
     Several images are a batch. Of an output [N, classes] the best classes are shown, of others statistics.
+    A model with --preprocess takes the pixels as they are.
     """
-    from cnncc.feeds import Pixels, read_feeds, read_labels, summary, write_results
+    from cnncc.feeds import read_feeds, read_labels, summary, write_results
+    from cnncc.frontend.preprocess import Preprocess
     if output and not output.endswith(".npz"):
         raise click.UsageError("--output must end in .npz")
     names = read_labels(labels) if labels else []
-    made = _open(model, threads=threads, shapes=shapes, outputs=outputs, ops=ops, target=target,
-                 precision=precision, cache=cache, schedules=schedules)
-    found = made.run(None, read_feeds(made.inputs, inputs, Pixels(**pixels)))
+    made = _open(model, **how)
+    pixels = Preprocess(scale=scale, mean=mean, std=std, swap=swap, to=to)
+    found = made.run(None, read_feeds(made.inputs, inputs, pixels))
     results = dict(zip((v.name for v in made.outputs), found, strict=True))
     if output:
         with writing(output):
@@ -246,7 +256,7 @@ def convert(model: str, output: str, ops: dict[str, Any]) -> None:
           option("--optimize", type=click.Choice(["speed", "size"]), default="speed",
                  help="size: less code."),
           option("--shared", is_flag=True, help="Make a shared library too (with CC, else cc)."),
-          shapes_option, outputs_option, precision_option)
+          shapes_option, outputs_option, ops_option, precision_option, schedules_option, preprocess_option)
 def embed(model: str, output: str, **how: Any) -> None:
     """Write what C and C++ programs need to run MODEL, without Python or a library, into a folder."""
     from cnncc.embedding.embed import embed as write
@@ -268,10 +278,9 @@ def embed(model: str, output: str, **how: Any) -> None:
           option("--node", metavar="NAME", help="Only what computes this node of the model."),
           option("--why", metavar="NODE", help="How the kernel that computes this node was chosen."),
           option("--check", is_flag=True, help="Compare the model's value before and after every pass."),
-          shapes_option, outputs_option, ops_option, target_option, precision_option)
+          shapes_option, outputs_option, ops_option, preprocess_option, target_option, precision_option)
 def show(model: str, after: str | None, emit: str, node: str | None, why: str | None, check: bool,
-         shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, ops: dict[str, Any],
-         target: str, precision: str) -> None:
+         target: str, precision: str, **how: Any) -> None:
     """Look into the compilation of MODEL. CNNCC_DUMP=DIR also writes the graph after every pass to files."""
     from cnncc import explain
     from cnncc.compiler import read
@@ -281,7 +290,7 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
         return
     if after and emit in ("llvm", "asm"):
         raise click.UsageError(f"--emit {emit} is about the graph after all passes")
-    graph = read(model, shapes=shapes, outputs=outputs, ops=ops)
+    graph = read(model, **how)
     machine = target_for(target, precision)
     if check:
         from cnncc.verify import check_passes
@@ -311,20 +320,29 @@ def show(model: str, after: str | None, emit: str, node: str | None, why: str | 
              "origin": n.origin, "kernel": str(n.kernel) if n.kernel else None} for n in nodes]}, text)
 
 
-@cli.verb(model_argument, inputs_argument, batch_option(default=1), *running_options)
-def profile(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
-    """Time every kernel of MODEL (.onnx or .cnncc), on random numbers or on files as in `run`."""
-    from cnncc.bench.peak import peak
+@cli.verb(model_argument, inputs_argument, batch_option(default=1),
+          option("--markdown", is_flag=True, help="The table in Markdown."), *running_options)
+def profile(model: str, inputs: tuple[str, ...], batch: int, markdown: bool, **how: Any) -> None:
+    """Time every kernel of MODEL (.onnx or .cnncc), on random numbers or on files as in `run`.
+
+    A kernel's roof is the time of its multiply-adds at the CPU's peak or that of its bytes as fast as they
+    are copied, in the last cache or from memory, whichever is longer. (*: below 70 % of it.)
+    """
+    from dataclasses import replace
+
+    from cnncc.bench.peak import peak, roof
     from cnncc.feeds import random_feeds, read_feeds
     made = _open(model, **how)
     feeds = read_feeds(made.inputs, inputs) if inputs else random_feeds(
         made.inputs, batch, deciding=made.deciding)
-    best = peak(made.threads)
+    best = roof(made.threads)
     times = made.profile(*(feeds[v.name] for v in made.inputs))
-    best = max(best, peak(made.threads))
-    tell({"threads": made.threads, "peak": best, "steps": times, "folded": made.meta.get("folded", {})},
-         f"{made.format_profile(times, best)}\ntimes and tasks are those of one call, threads: "
-         f"{made.threads}; the peak of multiply-adds is {best:.0f} GFLOP/s")
+    best = replace(best, flops=max(best.flops, peak(made.threads) * 1e9))
+    limits = [dict(zip(("limit", "part"), best.limit(t), strict=True)) for t in times]
+    tell({"threads": made.threads, "peak": best.flops / 1e9, "roof": best, "steps": times, "limits": limits,
+          "folded": made.meta.get("folded", {})},
+         f"{made.format_profile(times, best, markdown)}\n\ntimes and tasks are those of one call, threads: "
+         f"{made.threads}; {best}")
 
 
 @cli.verb(onnx_argument, inputs_argument, batch_option(default=2), *running_options)
@@ -343,10 +361,12 @@ def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
           option("--against", default="numpy,onnxruntime,openvino", metavar="ENGINES",
                  help="Engines to compare with."),
           numbers_option("--threads", default="1", help="Numbers of threads."),
-          batch_option(default=1), shapes_option,
+          option("--mode", type=click.Choice(["latency", "throughput"]), default="latency",
+                 help="One call on all threads, or one call on each."),
+          batch_option(default=1), shapes_option, preprocess_option,
           option("--seconds", type=click.FloatRange(0.01, 3600), default=3.0, help="To measure each engine."))
-def bench(model: str, against: str, threads: tuple[int, ...], batch: int,
-          shapes: dict[str, tuple[int, ...]], seconds: float) -> None:
+def bench(model: str, against: str, threads: tuple[int, ...], batch: int, seconds: float,
+          **how: Any) -> None:
     """Compare the speed of MODEL with other engines: a process each, alternating rounds, results checked."""
     from cnncc.bench.engines import ENGINES
     from cnncc.bench.run import bench as measure
@@ -357,7 +377,7 @@ def bench(model: str, against: str, threads: tuple[int, ...], batch: int,
         raise click.UsageError(f"unknown engine {', '.join(unknown)}: choose from {', '.join(ENGINES)}")
     counts = [thread_count(t) for t in threads]
     with progress() as report:
-        found = measure(model, engines, counts, batch, seconds, report, shapes)
+        found = measure(model, engines, counts, batch, seconds, report, **how)
     wrong = any(r.engine == "cnncc" and r.note == "WRONG" for r in found.results)
     tell(found, table(found), good=not wrong)
 

@@ -55,19 +55,18 @@ def train(model: str, data: str, out: str | None, epochs: int, batch: int, loss:
     from pathlib import Path
 
     from cnncc import zoo
-    from cnncc.compiler import read
     from cnncc.train import augment as ways
     from cnncc.train.data import read_data
     from cnncc.train.history import EarlyStopping
     from cnncc.train.losses import loss_of
-    from cnncc.train.trainer import Trainer
+    from cnncc.train.trainer import Trainer, network
     if resume and not checkpoints:
         if not out:
             raise click.UsageError("--resume needs --checkpoints or --out")
         checkpoints = f"{out}.checkpoints"
     if out and Path(out).suffix.lower() not in (".onnx", ".safetensors"):
         raise click.UsageError("--out must end in .onnx or .safetensors")
-    graph = read(zoo.source(model))
+    graph = network(zoo.source(model))
     shape = [int(e) for e in graph[graph.inputs[0]].type.shape[1:]]
     kind = loss_of(loss)
     if smoothing:
@@ -80,15 +79,26 @@ def train(model: str, data: str, out: str | None, epochs: int, batch: int, loss:
                       mean=mean, std=std, augment=changes[name] if name else (), frozen=freeze,
                       weights=weights, classes=classes)
     found = read_data(data, shape)
+    _ready(trainer, out, plot, log_file)
+    own, outputs = len(found.classes), trainer.output.shape[1:2]
+    if own and outputs != (own,):
+        echo(f"note: the data have {own} classes, the network has {outputs[0] if outputs else 1} outputs: "
+             f"--classes {own} makes it as many", err=True)
     stopping = EarlyStopping(patience=patience) if patience else None
     if stopping and found.test is None:
         raise click.UsageError("--patience needs data with a test part")
 
     def said(trainer: Trainer, row: dict[str, Any]) -> None:
         echo(_line(row, epochs), err=True)
-    history = trainer.fit(found, epochs=epochs, schedule=schedule, early_stopping=stopping,
-                          callbacks=[] if quiet() else [said], checkpoints=checkpoints, every=every,
-                          resume=resume, log=log_file, progress=False if quiet() else None)
+    try:
+        history = trainer.fit(found, epochs=epochs, schedule=schedule, early_stopping=stopping,
+                              callbacks=[] if quiet() else [said], checkpoints=checkpoints, every=every,
+                              resume=resume, log=log_file, progress=False if quiet() else None)
+    except KeyboardInterrupt:
+        how_on = "with --resume the same line goes on from the last checkpoint" if checkpoints else \
+            "--checkpoints or --resume would have kept what was learned"
+        echo(f"stopped after step {trainer.position.step}: {how_on}", err=True)
+        raise
     result = trainer.evaluate(found.test) if found.test else trainer.evaluate(found.train)
     if out:
         with writing(out):
@@ -99,6 +109,22 @@ def train(model: str, data: str, out: str | None, epochs: int, batch: int, loss:
     text = f"{part}: " + ", ".join(f"{k} {v:.4f}" for k, v in result.items()) + f"; {out}" * bool(out)
     tell({"history": history.rows, part: result, "output": out, "warnings": trainer.warnings,
           "classes": found.classes}, text)
+
+
+def _ready(trainer: Any, out: str | None, plot: str | None, log: str | None) -> None:
+    """Raises InputError, UnsupportedError where what was learned could not be written in the end."""
+    from pathlib import Path
+
+    from cnncc.compiler import as_onnx
+    from cnncc.ir.errors import InputError
+    from cnncc.train.history import check_plots
+    for path in (out, plot, log):
+        if path and not Path(path).resolve().parent.is_dir():
+            raise InputError(f"{path}: there is no folder {str(Path(path).parent)!r} to write it to")
+    if plot:
+        check_plots()
+    if out and Path(out).suffix.lower() == ".onnx":
+        as_onnx(trainer.inference())
 
 
 def _smoothed(loss: Any, smoothing: float) -> Any:
@@ -140,12 +166,13 @@ def explain(model: str, image: str, output: str, method: str, target: int | None
     from cnncc import zoo
     from cnncc.compiler import read
     from cnncc.explanations import best, explain, picture
-    from cnncc.feeds import Pixels, read_feeds
+    from cnncc.feeds import read_feeds
+    from cnncc.frontend.preprocess import Preprocess
     from cnncc.ir.signature import Signature
     if (layer and method != "gradcam") or (size and method != "occlusion"):
         raise click.UsageError("--layer is of gradcam, --size of occlusion")
     graph = read(zoo.source(model))
-    x = next(iter(read_feeds(Signature.of(graph).inputs, [image], Pixels(**pixels)).values()))
+    x = next(iter(read_feeds(Signature.of(graph).inputs, [image], Preprocess(**pixels)).values()))
     chosen = best(graph, x[:1])[0] if target is None else target
     own = {k: v for k, v in (("layer", layer), ("size", size)) if v}
     heat = explain(method)(graph, x[:1], [int(chosen)], **own)

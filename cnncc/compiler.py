@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cnncc.frontend.files import Opening
     from cnncc.frontend.onnx import ModelInfo
     from cnncc.frontend.onnx_import import Shapes
+    from cnncc.frontend.preprocess import Preprocess
     from cnncc.frontend.user import Ops, UserOp
     from cnncc.ir.graph import Graph
     from cnncc.ir.kernel import Kernel
@@ -41,24 +42,35 @@ Pass: TypeAlias = "Callable[[Graph, Target], Graph]"
 
 def pipeline(tuned: Tuned | None = None) -> tuple[Pass, ...]:
     """The passes in order; each one's docstring says what it does."""
-    from cnncc.passes import algorithms, fold, fuse, layouts, movement, packing, schedules, stages
+    from cnncc.passes import algorithms, choice, fold, fuse, inputs, layouts, movement, packing, stages
     return (movement.merge_pads, fold.fold_batchnorm, fold.expand, fold.fold_constants, fold.merge_views,
-            fold.share_equal, movement.place_early, algorithms.choose_algorithms, fuse.form,
-            movement.read_through, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
-            packing.pack_weights,
-            functools.update_wrapper(functools.partial(schedules.choose_schedules, tuned=tuned),
-                                     schedules.choose_schedules))
+            fold.share_equal, movement.place_early, algorithms.pool_first, algorithms.choose_algorithms,
+            fuse.form, movement.read_through, fuse.fuse, stages.fuse_stages, layouts.choose_layouts,
+            packing.pack_weights, inputs.stage_inputs,
+            functools.update_wrapper(functools.partial(choice.choose_schedules, tuned=tuned),
+                                     choice.choose_schedules))
 
 
 def read(source: Source, opening: Opening | None = None, shapes: Shapes | None = None,
          outputs: Sequence[str] | None = None, values: Mapping[str, Array] | None = None,
-         ops: Ops | None = None) -> Graph:
+         ops: Ops | None = None, preprocess: Preprocess | None = None) -> Graph:
     """The graph of a model; `opening` is told of files beside it before they are read.
 
     `shapes` fixes the open sizes of an ONNX model's inputs, `values` makes inputs constants; `outputs` are
-    names of tensors of the model, which become its outputs; `ops` are the user's. Raises ModelError, of its
-    kind OpenError where shapes or values are missing, InputError for those that don't fit and unknown names.
+    names of tensors of the model, which become its outputs; `ops` are the user's; `preprocess` puts images in
+    the place of an input. Raises ModelError, of its kind OpenError where shapes or values are missing,
+    InputError for those that don't fit and unknown names.
     """
+    check_preprocess(preprocess)
+    graph = _read(source, opening, shapes, outputs, values, ops)
+    if preprocess is None:
+        return graph
+    from cnncc.frontend.preprocess import preprocessed
+    return preprocessed(graph, preprocess)
+
+
+def _read(source: Source, opening: Opening | None, shapes: Shapes | None, outputs: Sequence[str] | None,
+          values: Mapping[str, Array] | None, ops: Ops | None) -> Graph:
     from cnncc.frontend import definition
     from cnncc.ir.graph import Graph
     wanted, ops = names_of(outputs), check_ops(ops)
@@ -188,14 +200,15 @@ class Options:
     jobs: int | None
     ops: Ops
     tuned: Tuned | None
+    preprocess: Preprocess | None
 
 
 def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None = None,
             outputs: Sequence[str] | None = None, target: str = "native", precision: str = "fast",
             cache: bool = True, jobs: int | None = None,
             progress: Callable[[str, float], None] | None = None,
-            ops: Ops | None = None,
-            schedules: str | os.PathLike[str] | None = None) -> CompiledModel | SpecialisingModel:
+            ops: Ops | None = None, schedules: str | os.PathLike[str] | None = None,
+            preprocess: Preprocess | None = None) -> CompiledModel | SpecialisingModel:
     """Compile a model for this machine.
 
     `source` is a path (`.onnx`, ONNX as text in `.onnxtxt`, a definition in `.yaml`), the bytes of an ONNX
@@ -213,6 +226,8 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     1).
     `ops` are the user's (`cnncc.op`) by the name that the model gives them: {"my.domain.Name": op}.
     `schedules` is a file that `cnncc tune` wrote: loops that were measured to be faster on this CPU.
+    `preprocess` is a `cnncc.Preprocess`: the model takes images of uint8 in the place of an input, and
+    scales, normalizes and moves the pixels itself. (`shapes` are those of the model's own inputs.)
 
     Raises ModelError for a bad model, UnsupportedError listing every node that can't be compiled, InputError
     for a bad argument, CnnccError where this CPU lacks the target's instructions.
@@ -225,9 +240,10 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     if jobs is not None and (type(jobs) is not int or jobs < 1):
         raise InputError(f"jobs={jobs!r}: expected a whole number of processes from 1 on")
     check_shapes(shapes)
+    check_preprocess(preprocess)
     options = Options(target_for(target, precision), dict(shapes or {}), names_of(outputs), cache, jobs,
                       check_ops(ops), schedules_from(schedules, target_for(target, precision))
-                      if schedules is not None else None)
+                      if schedules is not None else None, preprocess)
     report = progress or (lambda what, fraction: None)
     model: CompiledModel | SpecialisingModel
     try:
@@ -235,6 +251,9 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
     except OpenError as error:
         if isinstance(source, str | os.PathLike):
             source = os.path.abspath(source)
+        if options.preprocess is not None:
+            found = options.preprocess.found(error.signature)
+            options, error = replace(options, preprocess=found), found.opened(error)
         model = SpecialisingModel(functools.partial(_variant, source, options), error, threads)
     report("done", 1.0)
     return model
@@ -242,7 +261,8 @@ def compile(source: Source, *, threads: int | None = None, shapes: Shapes | None
 
 def _variant(source: Source, options: Options, shapes: Shapes, values: Mapping[str, Array]) -> CompiledModel:
     """The model compiled for what a call brings. Raises as `compile`."""
-    begin, pinned = time.perf_counter(), replace(options, shapes={**options.shapes, **shapes})
+    own = options.preprocess.inside(shapes) if options.preprocess else shapes
+    begin, pinned = time.perf_counter(), replace(options, shapes={**options.shapes, **own})
     model = _compile(source, pinned, None, lambda what, fraction: None, values)
     decided = [*(f"{name} {[*shape]}" for name, shape in shapes.items()),
                *(f"{name} = {x.tolist()}" for name, x in values.items())]
@@ -276,18 +296,27 @@ def _compile(source: Source, options: Options, threads: int | None, report: Call
     return model
 
 
-def schedules_from(path: str | os.PathLike[str], target: Target) -> Tuned:
-    """The schedules in a file. Raises InputError where there are none, or they are for another target."""
+def schedules_from(path: str | os.PathLike[str], *targets: Target) -> Tuned:
+    """The schedules in a file. Raises InputError where there are none, or they are for no such target."""
     from cnncc.passes.tuned import parse_tuned, target_text
     name = os.fspath(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: can't read schedules: {error}") from None
-    found, wanted = parse_tuned(text, name), target_text(target)
-    if found.target != wanted:
-        raise InputError(f"{name}: measured for {found.target}; this is {wanted}: run cnncc tune here")
+    found, wanted = parse_tuned(text, name), [target_text(t) for t in targets]
+    if found.target not in wanted:
+        raise InputError(f"{name}: measured for {found.target}; this is {' or '.join(wanted)}: "
+                         "run cnncc tune here")
     return found
+
+
+def check_preprocess(how: Any) -> None:
+    """Raises InputError for what is no Preprocess."""
+    if how is not None:
+        from cnncc.frontend.preprocess import Preprocess
+        if not isinstance(how, Preprocess):
+            raise InputError(f"preprocess: expected cnncc.Preprocess(mean=..., std=...), got {how!r:.100}")
 
 
 def check_shapes(shapes: Any) -> None:
@@ -320,7 +349,8 @@ def _build(source: Source, options: Options, threads: int | None, report: Callab
     jobs = options.jobs or env.available_cpus()
     with Compiler(machine, jobs, expected=_expected(source)) as compiler:
         report("reading", 0.0)
-        original = read(source, opening, options.shapes, options.outputs, values, options.ops)
+        original = read(source, opening, options.shapes, options.outputs, values, options.ops,
+                        options.preprocess)
         graph = optimize(original, target, options.tuned)
         code = plan(graph)
         report("compiling", 0.2)
@@ -368,7 +398,7 @@ def _cache_key(source: Source, options: Options, values: Mapping[str, Array]) ->
     return cache.key(__version__, content, repr(sorted(options.target.record().items())), repr(given),
                      repr(options.outputs), repr(decided),
                      repr(sorted((name, op.key) for name, op in options.ops.items())),
-                     str(options.tuned or ""), code_hash())
+                     str(options.tuned or ""), repr(options.preprocess), code_hash())
 
 
 def _content(source: Source) -> str | None:
@@ -409,7 +439,8 @@ def code_hash() -> str:
 
 
 def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = None,
-              outputs: Sequence[str] | None = None, ops: Ops | None = None) -> Reference | OpenReference:
+              outputs: Sequence[str] | None = None, ops: Ops | None = None,
+              preprocess: Preprocess | None = None) -> Reference | OpenReference:
     """The NumPy reference of a model, called as the compiled model is; slow.
 
     With `dtype="float64"` it computes the same from the same inputs in double precision, and its outputs are
@@ -419,10 +450,15 @@ def reference(source: Source, dtype: str = "float32", shapes: Shapes | None = No
     from cnncc.reference_model import OpenReference, Reference
 
     check_shapes(shapes)
+    check_preprocess(preprocess)
 
-    def build(pinned: Shapes, values: Mapping[str, Array]) -> Reference:
-        return Reference(read(source, None, {**(shapes or {}), **pinned}, outputs, values, ops), dtype)
+    def build(how: Preprocess | None, pinned: Shapes, values: Mapping[str, Array]) -> Reference:
+        own = {**(shapes or {}), **(how.inside(pinned) if how else pinned)}
+        return Reference(read(source, None, own, outputs, values, ops, how), dtype)
     try:
-        return build({}, {})
+        return build(preprocess, {}, {})
     except OpenError as error:
-        return OpenReference(build, error)
+        if preprocess is not None:
+            preprocess = preprocess.found(error.signature)
+            error = preprocess.opened(error)
+        return OpenReference(functools.partial(build, preprocess), error)

@@ -101,13 +101,13 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
 numbers_option = functools.partial(click.option, callback=_numbers, metavar="N[,N...]")
 threads_option: Any = click.option("--threads", type=int,
                                    help="Threads to run with (default: the CPUs we may use).")
-image_options = (                                                   # the fields of `Pixels`
-    click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw",
-           help="Order of an image input's axes."),
+image_options = (                                                   # fields of `Preprocess`
+    click.option("--layout", "to", type=click.Choice(["nchw", "nhwc"]), default="nchw",
+                 help="Order of an image input's axes."),
     numbers_option("--scale", default=str(1 / 255), show_default="1/255", help="Factor on pixels."),
     numbers_option("--mean", default="0", help="Then subtracted: one number or one a channel."),
-    numbers_option("--std", default="1", help="Divided by: one number or one a channel."))
-
+    numbers_option("--std", default="1", help="Divided by: one number or one a channel."),
+    click.option("--swap", is_flag=True, help="Channels in reverse order: BGR."))
 
 
 # ---- what they print

@@ -17,8 +17,9 @@ from cnncc.ir.regions import parts
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
 from cnncc.passes.algorithms import choose_algorithms, tile_sizes
+from cnncc.passes.choice import choose_schedules
 from cnncc.passes.memory import anchored, symbol_of
-from cnncc.passes.schedules import candidates, choose_schedules, weights_of
+from cnncc.passes.schedules import candidates, weights_of
 
 
 def passes() -> dict[str, str]:

@@ -6,12 +6,12 @@ import os
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cnncc.frontend.preprocess import DTYPES, LAYOUTS, Preprocess
 from cnncc.ir.errors import InputError
 from cnncc.ir.plan import Value
 from cnncc.ir.signature import Array, Signature
@@ -19,24 +19,17 @@ from cnncc.ir.types import dtype_called
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP",
            ".ppm": "PPM", ".pgm": "PPM", ".tif": "TIFF", ".tiff": "TIFF"}
+PIXELS = Preprocess()
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """How the values 0 to 255 of an image become an input: (value * scale - mean) / std, per channel."""
-
-    scale: tuple[float, ...] = (1 / 255,)
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    layout: str = "nchw"
-
-
-def read_feeds(inputs: Sequence[Value], files: Sequence[str], pixels: Pixels = Pixels()) -> dict[str, Array]:
+def read_feeds(inputs: Sequence[Value], files: Sequence[str],
+               pixels: Preprocess = PIXELS) -> dict[str, Array]:
     """The arrays for a model's inputs, checked, from `file` or `name=file`.
 
     Files without a name go to the inputs left, in order: an .npz gives those that it has, or its
-    only array; several images are a batch. Raises InputError, naming the file.
+    only array; several images are a batch. Inputs of integers take the pixels of images as they are, others
+    what `pixels` makes of them. Raises InputError, naming the file.
     """
     known = {v.name: v for v in inputs}
     given: dict[str, Array] = {}
@@ -163,32 +156,25 @@ def _arrays(file: str, name: str | None, known: Mapping[str, Value]) -> dict[str
     raise InputError(f"{file}: holds {holds}; the model takes {name or ', '.join(known)}")
 
 
-def _image(file: str, place: Value, pixels: Pixels) -> Array:
+def _image(file: str, place: Value, pixels: Preprocess) -> Array:
     """An image as a batch of one for the input `place`."""
     try:
         from PIL import Image
     except ImportError:
         raise InputError(f'{file}: reading images needs Pillow: pip install "cnncc[images]"') from None
-    _, *sizes = place.shape if len(place.shape) == 4 else (0,)
-    if pixels.layout == "nhwc":
-        sizes = [*sizes[2:], *sizes[:2]]
-    if not sizes or not isinstance(sizes[0], int):
+    if place.dtype in DTYPES:       # channels last, unless they can't be
+        pixels = Preprocess(scale=1, to="nhwc" if place.shape[-1:] and place.shape[-1] in MODES else "nchw")
+    if len(place.shape) != 4 or not isinstance(place.shape[LAYOUTS[pixels.to].index(1)], int):
         raise InputError(f"{file}: the input {place.name!r} of shape {list(place.shape)} takes no images")
-    channels, height, width = sizes
+    _, channels, height, width = (place.shape[LAYOUTS[pixels.to].index(a)] for a in range(4))
     if channels not in MODES:
-        raise InputError(f"{file}: the input {place.name!r} has {channels} channels as {pixels.layout}, "
+        raise InputError(f"{file}: the input {place.name!r} has {channels} channels as {pixels.to}, "
                          f"an image has {', '.join(map(str, MODES))}: is --layout right?")
-    for what in ("scale", "mean", "std"):
-        if (n := len(getattr(pixels, what))) not in (1, channels):
-            expected = f"1 number or {channels}" if channels > 1 else "1 number"
-            raise InputError(f"--{what}: expected {expected}, got {n}")
     with readable(file), Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
         if isinstance(width, str):      # open, as the image is
             width = image.width
         if isinstance(height, str):
             height = image.height
         resized = image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
-    scale, mean, std = map(np.array, (pixels.scale, pixels.mean, pixels.std))
-    values = (np.asarray(resized).reshape(height, width, channels) * scale - mean) / std
-    axes = (2, 0, 1) if pixels.layout == "nchw" else (0, 1, 2)
-    return np.ascontiguousarray(values.transpose(axes)[None], dtype_called(place.dtype))
+    values = np.asarray(resized).reshape(1, height, width, channels)
+    return pixels.apply(values, dtype_called(place.dtype))

@@ -83,7 +83,7 @@ def tune(source: Source, path: str | os.PathLike[str], *, seconds: float = 60.0,
     Of each kernel (of one stage that reads no tables) up to `tries` candidates are run on one core with warm
     operands, for `seconds` in all; the priced choice gives way only to one that is measurably faster. What is
     in the file already is left as it is. `batch` is the size that an open batch is measured with. The file is
-    for `schedules=` of `compile`. Raises ModelError and InputError as `compile` does, and OSError.
+    for `schedules=` of `compile` and `embed`. Raises ModelError and InputError as `compile` does; OSError.
     """
     machine = target_for(target, precision)
     tuned = schedules_from(path, machine) if os.path.exists(path) else Tuned(target_text(machine))

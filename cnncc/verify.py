@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from cnncc.bench.engines import Feeds, onnxruntime
-from cnncc.compiler import compile, optimize, reference, stages
+from cnncc.compiler import as_onnx, compile, optimize, reference, stages
 from cnncc.feeds import random_feeds, read_feeds
+from cnncc.frontend.preprocess import Preprocess
 from cnncc.frontend.user import Ops
 from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph
@@ -89,17 +90,17 @@ def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, f
            target: str = "native", precision: str = "fast", threads: int | None = None,
            cache: bool = True, shapes: Mapping[str, Sequence[int]] | None = None,
            outputs: Sequence[str] | None = None, ops: Ops | None = None,
-           schedules: str | None = None) -> Report:
+           schedules: str | None = None, preprocess: Preprocess | None = None) -> Report:
     """Compare a model's outputs for inputs from files, or random ones, and on a mismatch its kernels.
 
     Raises as `compile` and `read_feeds` do.
     """
-    ours = reference(path, shapes=shapes, outputs=outputs, ops=ops)
+    ours = reference(path, shapes=shapes, outputs=outputs, ops=ops, preprocess=preprocess)
     feeds = read_feeds(ours.inputs, files) if files else random_feeds(ours.inputs, batch,
                                                                       deciding=ours.deciding)
     graph = ours.at(feeds).graph
     model = compile(path, threads=threads, target=target, precision=precision, cache=cache,
-                    shapes=shapes, outputs=outputs, ops=ops, schedules=schedules)
+                    shapes=shapes, outputs=outputs, ops=ops, schedules=schedules, preprocess=preprocess)
     report("reference", 0.2)
     truth, single = (evaluate(graph, feeds, dtype) for dtype in (np.float64, np.float32))
     errors = {"numpy float32": max(error_of(single[name], truth[name]) for name in truth)}
@@ -108,7 +109,8 @@ def verify(path: str, files: Sequence[str], batch: int, report: Callable[[str, f
     try:
         if outputs is not None:
             raise InputError("it has no such outputs")
-        other = onnxruntime(path, model.threads, feeds, optimize=False)(feeds)
+        source = path if preprocess is None else as_onnx(graph)
+        other = onnxruntime(source, model.threads, feeds, optimize=False)(feeds)
         errors["onnxruntime"] = max(map(error_of, other, truth.values()))
         if errors["onnxruntime"] > PLAUSIBLE and _saturates(graph):
             notes.append(f"onnxruntime is off by {errors.pop('onnxruntime'):.1e}: on a CPU without VNNI it "

@@ -15,9 +15,12 @@ import onnx
 import pytest
 
 import cnncc
+from cnncc.ir.target import LEVELS as FEATURES
+from cnncc.ir.target import host_features
 from cnncc.ir.types import dtype_called
 
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
+HERE = [v for v in LEVELS if {f[1:] for f in FEATURES[v][1].split(",")} <= host_features()]
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 BATCH = 3
 

@@ -14,7 +14,7 @@ from cnncc.ir.op import NAMES
 from cnncc.ir.target import LEVELS, TRIPLE, Target, target_for
 from cnncc.ir.tasks import task_count
 from cnncc.ir.types import NUMPY, name_of
-from cnncc.passes.schedules import schedule
+from cnncc.passes.choice import schedule
 from cnncc.runtime import buffers
 
 Array = np.ndarray[Any, Any]

@@ -155,3 +155,29 @@ def test_precision_is_an_argument() -> None:
     assert not np.array_equal(a, b) and np.abs(a - b).max() <= 3e-5 * np.abs(b).max()
     with pytest.raises(cnncc.InputError, match="fast, strict"):
         cnncc.compile(graph, precision="exact")
+
+
+def pooled(conv: dict[str, Any], pool: dict[str, Any], others: bool = False) -> Graph:
+    net = Net(reach=2)
+    y = net.conv(net.relu(net.x("N", 24, 9, 10)), **({"k": 40, "kernel": (1, 1)} | conv))
+    pool = {"kernel": (2, 2), "strides": (2, 2)} | pool
+    return net.result(net.relu(net.bias(net.pool(y, "sum_pool", **pool))), *[y] * others)
+
+
+@pytest.mark.parametrize(("conv", "pool", "first"), [
+    ({}, {}, True), ({"group": 4}, {}, True), ({}, {"kernel": (3, 2), "begin": (1, 0), "end": (0, 1)}, True),
+    ({"kernel": (3, 3)}, {}, False), ({"strides": (2, 2)}, {}, False), ({"begin": (1, 1)}, {}, False),
+    ({}, {"strides": (1, 1), "begin": (1, 1)}, False),
+    ({"k": 1}, {"kernel": (3, 3), "strides": (1, 1)}, False)])
+def test_sums_over_windows_come_before_pointwise_convolutions(conv: dict[str, Any], pool: dict[str, Any],
+                                                              first: bool) -> None:
+    graph = pooled(conv, pool)
+    ops = [n.op for n in algorithms.pool_first(graph, target_for()) if n.op in ("conv", "sum_pool")]
+    assert ops == (["sum_pool", "conv"] if first else ["conv", "sum_pool"])
+    inputs = feeds(graph, 2, reach=2)
+    np.testing.assert_array_equal(results(compiled(graph), inputs)["y0"], Oracle(graph, inputs).outputs["y0"])
+
+
+def test_a_convolution_that_others_read_stays_before_its_pool() -> None:
+    ops = [n.op for n in algorithms.pool_first(pooled({}, {}, True), target_for())]
+    assert ops.index("conv") < ops.index("sum_pool")

@@ -50,6 +50,7 @@ def test_the_table_and_what_is_known_before(tmp_path: Path) -> None:
     assert "| lenet5 |" in python(*args)
     table = (tmp_path / "table.md").read_text()
     assert "batch 1, 1 thread" in table and "Geometric mean" in table
+    assert "% roof" in (tmp_path / "layers-lenet5.md").read_text()
     file = tmp_path / "measured" / "lenet5-1-1.json"
     record = json.loads(file.read_text())
     for result, seconds in zip(record["results"], (0.5, 0.75), strict=True):
@@ -66,3 +67,10 @@ def test_unknown_names(option: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         python(str(FOLDER / "run.py"), option, "none")
     assert caught.value.returncode == 2 and "unknown" in caught.value.stderr
+
+
+def test_starting_and_idling() -> None:
+    digits = Path(__file__).parents[1] / "cnncc" / "data" / "digits.onnx"
+    [row] = json.loads(python(str(FOLDER / "start.py"), str(digits), "--threads", "1", "--json"))
+    assert row["model"] == "digits" and row["compile"] > 0 and row["start"] > 0 and row["memory"] > 0
+    assert row["idle"] < 0.5 and row["paced"] > 0

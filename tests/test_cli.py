@@ -165,7 +165,7 @@ def test_run_images(say: Any) -> None:
     out = json.loads(good(say("run", DIGITS, "0.png", "1.png", "--json")))["probabilities"]
     assert out["shape"] == [2, 10] and [row[0]["class"] for row in out["top"]] == labels.tolist()
     code, out, err = say("run", DIGITS, "0.png", "--mean", "1,2,3")
-    assert code == 1 and "--mean: expected 1 number, got 3" in err
+    assert code == 1 and "mean: expected 1 number, got 3" in err
     code, out, err = say("run", DIGITS, "0.png", "--layout", "nhwc")
     assert code == 1 and "--layout" in err
     code, out, err = say("run", DIGITS, "0.png", "x=1.png")
@@ -280,7 +280,11 @@ def test_profile(say: Any) -> None:
     for node in ("conv1", "bn3", "pool2", "flatten1", "softmax1"):
         assert node in out
     found = json.loads(good(say("profile", DIGITS, "--json", "--threads", "2")))
-    assert found["threads"] == 2 and found["peak"] > 0 and found["steps"]
+    assert found["threads"] == 2 and found["peak"] > 0 and found["roof"]["near"] > 0
+    assert all(s["result"] for s in found["steps"]) and len(found["limits"]) == len(found["steps"])
+    assert {row["limit"] for row in found["limits"]} <= {"FMA", "cache", "memory"}
+    out = good(say("profile", DIGITS, "--threads", "1", "--markdown"))
+    assert out.startswith("| step | us | share |") and "% roof" in out
 
 
 def test_verify(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +324,10 @@ def test_bench(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours["engine"] == "cnncc" and ours["ratio"] == 1 and ours["error"] < 1e-5
     assert reference["calls"] > 0 and reference["minimum"] <= reference["median"] and found["peak"]["1"] > 0
     assert missing["note"] == "not installed" and missing["median"] is None
+    found = json.loads(good(say("bench", DIGITS, "--mode", "throughput", "--threads", "2", *args)))
+    assert [(r["engine"], r["mode"]) for r in found["results"]] == [
+        ("cnncc", "throughput"), ("cnncc", "latency"), ("numpy", "throughput"), ("openvino", "throughput")]
+    assert all(r["rate"] * r["median"] == pytest.approx(1) for r in found["results"][:3])
     code, _, err = say("bench", DIGITS, "--against", "tensorrt")
     assert code == 2 and "tensorrt" in err
     onnx.save(single("Relu", [1, 4]), "m.onnx")

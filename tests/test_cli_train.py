@@ -91,11 +91,37 @@ def test_fine_tuning(say: Any) -> None:
     (("--loss", "nll"), 1, "loss: expected"), (("--schedule", "no"), 1, "schedule: expected"),
     (("--mean", "1,2"), 1, "mean: expected 1 number"), (("--std", "0"), 2, "must not be 0"),
     (("--lr", "0"), 1, "lr: expected a number above 0"), (("--freeze", "d1.*"), 1, "no weights match"),
-    (("--weights", "data.npz"), 1, "has nothing for small"), (("--out", "no/m.onnx"), 1, "cannot be written"),
+    (("--weights", "data.npz"), 1, "has nothing for small"),
+    (("--out", "no/m.onnx"), 1, "there is no folder 'no'"),
+    (("--plot", "no/m.png"), 1, "there is no folder 'no'"),
     (("--log", "log.txt"), 1, "a log is a .csv or .jsonl file")])
 def test_mistakes(say: Any, options: tuple[str, ...], code: int, what: str) -> None:
     found, _, err = train(say, *options, "--epochs", "1")
-    assert found == code and what in err and "Traceback" not in err
+    assert found == code and what in err and "Traceback" not in err and "epoch " not in err
+
+
+def test_plots_need_matplotlib_before_training(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnncc.train.history.find_spec", lambda name: None)
+    code, _, err = train(say, "--plot", "m.png")
+    assert code == 1 and "plots need matplotlib" in err and "epoch " not in err
+
+
+def test_what_was_learned_is_not_lost_when_it_is_stopped(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **how: Any) -> None:
+        raise KeyboardInterrupt
+    monkeypatch.setattr("cnncc.train.trainer.Trainer.fit", stop)
+    code, _, err = train(say, "--out", "m.onnx", "--resume")
+    assert code == 130 and "stopped after step 0: with --resume the same line goes on" in err
+    assert "would have kept what was learned" in train(say)[2]
+
+
+def test_other_classes_than_outputs_are_noted(say: Any) -> None:
+    for name in "abc":
+        Path("images/train", name).mkdir(parents=True)
+        for i in range(16):
+            Image.new("L", (8, 8), i).save(f"images/train/{name}/{i}.png")
+    code, _, err = say("train", "small.yaml", "--data", "images", *FAST)
+    assert code == 0 and "the data have 3 classes, the network has 4 outputs: --classes 3" in err
 
 
 def test_patience_needs_something_to_test_with(say: Any) -> None:

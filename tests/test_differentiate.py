@@ -167,13 +167,52 @@ def test_gradients_are_those_of_one_number() -> None:
         gradients(b.graph([("y", "y")]), "y", ["x"])
 
 
+SCATTERS = {"max=": "amax", "min=": "amin", "*=": "prod", "+=": "sum"}
+
+
+@pytest.mark.parametrize("fold", SCATTERS)
+def test_scatters(fold: str) -> None:
+    """With equal elements, and with zeros among the factors: none, one, several."""
+    rng = np.random.default_rng(3)
+    at = rng.integers(0, 3, (4, 6))
+    b = Builder("scatter")
+    b.input("base", TensorType("f32", (4, 4)))
+    b.input("x", TensorType("f32", at.shape))
+    b.input("r", TensorType("f32", (4, 4)))
+    y = b.op("scatter_elements", ["x", b.const("at", at)], "y", (), b.op("copy", ["base"], "copied"), axis=1,
+             shape=(4, 4), fold=fold)
+    loss = b.op("reduce_sum", [b.op("mul", [y, "r"], "part")], "loss", axes=(0, 1), keepdims=False)
+    graph = gradients(b.graph([("loss", loss)]), loss, ["base", "x"])
+    feeds = {"base": rng.integers(-2, 3, (4, 4)), "x": rng.integers(-2, 3, at.shape),
+             "r": rng.standard_normal((4, 4))}
+    feeds = {name: a.astype(np.float32) for name, a in feeds.items()}
+    base, x = (torch.tensor(feeds[name], dtype=torch.float64, requires_grad=True) for name in ("base", "x"))
+    result = base.scatter_reduce(1, torch.tensor(at), x, SCATTERS[fold])
+    (result * torch.tensor(feeds["r"], dtype=torch.float64)).sum().backward()
+    exact = evaluate(graph, feeds, np.float64)
+    names = [name for name, _ in graph.outputs]
+    got = dict(zip(names, cnncc.compile(graph, cache=False)(**feeds), strict=True))
+    for name, leaf in (("base.grad", base), ("x.grad", x)):
+        assert leaf.grad is not None
+        np.testing.assert_allclose(exact[name], leaf.grad.numpy(), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(got[name], leaf.grad.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_products_with_zeros() -> None:
+    attrs = {"axes": (1,), "keepdims": False}
+    x = np.array([[2, 3, 4], [2, 0, 4], [0, 3, 0]], np.float32)
+    graph = weighted("reduce_prod", {"x": (3, 3)}, attrs)
+    _, dx = cnncc.compile(graph, cache=False)(x, np.ones(3, np.float32))
+    assert dx.tolist() == [[12, 8, 6], [0, 8, 0], [0, 0, 0]]
+
+
 def test_nodes_without_a_derivative_are_all_named() -> None:
     b = Builder("stuck")
     b.input("x", TensorType("f32", (5, 5)))
-    attrs = {"axis": 0, "shape": (5, 5), "fold": "max="}
     at = b.const("at", np.zeros((5, 5), np.int64))
-    low = b.op("fill", [], "low", shape=(5, 5), value=0.0, dtype="f32")
-    y = b.op("scatter_elements", ["x", at], "y", ("scatter",), low, **attrs)
+    y = b.op("copy", ["x"], "low")
+    for name in ("first", "second"):
+        y = b.op("scatter_elements", ["x", at], name, (name,), y, axis=0, shape=(5, 5), fold="max=")
     loss = b.op("reduce_sum", [y], "loss", axes=(0, 1), keepdims=False)
-    with pytest.raises(UnsupportedError, match="scatter_elements 'scatter': a scatter with max="):
+    with pytest.raises(UnsupportedError, match="scatter_elements 'second': several scatters write over"):
         gradients(b.graph([("loss", loss)]), loss, ["x"])

@@ -79,6 +79,12 @@ def test_tutorial(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         log.setLevel(logging.NOTSET)
 
 
+def test_definitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snippets run as they are."""
+    monkeypatch.setenv("CNNCC_CACHE_DIR", str(tmp_path / "cache"))
+    snippets.run(ROOT / "docs" / "definitions.md", tmp_path, monkeypatch)
+
+
 def test_user_ops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippets run as they are."""
     snippets.run(ROOT / "docs" / "user_ops.md", tmp_path, monkeypatch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,20 +12,17 @@ from typing import Any
 
 import embedded
 import numpy as np
+import onnx
 import pytest
-from embedded import BATCH, LEVELS, NETWORKS, Program, compiler, program
+from embedded import BATCH, HERE, LEVELS, NETWORKS, Program, compiler, program
 
 import cnncc
-from cnncc.ir.target import LEVELS as FEATURES
-from cnncc.ir.target import host_features
+from cnncc import tuner
 
 ALL = "+".join(LEVELS)
-HERE = [v for v in LEVELS if {f[1:] for f in FEATURES[v][1].split(",")} <= host_features()]
 BUILDS = [(cc, options) for cc in ("gcc", "clang") for options in (
     ("-std=c99",), ("-std=c++17",), ("-std=c99", "-fsanitize=address,undefined"))]
-POOL = {"__register_atfork", "__sched_cpucount", "memcmp", "pthread_create", "pthread_detach", "pthread_self",
-        "pthread_setaffinity_np", "pthread_sigmask", "sched_getaffinity", "sched_getcpu", "sched_yield",
-        "sigdelset", "sigfillset", "syscall"}
+POOL = {"pthread_atfork", "pthread_create", "pthread_detach", "pthread_self", "pthread_sigmask"}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +70,24 @@ def test_equal_to_the_jit(name: str, cc: str, options: tuple[str, ...], folders:
         assert built.run(arrays, HERE[-1], threads) == truth[name][HERE[-1]]
 
 
+def test_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were measured, for the target that they are for: kernels and results are the JIT's."""
+    monkeypatch.setattr(tuner, "alternate", lambda runs, rounds: [[1.0 / i] * rounds for i in
+                                                                  range(1, len(runs) + 1)])
+    model, file, last = NETWORKS["digits"](), tmp_path / "digits.schedules", LEVELS[-1]
+    tuner.tune(model, file, seconds=600, tries=3, target=last)
+    record, plain = (cnncc.embed(model, tmp_path / name, name="net", target=ALL, schedules=s).record
+                     for name, s in (("tuned", file), ("plain", None)))
+    assert record["targets"][:-1] == plain["targets"][:-1] and record["targets"] != plain["targets"]
+    jit = cnncc.compile(model, target=last, schedules=file)
+    assert [k["symbol"] for k in record["targets"][-1]["kernels"]] == [s.symbol for s in jit.plan.steps]
+    arrays = embedded.inputs(jit)
+    assert program(tmp_path / "tuned", record).run(arrays, last) == [jit(**arrays).tobytes()]
+    with pytest.raises(cnncc.CnnccError, match="run cnncc tune here"):
+        cnncc.embed(model, tmp_path / "out", target="x86-64-v4", schedules=file)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_symbols(name: str, folders: Any) -> None:
     """All that an object defines has its prefix; it needs three functions at most, a pool some more."""
@@ -81,11 +97,13 @@ def test_symbols(name: str, folders: Any) -> None:
     rows = [line.split() for line in listed.splitlines()]
     undefined = {row[1] for row in rows if row[0] == "U"}
     assert undefined <= {"memcpy", "memset", "memmove"} | (POOL if record["threads"] == "pthread" else set())
-    assert {row[2] for row in rows if row[1:2] == ["T"]} == set(record["functions"])
+    functions = set(record["functions"])
+    seen = {row[2] for row in rows if row[1:2] == ["T"]}
+    assert functions <= seen and {re.sub("_header_[0-9a-f]{8}$", "", f) for f in seen} == functions
     kinds = {row[1] for row in rows if len(row) == 3}
     assert kinds <= set("Ttrb")
     written = {row[2].partition("_net_")[2] for row in rows if row[1] == "b"}
-    pool = {"state", "holder", "mask", "slots"} if record["threads"] == "pthread" else set()
+    pool = {"state", "holder", "slots"} if record["threads"] == "pthread" else set()
     assert written == {"level"} | pool
     assert all(row[2].startswith((record["name"], ".L")) for row in rows if len(row) == 3)
 
@@ -98,6 +116,29 @@ def test_the_archive(folders: Any, tmp_path: Path) -> None:
     assert all(f"{f} in digits_net.o" in index for f in record["functions"])
     subprocess.run([compiler("ar"), "x", library], cwd=tmp_path, check=True)
     assert (tmp_path / "digits_net.o").read_bytes() == (folder / "digits_net.o").read_bytes()
+
+
+@pytest.mark.parametrize("how", [{"optimize": "size"}, {"threads": "pthread"}, {"weights": "file"},
+                                 {"target": ALL}, {"shapes": {"x": (1, 1, 8, 8)}}], ids=str)
+def test_a_header_of_another_interface_does_not_link(how: dict[str, Any], tmp_path: Path) -> None:
+    """Where sizes or arguments differ; the header of a network with other weights is as good as its own."""
+    def link(header: str, network: str) -> str:
+        command = [compiler("gcc"), f"-I{header}", "example.c", f"{network}/net.o", "-o", "example"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert bool(done.returncode) == bool(done.stderr)
+        return done.stderr
+
+    model = onnx.load_from_string(NETWORKS["digits"]())
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT:
+            weights.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weights), weights.name))
+    for name, source, options in (("a", NETWORKS["digits"](), {}), ("b", NETWORKS["digits"](), how),
+                                  ("trained", model.SerializeToString(), {})):
+        cnncc.embed(source, tmp_path / name, name="net", **{"target": HERE[-1], **options})
+    (tmp_path / "example.c").write_text((tmp_path / "a" / "example.c").read_text())
+    assert link("a", "a") == link("trained", "a") == ""
+    assert re.search(r"undefined reference to .net_run_header_", link("a", "b"))
+    assert (tmp_path / "a" / "net.h").read_bytes() == (tmp_path / "trained" / "net.h").read_bytes()
 
 
 def test_two_networks_in_one_program(folders: Any, truth: Any, tmp_path: Path) -> None:

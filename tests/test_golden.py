@@ -74,8 +74,18 @@ def strips() -> Graph:
     return b.graph([("y", y)])
 
 
+def preactivation() -> Graph:
+    b = Builder("preactivation")
+    b.input("x", TensorType("f32", (1, 16, 64, 64)))
+    x = _conv(b, "x", "stem", 64, 1)
+    vectors = [b.const(name, abs(_weights(64))) for name in ("weight", "bias", "mean", "variance")]
+    y = b.op("relu", [b.op("batch_norm", [x, *vectors], "bn", ("bn",), epsilon=1e-5)], "relu", ("relu",))
+    y = b.op("add", [_conv(b, y, "conv", 64, 1), x], "sum", ("sum",))
+    return b.graph([("y", b.op("reduce_max", [y], "top", ("top",), axes=(2, 3), keepdims=False))])
+
+
 @pytest.mark.parametrize("level", TARGETS)
-@pytest.mark.parametrize("make", [conv_relu_pool, residual, strips])
+@pytest.mark.parametrize("make", [conv_relu_pool, residual, strips, preactivation])
 def test_dumps(make: Callable[[], Graph], level: str) -> None:
     text = ""
     for name, graph in stages(make(), TARGETS[level]):

@@ -15,10 +15,12 @@ from onnx import helper, numpy_helper
 from cnncc.compiler import compile, optimize, plan, stages
 from cnncc.explain import native, why
 from cnncc.frontend.onnx import read
+from cnncc.frontend.onnx_out import to_onnx
 from cnncc.ir.errors import InternalError, ModelError, UnsupportedError
 from cnncc.ir.reference import evaluate
 from cnncc.ir.target import target_for
 from cnncc.ir.text import parse_graph
+from cnncc.passes.fold import Rebuild, expand
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 BATCH, FEATURES, HIDDEN = 3, 5, 7
@@ -95,6 +97,30 @@ def test_results_are_onnx_runtimes(op: str, ways: int, parts: Sequence[str], att
     same(source, feeds, oracle(source, feeds))
 
 
+@pytest.mark.parametrize(("op", "ways", "parts", "attrs"), CASES, ids=str)
+def test_written_as_onnx_it_is_the_same(op: str, ways: int, parts: Sequence[str],
+                                        attrs: dict[str, Any]) -> None:
+    given = operands(op, 4, ways, [p for p in parts if op == "LSTM" or p not in "cP"])
+    source = recurrent(op, given, "WRB", **attrs)
+    feeds = {k: v for k, v in given.items() if k not in "WRB"}
+    written = oracle(to_onnx(read(source)), feeds)
+    for name, y in oracle(source, feeds).items():
+        np.testing.assert_allclose(written[name], y, rtol=1e-5, atol=2e-6, err_msg=name)
+
+
+def test_what_onnx_does_not_give_is_not_written() -> None:
+    source = read(recurrent("LSTM", operands("LSTM", 3, 1, ()), "WR"))
+    whole = next(n.name for n in source if n.op == "recurrent")
+    with pytest.raises(UnsupportedError, match="its states are read as a whole"):
+        to_onnx(replace(source, outputs=(("states", whole),)))
+    b = Rebuild(source)
+    for n in source:
+        b.copy(n)
+    middle = b.op("slice", [whole], "middle", begin=(1, 0, HIDDEN), steps=(1, 1, 1), shape=(2, BATCH, HIDDEN))
+    with pytest.raises(UnsupportedError, match="its cell's states between steps are read"):
+        to_onnx(b.graph([("middle", middle)]))
+
+
 @pytest.mark.parametrize("batch", [None, "N"])
 @pytest.mark.parametrize("op", GATES)
 def test_the_batch_may_come_first(op: str, batch: str | None) -> None:
@@ -146,7 +172,7 @@ def test_after_every_pass_the_value_and_the_text_are_right() -> None:
 
 
 def test_a_loop_that_does_not_fit_is_found() -> None:
-    graph = read(recurrent("RNN", operands("RNN", 4, 1, ()), "WR"))
+    graph = expand(read(recurrent("RNN", operands("RNN", 4, 1, ()), "WR")), target_for("native"))
     n = next(n for n in graph if n.loop)
     assert n.loop is not None
     wrong = (replace(n, inputs=n.inputs[:-1]), replace(n, base=""),

@@ -23,6 +23,7 @@ from cnncc.ir.errors import ArtifactError, InputError
 from cnncc.ir.plan import Place, Plan, Step, Value
 from cnncc.runtime import artifact, loader, profiler
 from cnncc.runtime.model import CompiledModel, load
+from cnncc.runtime.profiler import StepTime
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MACHINE = Machine(llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
@@ -278,10 +279,10 @@ def test_profile() -> None:
     assert [t.index for t in times] == [0, 1, 2, 3] and [t.tasks for t in times] == [20, 20, 1, 20]
     assert all(t.seconds >= 0 and t.flops == 5 * BYTES // 4 for t in times)
     assert sum(t.share for t in times) == pytest.approx(1) or not any(t.seconds for t in times)
-    text = m.format_profile(times, peak=100.0)
-    for part in ("% peak", "scale", "sum, identity", "constant", "act", "bn1 (into scale)"):
+    text = m.format_profile(times, profiler.Roof(1e11, 1e11, 1e10, 1 << 20))
+    for part in ("% roof", "scale", "sum, identity", "constant", "act", "bn1 (into scale)"):
         assert part in text
-    assert "peak" not in profiler.format_profile(times)
+    assert "roof" not in profiler.format_profile(times)
     assert len({line.index("act") for line in text.splitlines() if "act" in line}) == 1
     check(x, m(x))              # the bounds of the last step are gone
     check(data(2), m(data(2)))
@@ -296,6 +297,17 @@ def test_ranges_of_steps() -> None:
     short = [replace(times[0], seconds=0.0), replace(times[1], seconds=2e-6)]
     rows = [line.split()[1] for line in profiler.format_profile(short).splitlines()]
     assert rows == ["us", "<0.1", "2.00", "2.00"]
+
+
+def test_what_limits_a_step() -> None:
+    t = StepTime(0, "k", ("a|b",), "conv", 1, 8000, 1000, 1e-6, 1.0, "f32[1, 2]")
+    assert profiler.Roof(1e10, 1e10, 1e9, 1000).limit(t) == ("FMA", pytest.approx(0.8))
+    assert profiler.Roof(1e11, 2e9, 1e9, 1000).limit(t) == ("cache", pytest.approx(0.5))
+    assert profiler.Roof(1e11, 1e11, 4e9, 999).limit(t) == ("memory", pytest.approx(0.25))
+    assert profiler.Roof(1e10, 1e10, 1e9, 1000).limit(replace(t, seconds=0.0))[1] == 0
+    text = profiler.format_profile([t, t], profiler.Roof(1e11, 2e9, 1e9, 1000), markdown=True).splitlines()
+    assert len({line.count("|") for line in text}) == 1 and len(text) == 5
+    assert "| 50%* | 1 | f32[1, 2] | conv | a&#124;b |" in text[2] and text[-1].count("50%") == 1
 
 
 def test_models_are_freed() -> None:

@@ -191,6 +191,24 @@ def test_pow(dtype: str, limit: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("exponent", [n / 4 for n in range(-8, 9) if n])
+def test_pow_of_a_number(exponent: float, dtype: str) -> None:
+    """Quarters are products and roots: near the ends of the range too, and of special numbers."""
+    text = f"pow(x[i], {dtype}({exponent}))"
+    reach = 1e37 if dtype == "f32" else 1e300
+    x = spread(1 / reach, reach, 100_000).astype(NUMPY[dtype])
+    with quiet():
+        x = x[np.abs(np.log(np.abs(x)) * exponent) < np.log(reach)]
+        exact = np.power(x.astype(np.longdouble), np.longdouble(exponent))
+        special = np.power(np.array(SPECIAL, NUMPY[dtype]), np.full(len(SPECIAL), exponent, NUMPY[dtype]))
+    got, wrong = compute(text, dtype, x), np.isnan(exact)
+    assert np.isnan(got[wrong]).all() and ulps(got[~wrong], exact[~wrong]).max() <= 4
+    special = np.where(np.abs(special) < np.finfo(x.dtype).tiny, 0, special)
+    got = compute(text, dtype, np.array(SPECIAL, NUMPY[dtype]))
+    np.testing.assert_allclose(got, special, rtol=4 * np.finfo(x.dtype).eps, atol=np.finfo(x.dtype).tiny)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_fmod_is_exact(dtype: str) -> None:
     x, w = spread(1e-3, 1e6, 100_000), spread(1e-3, 1e6, 100_000, 1)
     x, w = x.astype(NUMPY[dtype]), w.astype(NUMPY[dtype])

@@ -13,9 +13,10 @@ from samples import SAMPLES
 
 from cnncc.compiler import stages
 from cnncc.ir.errors import InternalError
-from cnncc.ir.kernel import Kernel
+from cnncc.ir.kernel import Kernel, parse_kernel
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import LEVELS, Target, target_for
+from cnncc.passes.choice import schedule
 from cnncc.passes.schedules import candidates, weights_of
 
 MOST = 12
@@ -100,3 +101,21 @@ def test_random_schedules(name: str) -> None:
                 continue
             taken += other != base
     assert taken
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("shape", ["20, 56", "56, 4"])
+def test_windows_of_strips(shape: str, rows: int) -> None:
+    """Loops over the taps of a stage whose rows the shared loops place say which of them are inside."""
+    h, w = shape.split(", ")
+    kernel = schedule(parse_kernel(f"""in x f32[1, 24, {shape}] as n, c:8, h, w, c
+in w f32[24, 1, 3, 3] as n, c, h, w
+in u f32[16, 24, 1, 1] as n, c, h, w
+scratch t f32[1, 24, {shape}] as n, c:8, h, w, c
+out y f32[1, 16, {shape}] as n, c:8, h, w, c
+loops par p0:{rows}
+stage g=24 p0={h} p1={w} r0=3 r1=3
+  t[0, g, p0, p1] += x[0, g, p0 + r0 - 1, p1 + r1 - 1] * w[g, 0, r0, r1]
+stage k=16 p0={h} p1={w} c=24
+  y[0, k, p0, p1] += t[0, c, p0, p1] * u[k, c, 0, 0]"""), ("w", "u"), target_for("x86-64-v3"))
+    check(kernel, target_for("x86-64-v3"), Given({}, False))

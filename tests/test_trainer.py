@@ -90,6 +90,22 @@ def test_it_learns_and_what_is_saved_says_the_same(tmp_path: Path) -> None:
             t.save(tmp_path / name)
 
 
+@pytest.mark.parametrize("how", [{"class_weights": (0.1, 1.0, 5.0, 0.0)}, {"ignore_index": 3},
+                                 {"class_weights": (1.0, 2.0, 3.0, 4.0), "ignore_index": 0}], ids=str)
+def test_evaluation_is_the_mean_over_all_that_counts(how: dict[str, Any]) -> None:
+    x, y = dots(600)
+    order = np.argsort(y, kind="stable")            # batches that count differently
+    t = trainer(loss=SoftmaxCrossEntropy(**how))
+    result, outputs = t.evaluate(x[order], y[order]), t.predict(x[order])
+    weight = torch.tensor(how["class_weights"], dtype=torch.float64) if "class_weights" in how else None
+    labels, ignored = torch.tensor(y[order]), how.get("ignore_index", -100)
+    expected = torch.nn.functional.cross_entropy(torch.tensor(outputs).double(), labels, weight,
+                                                 ignore_index=ignored)
+    assert result["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    kept = y[order] != ignored
+    assert result["accuracy"] == pytest.approx((outputs.argmax(1) == y[order])[kept].mean())
+
+
 def test_the_bits_do_not_depend_on_threads_or_on_how_data_come() -> None:
     X, Y = dots(50)     # the last batch has two samples
     one = trainer(augment=[Flip(), Crop(1)])
@@ -305,7 +321,7 @@ def test_a_loss_that_is_no_number_names_the_layer() -> None:
     assert all(np.isfinite(a).all() for a in t.state.values())
     bad = X.astype(np.float32)
     bad[3, 2, 2] = np.nan
-    with pytest.raises(InputError, match="the first value that isn't is in the input 'x'"):
+    with pytest.raises(InputError, match="sample 3 of the data has values that are not finite"):
         trainer().fit(bad, Y)
     graph = network()
     with pytest.raises(InputError, match=r"in the weights 'f1\.bias'"):
@@ -325,8 +341,10 @@ def test_the_state_before_a_bad_step_comes_back() -> None:
 
 @pytest.mark.parametrize(("fit", "what"), [
     (lambda: trainer().fit(X, Y + 1), r"label 4 at \[\d+\] of the batch is out of range.* 4 classes, 0 to 3"),
+    (lambda: trainer().fit(X, Y % 3 + 2), "4 classes, 0 to 3: labels begin at 0"),
     (lambda: trainer().fit(X, Y - 1), "label -1"),
-    (lambda: trainer().fit(X, Y * 0.5), "expected integers"),
+    (lambda: trainer().fit(X, Y * 0.5), r"expected integers .* got float64\[16\]$"),
+    (lambda: trainer().fit(X, Y * 1.0), r"expected integers .* got float64\[16\]: y.astype\(int\)"),
     (lambda: trainer().fit(X, Y[1:]), "48 samples with 47 targets"),
     (lambda: trainer().fit(X), "there are no targets"),
     (lambda: trainer().fit(3), "expected arrays x and y, or batches of both, got int"),

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import cnncc
+from cnncc.compiler import optimize
 from cnncc.ir.graph import Graph
 from cnncc.ir.target import target_for
 from cnncc.passes.fold import fold_batchnorm
@@ -121,6 +122,27 @@ def test_moves_have_gradients() -> None:
     x = b.depth_to_space(b.channel_shuffle(x, groups=2), block=2, order="CRD", act="relu")
     follow(b.graph(b.linear(b.global_avg_pool(x), out=10, id="fc")),
            lambda x, w: shuffled(F.conv2d(x, w["a.weight"], w["a.bias"].reshape(-1), padding=1), w))
+
+
+def test_large_locally_connected_layers() -> None:
+    """Of more weights than a cache holds, behind a layer that gets its gradients from them."""
+    b = cnncc.Builder()
+    x = b.conv(b.input("x", ["N", 3, 24, 24]), out=16, k=1, id="a")
+    graph = b.graph(b.linear(b.global_avg_pool(b.locally_connected(x, out=16, k=3, id="n")), out=10, id="fc"))
+    follow(graph, lambda x, w: local(F.conv2d(x, w["a.weight"], w["a.bias"].reshape(-1)), w))
+    step = optimize(step_of(graph).graph, target_for("native"))
+    local_ones = [n.kernel.flops() for n in step if n.kernel and n.type.shape[-2:] == (24, 24)
+                  and any(t.type.rank == 6 for t in n.kernel.operands)]
+    assert max(local_ones) <= 2 * min(local_ones)           # gradients go over windows, not over all places
+
+
+def test_weights_that_a_sample_uses_once_are_read_once_for_the_batch() -> None:
+    b = cnncc.Builder()
+    x = b.locally_connected(b.input("x", ["N", 16, 24, 24]), out=16, k=3)
+    [n] = [n for n in optimize(b.graph(x), target_for("x86-64-v3")) if "local_conv" in n.attr.get("does", "")]
+    assert n.kernel is not None
+    loops = [loop for s in n.kernel.stages for loop in (*n.kernel.loops.loops, *s.schedule.loops)]
+    assert [loop.kind for loop in loops if loop.dim == "n"] == ["for", "unroll"]
 
 
 def test_norms_of_inputs_are_learned() -> None:

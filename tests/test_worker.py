@@ -8,12 +8,21 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import llvmlite.binding as llvm
 import pytest
 
-from cnncc.codegen.worker import Compiler, Machine, assembly, compile_all, compile_text
+from cnncc.codegen.worker import (
+    Compiler,
+    Machine,
+    assembly,
+    compile_all,
+    compile_text,
+    module_of,
+    target_machine,
+)
 from cnncc.ir.errors import InternalError
 
 MACHINE = Machine(llvm.get_default_triple(), "x86-64-v3", "")
@@ -53,6 +62,34 @@ def until(condition: Callable[[], object]) -> None:
 def test_text_to_object_and_assembly() -> None:
     assert compile_text(text(1), MACHINE)[:4] == b"\x7fELF"
     assert "f1_0:" in assembly(text(1), MACHINE)
+
+
+LOOP = """
+define void @f(ptr %p, ptr %q, i64 %n) {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %a = getelementptr [12 x float], ptr %p, i64 %i
+  %b = getelementptr [20 x float], ptr %q, i64 %i
+  %x = load float, ptr %a
+  store float %x, ptr %b
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, %n
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+"""
+
+
+def test_options_of_llvm_are_ours_only_while_code_is_generated() -> None:
+    def plainly() -> bytes:
+        return bytes(target_machine(MACHINE).emit_object(module_of(LOOP)))
+    before, own = plainly(), compile_text(LOOP, MACHINE)
+    with ThreadPoolExecutor(4) as threads:
+        assert {own} == {*threads.map(lambda _: compile_text(LOOP, MACHINE), range(40))}
+    assert own != before == plainly()
 
 
 @pytest.mark.parametrize("bad", ["; bad one\nnonsense", "; bad two\ndefine i32 @f() {\n  ret i64 0\n}\n"])

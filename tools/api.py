@@ -25,10 +25,11 @@ Made by `tools/api.py` from the docstrings. Each name is imported when it is fir
 cheap. The layers of `Builder` are in [operators.md](operators.md#layers-of-definitions-and-of-builder).
 """
 SECTIONS: dict[str, Sequence[str]] = {
-    "Compiling": ("compile", "load", "reference", "convert", "op", "tune", "tuner.Report", "tuner.Row"),
+    "Compiling": ("compile", "Preprocess", "load", "reference", "convert", "op", "tune", "tuner.Report",
+                  "tuner.Row"),
     "In C and C++ programs": ("embed", "Embedded"),
     "Compiled models": ("CompiledModel", "SpecialisingModel", "runtime.model.Threaded", "ir.plan.Value",
-                        "runtime.profiler.StepTime", "Reference"),
+                        "runtime.profiler.StepTime", "runtime.profiler.Roof", "Reference"),
     "Networks in Python": ("Builder", "Graph"),
     "Training": (
         "Trainer", "SGD", "Adam", "AdamW", "RMSprop", *(f"train.{name}" for name in (

@@ -1,9 +1,10 @@
-"""The engines that can be compared; and the process of one: `python -m cnncc.bench.engines ENGINE THREADS`.
+"""The engines to compare with; and the process of one: `python -m cnncc.bench.engines ENGINE THREADS CALLS`.
 
-A message is a line of JSON. It is told the files {"path", "inputs", "expected"}, then {"seconds", "calls",
-"cold"} for each round, the last the bytes that are walked over before each call; it answers {"error", "load",
-"first"}, then {"times", "foreign", "peak"}, or {"failed": why}; times are in seconds. It ends when its stdin
-does.
+So many threads work on each call, and so many calls run at a time. A message is a line of JSON. The process
+is told the files {"path", "inputs", "expected"}, then {"seconds", "calls", "cold"} for each round, the last
+the bytes that are walked over before each call; it answers {"error", "load", "first"}, then {"times",
+"foreign", "peak"}, or {"failed": why}; times are in seconds, of calls at the same time the wall time for
+each. It ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,18 +25,20 @@ import numpy as np
 from cnncc.compiler import compile, reference
 from cnncc.ir.signature import Array
 from cnncc.reference_model import error_of
+from cnncc.runtime.throughput import in_order
 
 Feeds: TypeAlias = Mapping[str, Array]
 Call: TypeAlias = Callable[[Feeds], list[Array]]
 
 
-def _onnx(path: str) -> str | bytes:
-    """What others can read of a model file: the file itself, or what it says as ONNX."""
+def _onnx(path: str | bytes) -> str | bytes:
+    """What others can read of a model: an ONNX file or its bytes, what a definition says as ONNX."""
     from cnncc.compiler import as_onnx
-    return path if path.lower().endswith(".onnx") else as_onnx(path)
+    return path if isinstance(path, bytes) or path.lower().endswith(".onnx") else as_onnx(path)
 
 
-def onnxruntime(path: str, threads: int, feeds: Feeds, optimize: bool = True) -> Call:
+def onnxruntime(path: str | bytes, threads: int, feeds: Feeds, streams: int = 1,
+                optimize: bool = True) -> Call:
     """Without `optimize` it runs the model as written: it also rounds where the model quantizes."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -47,27 +51,30 @@ def onnxruntime(path: str, threads: int, feeds: Feeds, optimize: bool = True) ->
     return lambda given: [np.asarray(y) for y in session.run(None, dict(given))]
 
 
-def _openvino(path: str, threads: int, feeds: Feeds) -> Call:
+def _openvino(path: str, threads: int, feeds: Feeds, streams: int = 1) -> Call:
     import openvino
     core = openvino.Core()
     model = core.read_model(_onnx(path))
     model.reshape({name: list(x.shape) for name, x in feeds.items()})       # a fixed batch is faster
     compiled = core.compile_model(model, "CPU", {
-        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",   # its default may be bfloat16
-        "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1})
-    request = compiled.create_infer_request()
+        "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": "f32",                              # its default may be bfloat16
+        "INFERENCE_NUM_THREADS": threads * streams, "NUM_STREAMS": streams})
+    own = threading.local()
 
     def run(given: Feeds) -> list[Array]:
-        results = request.infer(dict(given), share_inputs=True, share_outputs=True)
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        results = own.request.infer(dict(given), share_inputs=True, share_outputs=True)
         return [results[i] for i in range(len(compiled.outputs))]
     return run
 
 
-ENGINES: dict[str, Callable[[str, int, Feeds], Call]] = {
-    "cnncc": lambda path, threads, feeds: functools.partial(compile(path, threads=threads).run, None),
-    "numpy": lambda path, threads, feeds: functools.partial(reference(path).run, None),
+ENGINES: dict[str, Callable[[str, int, Feeds, int], Call]] = {
+    "cnncc": lambda path, threads, *_: functools.partial(compile(path, threads=threads).run, None),
+    "numpy": lambda path, *_: functools.partial(reference(path).run, None),
     "onnxruntime": onnxruntime, "openvino": _openvino}
-"""Each prepares a model for a number of threads and the shapes of these feeds."""
+"""Each prepares a model for the threads of a call, the shapes of these feeds, and so many calls at a time."""
 
 
 def busy() -> float:
@@ -77,26 +84,37 @@ def busy() -> float:
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def _round(call: Call, feeds: Feeds, seconds: float, calls: int, cold: int) -> dict[str, Any]:
+def _round(call: Call, feeds: Feeds, seconds: float, calls: int, cold: int, streams: int) -> dict[str, Any]:
     """Times of at least `calls` calls, for `seconds`; the cores that others used meanwhile.
 
     Before each call `cold` bytes are walked over, which leave nothing in the caches.
     """
-    walked = np.zeros(cold, np.uint8)
-    if calls > 1:
-        call(feeds)
-    times: list[float] = []
+    once = _timed(call, feeds, 1, 0, np.zeros(0, np.uint8))[0] if calls > 1 or streams > 1 else seconds
     wall, used, own = time.perf_counter(), busy(), time.process_time()
-    while len(times) < calls or time.perf_counter() - wall < seconds:
-        np.add(walked, 1, out=walked)
-        begin = time.perf_counter()
-        call(feeds)
-        times.append(time.perf_counter() - begin)
+    if streams > 1:
+        many = streams * max(calls, round(seconds / once))
+        for _ in in_order(lambda _, given: call(given), [feeds] * many, streams, streams):
+            pass
+        times = [(time.perf_counter() - wall) / many] * many
+    else:
+        times = _timed(call, feeds, calls, seconds, np.zeros(cold, np.uint8))
     foreign = busy() - used - (time.process_time() - own)
     return {"times": times, "foreign": max(0.0, foreign) / max(0.05, time.perf_counter() - wall)}
 
 
-def serve(engine: str, threads: int) -> None:
+def _timed(call: Call, feeds: Feeds, calls: int, seconds: float, walked: Array) -> list[float]:
+    """The time of each call, at least `calls`, for `seconds`; `walked` is written before each."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < calls or time.perf_counter() < end:
+        np.add(walked, 1, out=walked)
+        begin = time.perf_counter()
+        call(feeds)
+        times.append(time.perf_counter() - begin)
+    return times
+
+
+def serve(engine: str, threads: int, streams: int) -> None:
     """Answer messages until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sink = os.fdopen(os.dup(1), "w")
@@ -111,7 +129,7 @@ def serve(engine: str, threads: int) -> None:
                 feeds, expected = (dict(np.load(message[what], allow_pickle=False))
                                    for what in ("inputs", "expected"))
                 begin = time.perf_counter()
-                call = ENGINES[engine](message["path"], threads, feeds)
+                call = ENGINES[engine](message["path"], threads, feeds, streams)
                 loaded = time.perf_counter()
                 results = call(feeds)
                 first = time.perf_counter() - loaded
@@ -119,10 +137,10 @@ def serve(engine: str, threads: int) -> None:
                 answer = {"error": error if np.isfinite(error) else None, "load": loaded - begin,
                           "first": first}
             else:
-                answer = _round(call, feeds, message["seconds"], message["calls"], message["cold"])
+                answer = _round(call, feeds, message["seconds"], message["calls"], message["cold"], streams)
                 if engine == "cnncc":
                     from cnncc.bench.peak import peak
-                    answer["peak"] = peak(threads, 0.05)
+                    answer["peak"] = peak(threads * streams, 0.05)
         except Exception as error:
             answer = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
         with suppress(BrokenPipeError):
@@ -131,4 +149,4 @@ def serve(engine: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], *map(int, sys.argv[2:]))

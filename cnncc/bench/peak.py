@@ -1,4 +1,4 @@
-"""The machine's peak of multiply-adds, measured with a loop that touches only registers."""
+"""What the machine can do: multiply-adds, measured with a loop that touches only registers; bytes moved."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from cnncc.codegen.emitter import PTR, Emitter, Type
 from cnncc.codegen.worker import Machine, compile_text
 from cnncc.ir.target import Target, target_for
 from cnncc.runtime.loader import ENTRY, Code, load_code
+from cnncc.runtime.profiler import Roof
 
+NEAR, FAR = 8 << 20, 128 << 20
+"""Bytes of the copies within the last cache, and beyond."""
 TURNS = 100_000     # of the loop in one call: below a millisecond, so that some calls are undisturbed
 
 
@@ -36,6 +41,28 @@ def peak(threads: int = 1, seconds: float = 0.1) -> float:
         return best
     with ThreadPoolExecutor(threads) as workers:
         return sum(workers.map(run, range(threads)))
+
+
+def copied(nbytes: int, threads: int = 1) -> float:
+    """Bytes a second that `threads` copies within so much memory together read and write, at best."""
+    start = threading.Barrier(threads)
+
+    def run(_: int) -> float:
+        a = np.ones(nbytes // threads // 8, np.float32)
+        b, best = np.empty_like(a), 0.0
+        for _ in range(20):
+            start.wait()
+            begin = time.perf_counter()
+            np.copyto(b, a)
+            best = max(best, 2 * a.nbytes / (time.perf_counter() - begin))
+        return best
+    with ThreadPoolExecutor(threads) as workers:
+        return sum(workers.map(run, range(threads)))
+
+
+def roof(threads: int = 1) -> Roof:
+    """The roof of so many threads."""
+    return Roof(peak(threads) * 1e9, copied(NEAR, threads), copied(FAR, threads), target_for().l3 // 2)
 
 
 @functools.cache

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from cnncc.compiler import optimize, plan, reference
+from cnncc.compiler import as_onnx, optimize, plan, reference
 from cnncc.feeds import random_feeds, write_results
+from cnncc.frontend.preprocess import Preprocess
 from cnncc.ir.errors import InputError
 from cnncc.ir.reference import evaluate
 from cnncc.ir.target import target_for
@@ -35,13 +36,19 @@ WRONG = 1e-3    # an error against the NumPy reference in float32 beyond this is
 
 @dataclass
 class Result:
-    """An engine's times in seconds over quiet rounds; `ratio` is to our median; None is what isn't known."""
+    """An engine's times in seconds over quiet rounds; `ratio` is to our median; None is what isn't known.
+
+    With the `mode` latency one call runs on all threads; with throughput one on each, and the times are those
+    of a round for each of its calls. `rate` is samples per second.
+    """
 
     engine: str
     threads: int
+    mode: str
     median: float | None = None
     minimum: float | None = None
     ratio: float | None = None
+    rate: float | None = None
     gflops: float | None = None
     percent: float | None = None
     error: float | None = None
@@ -65,16 +72,17 @@ class Bench:
 
 def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int, seconds: float,
           report: Callable[[str, float], None], shapes: Mapping[str, Sequence[int]] | None = None,
-          cold: bool = False) -> Bench:
+          cold: bool = False, mode: str = "latency", preprocess: Preprocess | None = None) -> Bench:
     """Measure cnncc and the engines `against` on a model with seeded random inputs, `seconds` each.
 
     `shapes` are those of inputs whose sizes the model leaves open; `cold`: nothing is in the caches before a
-    call.
+    call. Where the `mode` is throughput, cnncc's latency is measured too. With `preprocess` all engines get
+    the model with it as nodes.
 
     Raises ModelError as `compile` does, InputError where the model's batch is fixed to another.
     """
     report("reference", 0.0)
-    read = reference(path, shapes=shapes)
+    read = reference(path, shapes=shapes, preprocess=preprocess)
     fixed = {v.shape[0] for v in read.inputs if v.shape}
     fixed = {batch} if any(isinstance(e, str) for e in fixed) else fixed
     if batch != 1 and fixed != {batch}:
@@ -90,14 +98,18 @@ def bench(path: str, against: Sequence[str], threads: Sequence[int], batch: int,
         with ExitStack() as stack:
             folder = stack.enter_context(TemporaryDirectory())
             first = {"path": path, "inputs": f"{folder}/inputs.npz", "expected": f"{folder}/expected.npz"}
+            if preprocess is not None:
+                first["path"] = f"{folder}/model.onnx"
+                Path(first["path"]).write_bytes(as_onnx(graph))
             write_results(first["inputs"], feeds)
             write_results(first["expected"], expected)
-            engines = [stack.enter_context(closing(_Engine(name, t)))
-                       for name in dict.fromkeys(["cnncc", *against])]
+            names = [(name, mode) for name in dict.fromkeys(["cnncc", *against])]
+            names[1:1] = [("cnncc", "latency")] * (mode != "latency")
+            engines = [stack.enter_context(closing(_Engine(name, t, how))) for name, how in names]
             _measure(engines, first, seconds, part, FLUSH * target_for().l3 if cold else 0)
         found.peak[t] = max(e.peak for e in engines)
         for e in engines:
-            e.conclude(found.flops, found.peak[t])
+            e.conclude(found.flops, found.peak[t], batch)
             if (median := engines[0].result.median) and e.result.median:
                 e.result.ratio = e.result.median / median
             found.results.append(e.result)
@@ -128,8 +140,8 @@ def _measure(engines: Sequence[_Engine], first: dict[str, Any], seconds: float,
 class _Engine:
     """The process of one engine and what it answered."""
 
-    def __init__(self, name: str, threads: int) -> None:
-        self.result = Result(name, threads)
+    def __init__(self, name: str, threads: int, mode: str) -> None:
+        self.result = Result(name, threads, mode)
         self.times: list[tuple[float, list[float]]] = []        # a round: cores that others used, our times
         self.calls, self.rounds, self.peak = CALLS, ROUNDS * MOST, 0.0
         self.process: subprocess.Popen[str] | None = None
@@ -138,10 +150,12 @@ class _Engine:
             return
         paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]),
                                               os.environ.get("PYTHONPATH")]))
+        own, calls = (threads, 1) if mode == "latency" else (1, threads)
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cnncc.bench.engines", name, str(threads)], text=True, bufsize=1,
-            process_group=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths, **dict.fromkeys(LIBRARIES, str(threads))})
+            [sys.executable, "-P", "-m", "cnncc.bench.engines", name, str(own), str(calls)], text=True,
+            bufsize=1, process_group=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": paths, **dict.fromkeys(LIBRARIES, str(own))})
 
     def close(self) -> None:
         if self.process is not None:
@@ -171,7 +185,7 @@ class _Engine:
         limit = max(0, (os.cpu_count() or 1) - self.result.threads) + 0.1
         return [times for times in self.times if times[0] < limit]
 
-    def conclude(self, flops: int, peak: float) -> None:
+    def conclude(self, flops: int, peak: float, batch: int) -> None:
         """The statistics over the quiet rounds, or where there are none over the two quietest."""
         r, quiet = self.result, self.quiet()
         rounds = quiet or sorted(self.times)[:2]
@@ -179,7 +193,7 @@ class _Engine:
             return
         times = [x for _, several in rounds for x in several]
         r.median, r.minimum = statistics.median(times), min(times)
-        r.gflops = flops / r.median / 1e9
+        r.rate, r.gflops = batch / r.median, flops / r.median / 1e9
         r.percent = 100 * r.gflops / peak if peak else None
         r.calls, r.rounds, r.disturbed = len(times), len(rounds), len(self.times) - len(quiet)
         if not quiet and not r.note:
@@ -188,14 +202,14 @@ class _Engine:
 
 def table(found: Bench) -> str:
     """The results as text, a row for each engine and number of threads."""
-    forms = {"median ms": ".4f", "min ms": ".4f", "ratio": ".2f", "GFLOP/s": ".1f", "% peak": ".1f",
-             "error": ".1e", "calls": "d"}
-    numbers = [(r.median and r.median * 1e3, r.minimum and r.minimum * 1e3, r.ratio, r.gflops, r.percent,
-                r.error, r.calls or None) for r in found.results]
-    rows = [[str(r.threads), r.engine, *("" if x is None else format(x, form) for x, form in
+    forms = {"median ms": ".4f", "min ms": ".4f", "samples/s": ".1f", "ratio": ".2f", "GFLOP/s": ".1f",
+             "% peak": ".1f", "error": ".1e", "calls": "d"}
+    numbers = [(r.median and r.median * 1e3, r.minimum and r.minimum * 1e3, r.rate, r.ratio, r.gflops,
+                r.percent, r.error, r.calls or None) for r in found.results]
+    rows = [[str(r.threads), r.engine, r.mode, *("" if x is None else format(x, form) for x, form in
                                          zip(row, forms.values(), strict=True)), r.note]
             for r, row in zip(found.results, numbers, strict=True)]
     peaks = ", ".join(f"{peak:.0f} with {t}" for t, peak in found.peak.items() if peak)
     return (f"{found.model}, batch {found.batch}: {found.flops / 1e6:,.2f} MFLOP a call\n"
-            f"{profiler.table(['threads', 'engine', *forms, ''], rows, ('engine', ''))}\n"
+            f"{profiler.table(['threads', 'engine', 'mode', *forms, ''], rows, ('engine', 'mode', ''))}\n"
             f"ratio: time to that of cnncc; peak of multiply-adds in GFLOP/s: {peaks or 'not measured'}")

@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 
 from cnncc.codegen.interface import OWN, Api, Interface, weights
 from cnncc.codegen.threads import pool_ir
-from cnncc.codegen.worker import Machine, module_of, target_machine
+from cnncc.codegen.worker import Machine, generating, module_of, target_machine
 from cnncc.ir.target import TRIPLE
 
 
@@ -36,7 +36,7 @@ def build(interface: Interface) -> Object:
         for _, text in v.texts:
             whole.link_in(_prefixed(module_of(text, context), f"{name}_{v.suffix}_", symbols))
     if interface.threads == "pthread":
-        whole.link_in(_prefixed(module_of(pool_ir(), context), f"{name}_"))
+        whole.link_in(_prefixed(module_of(pool_ir(embedded=True), context), f"{name}_"))
     for x in (*whole.functions, *whole.global_variables):
         if not x.is_declaration and x.name not in interface.exports:
             x.linkage = "internal"
@@ -44,10 +44,10 @@ def build(interface: Interface) -> Object:
     if interface.key is None:
         whole.link_in(module_of(weights(interface), context))   # only now: as assembly they would be long
     machine = target_machine(Machine(TRIPLE, "x86-64", ""))     # kernels name their instructions themselves
-    llvm.initialize_native_asmparser()                          # for the weights
-    data = bytes(machine.emit_object(whole))
+    with generating():
+        data, text = bytes(machine.emit_object(whole)), str(machine.emit_assembly(copy))
     code = sum(s.size() for s in llvm.ObjectFileRef.from_data(data).sections() if s.is_text())
-    return Object(data, _stack(frames(str(machine.emit_assembly(copy))), interface), code)
+    return Object(data, _stack(frames(text), interface), code)
 
 
 def _prefixed(module: llvm.ModuleRef, prefix: str, own: Collection[str] = ()) -> llvm.ModuleRef:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import reduce, wraps
 
 from cnncc.codegen.lanes import BITS_OF, Lanes
 
@@ -280,6 +280,17 @@ def pow(x: Lanes, w: Lanes) -> Lanes:
     y = ((x < 0) & (x > -INF) & ~whole).where(x.constant(NAN), y)
     y = (x.isnan() | w.isnan()).where(x + w, y)
     return (w.eq(0) | x.eq(1) | (x.eq(-1) & abs(w).eq(INF))).where(x.constant(1), y)
+
+
+def quarters(x: Lanes, n: int) -> Lanes:
+    """x ** (n / 4) by products and square roots, n from -8 to 8 but 0: within 4 units of the last place."""
+    whole, rest = divmod(abs(n), 4)
+    if rest:
+        x = x.eq(-INF).where(x.constant(INF), x + 0)    # a root of -0 is -0, its power 0
+    powers = [x if n > 0 else 1 / x] * whole
+    roots = [x.sqrt()] * (rest >> 1) + [x.sqrt().sqrt()] * (rest & 1)
+    a, b = (reduce(Lanes.__mul__, factors, x.constant(1)) for factors in (powers, roots))
+    return a * b if n > 0 else a / b
 
 
 # ---- angles

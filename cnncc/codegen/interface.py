@@ -8,6 +8,7 @@ Of a network called `net` (`embedding/header.py` writes the same for people):
     const char *net_strerror(int code)
 
 Where there are several targets these take the best that the CPU has; `net_run_x86_64_v3` and so on run one.
+All that run the network have a second name, by which a header calls them: it tells interfaces apart.
 Nothing is written but the operands, the workspace, the stack and one word that keeps what the CPU said; a
 thread pool, where it is wanted, has its own state.
 """
@@ -17,16 +18,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 
 from cnncc.codegen.cpuid import levels
 from cnncc.codegen.driver import ENTRY, flush, restore
 from cnncc.codegen.emitter import BOOL, I64, PTR, Emitter, Int, Type, Value
-from cnncc.ir.plan import FRAME, Plan
+from cnncc.ir.plan import ALIGN, FRAME, Plan
 from cnncc.ir.target import Target
 from cnncc.ir.types import dtype_called
 
+ABI = 1
+"""Version of the C interface: names, arguments and what they mean."""
 OWN = "cnncc_"              # begins the names of the driver and the pool: an interface's name takes its place
-ALIGNMENT = 64              # of the workspace and the weights
+ALIGNMENT = ALIGN           # of the workspace and the weights
 ERRORS = {"CPU": "the CPU lacks the instructions that this code needs",
           "NULL": "an argument is a null pointer",
           "ALIGNMENT": f"the workspace or the weights are not aligned to {ALIGNMENT} bytes",
@@ -89,10 +93,29 @@ class Interface:
         return tuple(v.suffix for v in self.variants) if len(self.variants) > 1 else ()
 
     @property
+    def work(self) -> int:
+        """Bytes of activations per unit of the batch."""
+        return max(v.plan.work for v in self.variants)
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that each thread needs besides; there is always some workspace."""
+        return max(ALIGNMENT, *(v.plan.scratch for v in self.variants))
+
+    @property
+    def linked(self) -> dict[str, str]:
+        """By function that runs the network its name for headers. Equal interfaces give equal names."""
+        plan, weights = self.plan, self.key and sum(v.plan.weights for v in self.variants)
+        whole = (ABI, self.threads, self.levels, plan.symbol, plan.inputs, plan.shown, self.counts, self.work,
+                 self.scratch, weights)
+        tag = sha256(repr(whole).encode()).hexdigest()[:8]
+        found = (*self.runs, *(f"{run}_{level}" for level in self.levels for run in self.runs))
+        return {function: f"{function}_header_{tag}" for function in found}
+
+    @property
     def exports(self) -> tuple[str, ...]:
-        """All symbols that others see."""
-        return (*self.runs, *(f"{run}_{level}" for level in self.levels for run in self.runs),
-                f"{self.name}_supported", f"{self.name}_strerror")
+        """All functions that others see, by their first names."""
+        return (*self.linked, f"{self.name}_supported", f"{self.name}_strerror")
 
 
 def meanings(plan: Plan) -> dict[int, str]:
@@ -134,6 +157,9 @@ class Api(Emitter):
                 self.declare(f"{types.replace('(', f' @{self.prefix}_{part}(')}")
         self.supported()
         self.strerror()
+        for function, name in self.interface.linked.items():
+            types = ", ".join(str(t) for t, _ in (*self.params, *self.more("parallel" in function)))
+            self.lines.append(f"@{name} = alias i32 ({types}), ptr @{function}")
         return self.module()
 
     @contextmanager

@@ -121,13 +121,16 @@ CODE: dict[str, Callable[..., Lanes]] = {
 }
 
 
-def apply(e: Emitter, fn: str, args: list[Value], constant: bool = False) -> Value:
-    """A function of `ir.scalars`; `constant`: the last argument is a number. Raises InternalError."""
+def apply(e: Emitter, fn: str, args: list[Value], number: float | None = None) -> Value:
+    """A function of `ir.scalars`; the last argument may be a known `number`. Raises InternalError."""
     if fn not in CODE:
         raise InternalError(f"no code for the function {fn}")
-    if constant and fn in ("max", "min") and args[0].type.floating:     # one instruction that keeps a NaN
-        a, b = args
-        return e.select(e.fcompare("olt" if fn == "max" else "ogt", a, b), b, a)
+    if number is not None and args[0].type.floating:
+        if fn in ("max", "min"):        # one instruction that keeps a NaN
+            a, b = args
+            return e.select(e.fcompare("olt" if fn == "max" else "ogt", a, b), b, a)
+        if fn == "pow" and number and abs(number) <= 2 and number * 4 % 1 == 0:
+            return functions.quarters(Lanes(e, args[0]), int(number * 4)).value
     return CODE[fn](*(Lanes(e, a) for a in args)).value
 
 

@@ -81,7 +81,9 @@ class StageLowering:
         out = self.accesses[self.store_at]
         self.pad = self.lanes if self.simd and out.padded(self.simd.dim, self.lanes) else 0
         unrolled = {x.dim for x in self.loops[self.tile_at:] if x.kind == "unroll"} - reduced
-        self.along = transpose.neighbours(out, self.simd.dim, unrolled) \
+        steps = {x.dim: x.step for x in self.loops[:self.tile_at]}
+        tile = {d: int(steps.get(d, self.extents[d])) for d in unrolled}
+        self.along = transpose.neighbours(out, self.simd.dim, tile, self.lanes) \
             if self.simd and self.simd.dim not in reduced else None
         self.isolated = {
             d: [i for i, a in enumerate(self.accesses[:self.store_at])
@@ -373,7 +375,8 @@ class StageLowering:
         if isinstance(x, Table):
             return self.e.constant(x.at({d: p.rep for d, p in pos.items()}), wide.of(x.dtype))
         args = [self.value(a, pos, ptrs, wide, acc, active) for a in x.args]
-        return apply(self.e, x.fn, args, constant=isinstance(x.args[-1], Const))
+        last = x.args[-1]
+        return apply(self.e, x.fn, args, last.value if isinstance(last, Const) else None)
 
     def element(self, i: int, pos: Positions, ptrs: Pointers, wide: Type, active: Sequence[int]) -> Value:
         a = self.accesses[i]

@@ -1,8 +1,8 @@
-"""The process-wide native thread pool, as LLVM text (x86-64 Linux with glibc; what depends on it is all
-here).
+"""The process-wide native thread pool, as LLVM text (x86-64 Linux; what depends on it is all here).
 
 `pool_ir()` is compiled to an object of its own and loaded once per process; every compiled model receives the
-addresses of the three functions in its call frame, so a host program may pass its own:
+addresses of the three functions in its call frame, so a host program may pass its own. The pool of an
+embedded network needs functions called pthread_* and no others, and leaves affinities alone.
 
     i64  cnncc_pool_acquire(i64 threads)
         Takes the pool for one inference. Returns the number of threads to use, the caller included: `threads`
@@ -26,10 +26,10 @@ futex of its own. Whoever spins longer than some 25 us yields the CPU between lo
 counter's.
 
 Workers start when first wanted and never end: the object must stay loaded. They block all signals but those
-of faults, flush denormals (FTZ, DAZ) and may run on the caller's affinity mask without the CPU on which the
-caller is, as seen at an acquire that starts workers or finds another thread, CPU or number of threads than
-the last; a caller that moves during an inference is not followed. Where the mask has fewer CPUs than
-`threads` they may run on all of it. A forked child starts its own workers.
+of faults and flush denormals (FTZ, DAZ). Those of the process's pool may run on the caller's affinity mask
+without the CPU on which the caller is, as seen at an acquire that starts workers or finds another thread,
+CPU or number of threads than the last; a caller that moves during an inference is not followed. Where the
+mask has fewer CPUs than `threads` they may run on all of it. A forked child starts its own workers.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ MOST = 255                      # threads
 YIELD = 1 << 16                 # cycles of waiting after which a look is followed by a yield
 LINGER, HOLD = 1 << 17, 1 << 22  # cycles that a worker spins after a release, and while the pool is held
 FLUSH = 0x8040                  # MXCSR: denormals are zero, flush to zero
-FAULTS = 4, 7, 8, 11            # SIGILL, SIGBUS, SIGFPE, SIGSEGV
+UNBLOCKED = 4, 7, 8, 11, 32, 33, 34  # SIGILL, SIGBUS, SIGFPE, SIGSEGV; what C libraries keep for themselves
 CPUS = 1024                     # bits of a cpu_set_t, and of a sigset_t
-FUTEX, WAIT, WAKE = 202, 128, 129  # the system call; its operations, private to the process
+YIELDS, FUTEX = 24, 202         # system calls
+WAIT, WAKE = 128, 129           # a futex's operations, private to the process
 SLOT, COUNTER, ASLEEP, HANDLE = 256, 0, 128, 136  # bytes of a thread's slot; offsets of what it holds
 
 I32 = Type("i32")
@@ -62,13 +63,18 @@ STATE, KERNEL, ARGS, TASKS = (_global("state", 8 * i) for i in range(4))
 STARTED, CALLER, CPU, WANTED, REGISTERED = (_global("holder", 8 * i) for i in range(5))
 MASK, SLOTS = _global("mask", 0), _global("slots", 0)
 GLOBALS = {"state": 128, "holder": 128, "mask": CPUS // 8, "slots": SLOT * (MOST + 1)}
+ARGUMENTS = "rdi", "rsi", "rdx", "r10"  # of a system call
 
 
-def pool_ir() -> str:
-    """The pool as one LLVM module (opaque pointers, no triple); exports the three functions named above."""
-    pool = _Pool()
+def pool_ir(*, embedded: bool = False) -> str:
+    """The pool as one LLVM module (opaque pointers, no triple); exports the three functions named above.
+
+    `embedded`: a part of a program; else the process's, for code that no linker has seen.
+    """
+    pool = _Pool(embedded)
     for name, nbytes in GLOBALS.items():
-        pool.lines.append(f"@{name} = internal global [{nbytes} x i8] zeroinitializer, align 128")
+        if name != "mask" or not embedded:
+            pool.lines.append(f"@{name} = internal global [{nbytes} x i8] zeroinitializer, align 128")
     for function in (pool.worker, pool.run, pool.acquire, pool.release, pool.forked):
         function()
     return pool.module()
@@ -76,6 +82,10 @@ def pool_ir() -> str:
 
 class _Pool(Emitter):
     """Every number is an i64; all memory is read and written atomically, whether threads share it or not."""
+
+    def __init__(self, embedded: bool) -> None:
+        super().__init__()
+        self.embedded = embedded
 
     # ---- words
 
@@ -129,12 +139,11 @@ class _Pool(Emitter):
         self.go(label)
         self.label(label)
 
-    def call(self, name: str, *args: Int, result: Type | None = I32, fixed: str = "") -> Value:
+    def call(self, name: str, *args: Int, result: Type | None = I32) -> Value:
         """A function of the C library or of LLVM; an i32 comes back as an i64."""
         values = [a if isinstance(a, Value) else Value(str(a), I64) for a in args]
-        listed = ", ".join(f"{v.type} {v.text}" for v in values)
-        self.declare(f"{result or 'void'} @{name}({fixed or ', '.join(str(v.type) for v in values)})")
-        text = f"call {result or 'void'} {f'({fixed}) ' if fixed else ''}@{name}({listed})"
+        self.declare(f"{result or 'void'} @{name}({', '.join(str(v.type) for v in values)})")
+        text = f"call {result or 'void'} @{name}({', '.join(v.typed for v in values)})"
         if result is None:
             self.line(text)
             return NULL
@@ -144,15 +153,26 @@ class _Pool(Emitter):
     def clock(self) -> Value:
         return self.call("llvm.readcyclecounter", result=I64)
 
+    def system(self, number: int, *args: Int) -> None:
+        """A system call whose result nobody needs."""
+        values = [a if isinstance(a, Value) else Value(str(a), I64) for a in args]
+        registers = "".join(f"{{{r}}}," for r in ("rax", *ARGUMENTS[:len(args)]))
+        listed = ", ".join(v.typed for v in (Value(str(number), I64), *values))
+        self.emit(f'call i64 asm sideeffect "syscall", "={{rax}},{registers}~{{rcx}},~{{r11}},~{{memory}}"'
+                  f"({listed})", I64)
+
     def futex(self, place: Value, operation: int) -> None:
-        self.call("syscall", FUTEX, place, operation, 1, NULL, result=I64, fixed="i64, ...")
+        self.system(FUTEX, place, operation, 1, NULL)
+
+    def cpu(self) -> Value:
+        return Value("0", I64) if self.embedded else self.call("sched_getcpu")
 
     # ---- the pieces
 
     def relax(self, since: Value) -> None:
         self.call("llvm.x86.sse2.pause", result=None)
         with self.when(self.compare("ugt", self.op("sub", self.clock(), since), YIELD)):
-            self.call("sched_yield")
+            self.system(YIELDS)
 
     def work(self, kernel: Value, args: Value, tasks: Int, n: Int, region: Int, thread: Int) -> None:
         """Run tasks until none is left, of this thread's share, then of the others'."""
@@ -254,21 +274,22 @@ class _Pool(Emitter):
 
     def acquire(self) -> None:
         with self.function("cnncc_pool_acquire", "i64", [(I64, "most")]) as (most,):
-            threads, cpus, old = self.least(most, MOST), self.room(CPUS // 8), self.room(CPUS // 8)
+            threads, room, old = self.least(most, MOST), self.room(CPUS // 8), self.room(CPUS // 8)
             self.go("alone", when=self.compare("sle", threads, 1))
             word = self.get(STATE)
             self.go("alone", when=self.has(word, HELD))
             self.go("alone", when=self.lost(STATE, word, self.op("or", word, 1 << HELD), "acquire"))
             want, have = self.sub(threads, 1), self.get(STARTED)
             same = self.compare("uge", have, want)
-            caller, cpu = self.call("pthread_self", result=I64), self.call("sched_getcpu")
+            caller, cpu = self.call("pthread_self", result=I64), self.cpu()
             for place, value in ((CALLER, caller), (CPU, cpu), (WANTED, threads)):
                 same = self.arith("and", same, self.compare("eq", self.get(place), value))
                 self.put(value, place)
             self.go("ready", when=same)
             with self.when(self.compare("ult", have, want)):
-                self.hire(want, cpus, old)
-            self.pin(threads, cpu, have, cpus)
+                self.hire(want, room, old)
+            if not self.embedded:
+                self.pin(threads, cpu, have, room)
             workers = self.least(self.get(STARTED), want)
             with self.when(self.compare("eq", workers, 0)):
                 self.free()
@@ -280,14 +301,17 @@ class _Pool(Emitter):
 
     def hire(self, want: Int, signals: Value, old: Value) -> None:
         """Start workers until there are as many, or the system gives no more."""
-        self.call("sigfillset", signals)
-        for signal in FAULTS:
-            self.call("sigdelset", signals, Value(str(signal), I32))
+        for at in range(0, CPUS // 8, 8):
+            self.put(-1 if at else ~sum(1 << s - 1 for s in UNBLOCKED), self.offset(signals, at))
         set_mask = Value("2", I32)
         self.call("pthread_sigmask", set_mask, signals, old)
         with self.when(self.compare("eq", self.get(REGISTERED), 0)):
             self.put(1, REGISTERED)
-            self.call("__register_atfork", NULL, NULL, Value("@forked", PTR), NULL)
+            forked = NULL, NULL, Value("@forked", PTR)
+            if self.embedded:
+                self.call("pthread_atfork", *forked)
+            else:               # what that is made of: the C library has it for linkers alone
+                self.call("__register_atfork", *forked, NULL)
         self.at("hire")
         have = self.get(STARTED)
         self.go("hired", when=self.compare("uge", have, want))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 from cnncc.codegen.access import Access, Positions
 from cnncc.codegen.emitter import Emitter, Value
@@ -25,13 +25,20 @@ def columns(e: Emitter, rows: Sequence[Value]) -> list[Value]:
     return square
 
 
-def neighbours(a: Access, simd: str, unrolled: Collection[str]) -> str | None:
-    """The unrolled dimension that runs along a plain result's memory, where the vector's runs across."""
+def neighbours(a: Access, simd: str, unrolled: Mapping[str, int], lanes: int) -> str | None:
+    """The unrolled dimension that runs along a result's memory, where the vector's runs across.
+
+    In blocked memory a tile, of so many elements of each `unrolled` one, must lie in a block.
+    """
     order = a.tensor.layout.order
-    if simd not in a.dims or a.lookups or any(block for _, block in order):
+    if simd not in a.dims or a.lookups or any(block not in (0, lanes) for _, block in order):
         return None
-    last = a.load.index[order[-1][0]]
-    return next((d for d, c in last.terms if c == 1 and d in unrolled and d != simd), None)
+    axis = order[-1][0]
+    whole = a.tensor.layout.block(axis) == 1
+    if not whole and int(a.shape[axis]) % lanes:
+        return None
+    return next((d for d, c in a.load.index[axis].terms if c == 1 and d != simd and d in unrolled
+                 and (whole or unrolled[d] % lanes == 0)), None)
 
 
 def store(e: Emitter, a: Access, p: Value, rows: Sequence[Value], pos: Positions, across: str,

@@ -16,8 +16,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -48,8 +48,27 @@ def target_machine(machine: Machine) -> llvm.TargetMachine:
     """LLVM's code generator for a machine."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()      # for inline assembly
     return llvm.Target.from_triple(machine.triple).create_target_machine(
         cpu=machine.cpu, features=machine.features, opt=machine.opt, reloc="pic", codemodel="small")
+
+
+_generating = threading.Lock()
+
+
+@contextmanager
+def generating() -> Iterator[None]:
+    """Where code is generated: LLVM's options, which are the whole process's, are ours meanwhile.
+
+    Reduction of strength in loops takes three fifths of the time and gains nothing: addresses are constant
+    offsets from what the loops carry.
+    """
+    with _generating:
+        llvm.set_option("", "--disable-lsr")
+        try:
+            yield
+        finally:
+            llvm.set_option("", "--disable-lsr=false")
 
 
 def _first_line(text: str) -> str:
@@ -71,12 +90,16 @@ def compile_text(text: str, machine: Machine) -> bytes:
 
     Raises InternalError with LLVM's message and the first line of a text that LLVM refuses.
     """
-    return bytes(target_machine(machine).emit_object(module_of(text)))
+    module = module_of(text)
+    with generating():
+        return bytes(target_machine(machine).emit_object(module))
 
 
 def assembly(text: str, machine: Machine) -> str:
     """The same as assembly, to read; raises as `compile_text` does."""
-    return str(target_machine(machine).emit_assembly(module_of(text)))
+    module = module_of(text)
+    with generating():
+        return str(target_machine(machine).emit_assembly(module))
 
 
 def serve(descriptor: str) -> None:

@@ -8,12 +8,9 @@ from math import prod
 from typing import Any
 
 from cnncc.codegen.aot import Object
-from cnncc.codegen.interface import ALIGNMENT, DATA, ERRORS, Interface, meanings
+from cnncc.codegen.interface import ABI, ALIGNMENT, DATA, ERRORS, Interface, meanings
 from cnncc.embedding.names import distinct
 from cnncc.ir.plan import Value
-
-ABI = 1
-"""Version of the C interface: names, arguments and what they mean."""
 
 CTYPES = {"float32": "float", "float64": "double", "bool": "uint8_t", "float16": "uint16_t",
           "bfloat16": "uint16_t"} | {f"{u}int{bits}": f"{u}int{bits}_t" for u in ("", "u")
@@ -99,16 +96,6 @@ class Description:
                        for n, (name, axis, v) in zip(names, of, strict=True)]
 
     @property
-    def work(self) -> int:
-        """Bytes of activations per unit of the batch."""
-        return max(v.plan.work for v in self.interface.variants)
-
-    @property
-    def scratch(self) -> int:
-        """Bytes that each thread needs besides; there is always some workspace."""
-        return max(ALIGNMENT, *(v.plan.scratch for v in self.interface.variants))
-
-    @property
     def stated(self) -> list[str]:
         """The parameters of the run functions, declared."""
         return [*(["size_t batch"] if self.batch else []), *(a.declaration for a in self.arguments),
@@ -135,7 +122,8 @@ class Description:
             **{f"{kind}s": [row(a) for a in rows if a.kind == kind] for kind in ("input", "output", "count")},
             "threads": self.interface.threads, "functions": self.interface.exports,
             "errors": {text: code for code, text, _ in self.errors},
-            "workspace": {"alignment": ALIGNMENT, "activations": self.work, "scratch": self.scratch},
+            "workspace": {"alignment": ALIGNMENT, "activations": self.interface.work,
+                          "scratch": self.interface.scratch},
             "stack": self.made.stack, "code": self.made.code,
             "weights": {"bytes": self.weights, "alignment": ALIGNMENT,
                         "file": f"{self.name}.weights" if self.in_file else None},

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
-import numpy as np
-from numpy.typing import NDArray
 
 from cnncc.codegen.aot import build
-from cnncc.codegen.interface import ALIGNMENT, Interface, Variant
-from cnncc.compiler import Source, check_ops, check_shapes, names_of, plan, read
+from cnncc.codegen.interface import Interface, Variant
+from cnncc.compiler import Source, check_ops, check_shapes, names_of, plan, read, schedules_from
 from cnncc.compiler import optimize as passes
 from cnncc.embedding.archive import archive
 from cnncc.embedding.description import Description
@@ -30,25 +26,22 @@ from cnncc.embedding.example import example_c, example_py
 from cnncc.embedding.header import header
 from cnncc.embedding.names import check_name, mangled
 from cnncc.embedding.packages import cmake, pkg_config
+from cnncc.embedding.weights import MOST, Weights
 from cnncc.ir.errors import InputError, UnsupportedError
 from cnncc.ir.signature import OpenError
 from cnncc.ir.target import LEVELS, Target, target_for
-from cnncc.passes.memory import pack
-from cnncc.runtime import buffers
+from cnncc.passes.tuned import Tuned, target_text
 from cnncc.runtime.artifact import replacing
 from cnncc.version import __version__
 
 if TYPE_CHECKING:
     from cnncc.frontend.onnx_import import Shapes
+    from cnncc.frontend.preprocess import Preprocess
     from cnncc.frontend.user import Ops
     from cnncc.ir.graph import Graph
 
 THREADS = ("none", "pthread", "callback")
 WEIGHTS = ("object", "file")
-MAGIC = b"CNNCCW\0\1"
-MOST = 3 << 29              # bytes of weights in an object: code and data of a program are within 2 GiB
-HEAD = struct.Struct("<8sQ16x32s")
-"""What begins a file of weights: MAGIC, the length of the file, the SHA-256 of the rest."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +56,21 @@ class Embedded:
 def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = None, target: str = "native",
           shapes: Shapes | None = None, outputs: Sequence[str] | None = None, precision: str = "fast",
           optimize: str = "speed", threads: str = "none", weights: str = "object", shared: bool = False,
-          ops: Ops | None = None, progress: Callable[[str, float], None] | None = None) -> Embedded:
+          progress: Callable[[str, float], None] | None = None, ops: Ops | None = None,
+          schedules: str | os.PathLike[str] | None = None, preprocess: Preprocess | None = None) -> Embedded:
     """Write what a C or C++ program needs to run a model, without Python or any library, into a folder.
 
-    `source`, `shapes`, `outputs`, `precision`, `ops` and `progress` are as for `compile`; all sizes but one
-    batch must be known. The files are called after `name` (None: the source's), which begins all symbols:
-    `NAME.h`, `NAME.o`, `libNAME.a`, `example.c`, `CMakeLists.txt`, `NAME.pc` and `NAME.json`.
+    `source`, `shapes`, `outputs`, `precision`, `progress`, `ops`, `schedules` and `preprocess` are as for
+    `compile`; all sizes but one batch must be known. The files are called after `name` (None: the source's),
+    which begins all symbols: `NAME.h`, `NAME.o`, `libNAME.a`, `example.c`, `CMakeLists.txt`, `NAME.pc` and
+    `NAME.json`.
 
     `target` is native or x86-64-v2, -v3 or -v4, which this CPU may lack, or several with `+` between them:
-    the object then runs the best that the CPU has. `optimize` is speed, or size for less code. `threads` is
-    none, pthread for a function that runs on several, or callback for one that runs on the program's own.
-    `weights` are in the object, or in a file `NAME.weights`. `shared` makes a library with the C compiler
-    (CC, else cc), and `example.py`. Equal arguments give equal files, byte by byte.
+    the object then runs the best that the CPU has; `schedules` are for one of them. `optimize` is speed, or
+    size for less code. `threads` is none, pthread for a function that runs on several, or callback for one
+    that runs on the program's own. `weights` are in the object, or in a file `NAME.weights`. `shared` makes a
+    library with the C compiler (CC, else cc), and `example.py`. Equal arguments give equal files, byte by
+    byte.
 
     Raises ModelError as `compile` does, UnsupportedError for a model that leaves sizes open, InputError for
     a bad argument, a folder that can't be written to, or a compiler that is missing or fails.
@@ -85,6 +81,7 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
             raise InputError(f"{what}={given!r}: choose one of {', '.join(known)}")
     check_shapes(shapes)
     targets = _targets(target, precision, optimize)
+    tuned = schedules_from(schedules, *targets) if schedules is not None else None
     if name is not None:
         check_name(name)
     compiler = _c_compiler() if shared else None
@@ -92,42 +89,39 @@ def embed(source: Source, folder: str | os.PathLike[str], *, name: str | None = 
         raise InputError(f"{os.fspath(folder)}: is no folder: the files are written into one")
     report("reading", 0.0)
     try:
-        graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops))
+        graph = read(source, None, shapes, names_of(outputs), None, check_ops(ops), preprocess)
     except OpenError as error:
         raise _closed(error) from error
     if name is None:
         name = mangled(Path(source).stem if isinstance(source, str | os.PathLike) else graph.name, "net")
-    variants, parts = _compiled(graph, targets, HEAD.size if weights == "file" else 0, report)
-    head = _head(parts) if weights == "file" else b""
-    if not head and (nbytes := sum(p.nbytes for p in parts)) > MOST:
-        raise InputError(f"{graph.name}: {nbytes:,} bytes of weights are more than code reaches in its "
-                         f"object ({MOST:,}): use weights='file' (--weights file), or fewer targets")
+    packed = Weights(weights == "file")
+    variants = _compiled(graph, targets, tuned, packed, report)
+    if not packed.in_file and packed.nbytes > MOST:
+        raise InputError(f"{graph.name}: {packed.nbytes:,} bytes of weights are more than code reaches in "
+                         f"its object ({MOST:,}): use weights='file' (--weights file), or fewer targets")
     report("linking", 0.5)
     with _writing(folder := os.fspath(folder)):
         os.makedirs(folder, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.") as file:
-            if not head:
-                _put(file, parts)
-            key = struct.unpack("<8q", head) if head else None
-            interface = Interface(name, variants, threads, key, file.name)
+            if not packed.in_file:
+                packed.write(file)
+            interface = Interface(name, variants, threads, packed.key, file.name)
             made = build(interface)
-    description = Description(interface, made, len(head) + sum(p.nbytes for p in parts), {
-        "model": graph.name, "cnncc": __version__, "llvm": ".".join(map(str, llvm.llvm_version_info)),
-        "optimize": optimize, "precision": precision})
-    report("writing", 0.9)
-    texts = _files(description, shared)
-    with _writing(folder):
+        report("writing", 0.9)
+        description = Description(interface, made, packed.nbytes, {
+            "model": graph.name, "cnncc": __version__, "llvm": ".".join(map(str, llvm.llvm_version_info)),
+            "optimize": optimize, "precision": precision})
+        texts = _files(description, shared)
         for file_name, data in texts.items():
             with replacing(Path(folder, file_name)) as file:
                 file.write(data)
-        if head:
+        if packed.in_file:
             with replacing(Path(folder, f"{name}.weights")) as file:
-                file.write(head)
-                _put(file, parts)
+                packed.write(file)
         if compiler:
             _link(compiler, Path(folder), name, threads == "pthread")
     report("done", 1.0)
-    more = [f"{name}.weights"] * bool(head) + [f"lib{name}.so"] * shared
+    more = [f"{name}.weights"] * packed.in_file + [f"lib{name}.so"] * shared
     return Embedded(folder, (*texts, *more), description.record())
 
 
@@ -148,41 +142,23 @@ def _closed(error: OpenError) -> UnsupportedError:
     needs = [f"the values of {', '.join(sorted(error.values))}, which decide shapes: make them constants of "
              "the model"] if error.values else []
     if error.sizes:
-        rows = ((v.name, ", ".join(str(e if isinstance(e, int) else 1) for e in v.shape)) for v in
-                error.signature.inputs if any(isinstance(e, str) for e in v.shape))
-        given = ", ".join(f"{name!r}: ({sizes},)" for name, sizes in rows)
-        needs.append(f"the sizes of its inputs: give them, as in shapes={{{given}}} or --shape NAME=N,N...")
+        given = {v.name: tuple(e if isinstance(e, int) else 1 for e in v.shape) for v in
+                 error.signature.inputs if any(isinstance(e, str) for e in v.shape)}
+        needs.append(f"the sizes of its inputs: give them, as in shapes={given} or --shape NAME=N,N...")
     return UnsupportedError(f"{error.name}: to embed it cnncc must know {'; and '.join(needs)}", error.rows)
 
 
-def _compiled(graph: Graph, targets: Sequence[Target], first: int,
-              report: Callable[[str, float], None]) -> tuple[tuple[Variant, ...], list[NDArray[np.uint8]]]:
-    """The variants of a network and their weights, which begin at `first` and follow each other."""
-    variants, parts = [], []
+def _compiled(graph: Graph, targets: Sequence[Target], tuned: Tuned | None, packed: Weights,
+              report: Callable[[str, float], None]) -> tuple[Variant, ...]:
+    """The variants of a network; their weights are added to those packed."""
+    variants = []
     for i, target in enumerate(targets):
         report("compiling", 0.1 + 0.4 * i / len(targets))
-        code = plan(passes(graph, target))
-        nbytes = -(-code.plan.weights // ALIGNMENT) * ALIGNMENT
-        parts.append(buffers.aligned(nbytes))
-        pack(code.constants, code.packings, parts[-1])
+        own = tuned if tuned and tuned.target == target_text(target) else None
+        code = plan(passes(graph, target, own))
         texts = tuple((symbol, text) for symbol, text in code.texts(target) if symbol != "pool")
-        variants.append(Variant(target, code.plan, texts, first))
-        first += nbytes
-    return tuple(variants), parts
-
-
-def _head(parts: Sequence[NDArray[np.uint8]]) -> bytes:
-    """What begins the file of these weights, by which the code knows its own."""
-    digest = hashlib.sha256()
-    for p in parts:
-        digest.update(p.data)
-    return HEAD.pack(MAGIC, HEAD.size + sum(p.nbytes for p in parts), digest.digest())
-
-
-def _put(file: Any, parts: Sequence[NDArray[np.uint8]]) -> None:
-    for p in parts:
-        file.write(p.data)
-    file.flush()
+        variants.append(Variant(target, code.plan, texts, packed.add(code)))
+    return tuple(variants)
 
 
 def _files(d: Description, shared: bool) -> dict[str, bytes]:
@@ -193,7 +169,8 @@ def _files(d: Description, shared: bool) -> dict[str, bytes]:
              f"{name}.pc": pkg_config(d), f"{name}.json": record}
     if shared:
         texts["example.py"] = example_py(d)
-    return {f"{name}.o": d.made.data, f"lib{name}.a": archive(f"{name}.o", d.made.data, d.interface.exports),
+    symbols = (*d.interface.exports, *d.interface.linked.values())
+    return {f"{name}.o": d.made.data, f"lib{name}.a": archive(f"{name}.o", d.made.data, symbols),
             **{n: text.encode() for n, text in texts.items()}}
 
 

@@ -99,7 +99,7 @@ def example_py(d: Description) -> str:
         size = f"{a.elements}{' * BATCH' if a.open else ''}"
         value = f"(*(i / ({size}) for i in range({size})))" if a.kind == "input" and _real(a) else "()"
         lines.append(f"{a.name} = (ctypes.c_{types[a.ctype]} * ({size})){value}")
-    work = f"{d.work} * BATCH + {d.scratch}" if d.batch else str(d.work + d.scratch)
+    work = f"{d.interface.work}{' * BATCH' * d.batch} + {d.interface.scratch}"
     lines += ["", "", "def aligned(nbytes):", '    """Memory at a multiple of 64, and its address."""',
               "    memory = ctypes.create_string_buffer(nbytes + 64)",
               "    address = ctypes.addressof(memory)", "    return memory, address + -address % 64", "", "",

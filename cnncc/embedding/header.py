@@ -6,8 +6,8 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from cnncc.codegen.interface import ALIGNMENT
-from cnncc.embedding.description import ABI, Argument, Description
+from cnncc.codegen.interface import ABI, ALIGNMENT
+from cnncc.embedding.description import Argument, Description
 
 WIDTH = 96                  # of lines
 
@@ -65,10 +65,11 @@ def _constants(d: Description) -> Iterator[str]:
 
 
 def _bytes(d: Description, threads: str) -> str:
-    scratch = str(d.scratch) if threads == "1" else f"(size_t)({threads}) * {d.scratch}"
-    if d.batch:
-        return f"((size_t)(batch) * {d.work} + {scratch})"
-    return f"({d.work} + {scratch})" if threads != "1" else str(d.work + d.scratch)
+    work, scratch = d.interface.work, d.interface.scratch
+    if threads == "1" and not d.batch:
+        return str(work + scratch)
+    return (f"({'(size_t)(batch) * ' * d.batch}{work} + "
+            f"{f'(size_t)({threads}) * ' * (threads != '1')}{scratch})")
 
 
 def _macro(name: str, batch: bool, value: str, about: str) -> Iterator[str]:
@@ -118,6 +119,10 @@ def about(d: Description) -> Iterator[tuple[str, str]]:
 
 
 def _functions(d: Description) -> Iterator[str]:
+    yield comment("What the object calls these functions: it doesn't link with the header of another, whose "
+                  "arguments or sizes differ.")
+    yield from (f"#define {function} {name}" for function, name in d.interface.linked.items())
+    yield ""
     rows = list(about(d))
     width = max(len(name) for name, _ in rows)
     parameters = [f"{name:{width}}  {text}" for name, text in rows]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from string import Template
 
-from cnncc.embedding.description import ABI, Description
+from cnncc.codegen.interface import ABI
+from cnncc.embedding.description import Description
 
 CMAKE = Template("""\
 # The library $name, as a part of your project (add_subdirectory) or installed, for find_package($name):

@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,6 +18,7 @@ from cnncc.frontend.files import Opening, expect, inside
 from cnncc.frontend.kinds import KINDS
 from cnncc.frontend.layers import REQUIRED, WORDS, Kind, Layer, known
 from cnncc.frontend.onnx import ModelInfo
+from cnncc.frontend.preprocess import Preprocess, preprocessed
 from cnncc.frontend.user import Ops
 from cnncc.frontend.weights import read_weights
 from cnncc.frontend.yaml_file import Entry, at
@@ -79,7 +80,7 @@ class _Definition:
 
     def __init__(self, root: Entry, path: Path, opening: Opening | None, ops: Ops) -> None:
         self.keys = _keys(root, "a definition", ("input", "layers"),
-                          ("name", "output", "blocks", "seed", "init", "weights"))
+                          ("name", "output", "blocks", "seed", "init", "weights", "preprocess"))
         options: dict[str, Any] = {}
         for key in (k for k in ("seed", "init") if k in self.keys):
             with at(self.keys[key].line):
@@ -101,6 +102,19 @@ class _Definition:
             self.kinds[name] = self._block(name, block)
 
     def graph(self, outputs: Sequence[str] | None) -> Graph:
+        """The graph, which takes images where the definition says how."""
+        made = self._graph(outputs)
+        if (entry := self.keys.get("preprocess")) is None:
+            return made
+        keys = _keys(entry, "preprocess", (), [f.name for f in fields(Preprocess)])
+        with at(entry.line):
+            try:
+                return preprocessed(made, Preprocess(**{k: _evaluate(e, {}) if isinstance(e.value, list) else
+                                                        e.value for k, e in keys.items()}))
+            except InputError as error:
+                raise ModelError(str(error)) from None
+
+    def _graph(self, outputs: Sequence[str] | None) -> Graph:
         values: dict[str, str] = {}
         for name, entry in _typed(self.keys["input"], dict, "input").items():
             shape = [e.value for e in _typed(entry, list, f"input {name!r}")]

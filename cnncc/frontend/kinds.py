@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cnncc.frontend import layer_moves, layer_norms, layer_windows
+from cnncc.frontend import layer_moves, layer_norms, layer_recurrent, layer_windows
 from cnncc.frontend.files import expect
 from cnncc.frontend.layers import REQUIRED, Bias, Count, Layer, Share, Weight, pointwise, row, show
 
@@ -35,6 +35,7 @@ KINDS = {kind.name: kind for kind in (
     *layer_windows.ROWS,
     *layer_norms.ROWS,
     *layer_moves.ROWS,
+    *layer_recurrent.ROWS,
     pointwise("relu"),
     row("relu6", lambda b, x: b.emit("clip", x, low=0.0, high=6.0), activation=True),
     pointwise("leaky_relu", alpha=0.01),

@@ -102,10 +102,10 @@ def _weight(c: Call, w: str) -> tuple[int, ...]:
 
 
 def channel_bias(c: Call, i: int, channels: int, rank: int) -> str | None:
-    """Operand i, a number for each channel, beside a result of that rank; None for a missing one or zeros."""
-    bias = c.operand(i) if c.has(i) else None
-    if bias is None or (not isinstance(bias, str) and not bias.any()):
+    """Operand i, a number for each channel, beside a result of that rank; None for a missing one."""
+    if not c.has(i):
         return None
+    bias = c.operand(i)
     c.expect(c.shape(bias) == (channels,),
              f"its bias has the shape {list(c.shape(bias))}, expected {[channels]}")
     shape = (channels, *(1,) * (rank - 2))

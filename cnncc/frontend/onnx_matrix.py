@@ -27,14 +27,13 @@ def gemm(c: Call) -> str:
     c.expect(len(c.shape(c.operand(0))) == len(c.shape(w)) == 2, "its operands are no matrices")
     added = c.has(2) and beta != 0
     bias = c.operand(2) if added else np.zeros(1, np.float32)
-    zero = not isinstance(bias, str) and not bias.any()
     if not first and not isinstance(w, str) and _linear(c, w):
         w = w if turned else w.T
         c.expect(c.shape(c.value(0))[1] == w.shape[1],
                  f"can't multiply {list(c.shape(c.value(0)))} by {list(w.T.shape)}")
         with np.errstate(all="ignore"):
             weight = c.value(1) if turned and alpha == 1 else c.const(w * np.float32(alpha), "weight")
-        y = c.emit("linear", [c.value(0), weight], "" if zero else "linear")
+        y = c.emit("linear", [c.value(0), weight], "linear" if added else "")
     else:
         x, v = c.value(0), c.value(1)
         x = c.emit("transpose", [x], "first", perm=(1, 0)) if first else x
@@ -42,10 +41,10 @@ def gemm(c: Call) -> str:
         scaled = alpha != 1
         c.expect(c.dtype(x) in FLOATS or (float(alpha).is_integer() and float(beta).is_integer()),
                  f"alpha={alpha}, beta={beta} are for floats only")
-        y = c.emit("matmul", [x, v], "" if zero and not scaled else "product")
+        y = c.emit("matmul", [x, v], "product" if added or scaled else "")
         if scaled:
-            y = c.emit("scale", [y], "" if zero else "scaled", factor=alpha)
-    if zero:
+            y = c.emit("scale", [y], "scaled" if added else "", factor=alpha)
+    if not added:
         return y
     rows, columns = (1, 1, *c.shape(bias))[-2:]
     c.expect(len(c.shape(bias)) <= 2 and rows in (1, c.shape(y)[0]) and columns in (1, c.shape(y)[1]),

@@ -13,7 +13,8 @@ import numpy as np
 from cnncc.frontend.files import expect
 from cnncc.frontend.onnx_file import DTYPES, MAX_ELEMENTS, MAX_RANK, OnnxFile, absurd, dtype_name
 from cnncc.ir.errors import ModelError
-from cnncc.ir.graph import Attr, Builder, Loop, Node
+from cnncc.ir.graph import Attr, Builder
+from cnncc.ir.op import Move
 from cnncc.ir.plan import Signal
 from cnncc.ir.signature import Array
 from cnncc.ir.types import NUMPY, Extent, TensorType
@@ -278,19 +279,15 @@ class Call:
 
         `turn` makes the first turn of what it is given: what moves, what all turns read the same, the state.
         """
-        outer = self.scope.builder
-        operands = [v for v, *_ in moving] + [*whole]
-        body = Builder(f"{self.out}.body")
-        names = [body.input(body.fresh(v), outer.type(v)) for v in operands]
-        names.append(body.input(body.fresh(state[0]), outer.type(state[0]), "state"))
-        own = copy(self)
-        own.scope = replace(self.scope, builder=body)
-        end = turn(own, names[:len(moving)], names[len(moving):-1], names[-1])
-        self.scope.folded = own.scope.folded
-        moves = (*(m[1:] for m in moving), *(None for _ in whole), state[1:])
-        loop = Loop(body.graph([("state", end)]), count, moves)
-        return outer.add(Node(outer.fresh(f"{self.out}.loop"), "loop", tuple(operands), outer.type(state[0]),
-                              origin=(self.name,), base=state[0], loop=loop))
+        def made(body: Builder, names: Sequence[str]) -> str:
+            own = copy(self)
+            own.scope = replace(self.scope, builder=body)
+            end = turn(own, names[:len(moving)], names[len(moving):-1], names[-1])
+            self.scope.folded = own.scope.folded
+            return end
+        operands: list[tuple[str, Move]] = [*((m[0], m[1:]) for m in moving), *((v, None) for v in whole)]
+        return self.scope.builder.loop(count, operands, (state[0], state[1:]), f"{self.out}.loop",
+                                       (self.name,), made)
 
     def spend(self, nbytes: int) -> None:
         """Account for a constant derived from the model's. Raises ModelError where they are too many."""

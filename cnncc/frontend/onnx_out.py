@@ -20,6 +20,7 @@ from cnncc.frontend.onnx_resize import Axis as Resized
 from cnncc.frontend.user import FORMULA
 from cnncc.ir.errors import ModelError, UnsupportedError
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.ops.recurrent import states_of
 from cnncc.ir.signature import Array
 from cnncc.version import __version__
 
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 19          # the first in which all windows may be dilated
-Operand: TypeAlias = "str | Array | Made | None"
+Operand: TypeAlias = "str | Array | Made | tuple[str, int] | None"
 Made: TypeAlias = "tuple[str, Sequence[Operand], dict[str, Any]]"
 """(ONNX op, operands, attributes). An operand is a value of the graph, an array, made in place, or none. The
-op of another domain is written `domain.Op`."""
+op of another domain is written `domain.Op`, one of several outputs `Op:number`; of the value that is made of
+such a node the output i is the operand (value, i)."""
 Row: TypeAlias = Callable[[Graph, Node], "Made"]
 
 
@@ -93,11 +95,76 @@ def _pad(g: Graph, n: Node) -> Made:
 
 
 def _slice(g: Graph, n: Node) -> Made:
+    if g[n.inputs[0]].op == "recurrent":
+        return _states(g, n, g[n.inputs[0]])
     axes = [a for a, e in enumerate(n.type.shape) if isinstance(e, int)]
     begin, steps = ([n.attr[key][a] for a in axes] for key in ("begin", "steps"))
     ends = [b + s * int(n.type.shape[a]) for a, b, s in zip(axes, begin, steps, strict=True)]
     ends = [e if e >= 0 else -1 << 62 for e in ends]        # backwards up to the first element
     return "Slice", [*n.inputs, *(np.array(v, np.int64) for v in (begin, ends, axes, steps))], {}
+
+
+def _recurrent(g: Graph, n: Node) -> Made:
+    """What a direction gives after all steps, [steps, 1, batch, hidden]: all that is read of it are parts."""
+    if any(not user or g[user].op != "slice" for user in g.users()[n.name]):
+        raise UnsupportedError(f"{g.name} can't be written as ONNX",
+                               [(n.attr["cell"], n.name, "its states are read as a whole")])
+    a, (x, w, r, *rest) = n.attr, n.inputs
+    given, cell, functions = dict(zip(a["parts"], rest, strict=True)), a["cell"], a["functions"]
+    hidden = int(n.type.shape[2]) // states_of(cell)
+    rows = np.concatenate([np.arange(g * hidden, (g + 1) * hidden) for g in a["order"]])
+
+    def gates(*parts: str) -> Made:
+        """Of one direction, in the order of ONNX."""
+        turned: list[Operand] = [("Gather", [v, rows], {"axis": 0}) for v in parts]
+        return "Unsqueeze", [("Concat", turned, {"axis": 0}), np.array([0])], {}
+
+    def first(letter: str) -> Operand:
+        return _steps_first(given[letter], n) if letter in given else None
+    bias = gates(given["b"], given["d"]) if "b" in given else None
+    operands: list[Operand] = [_steps_first(x, n), gates(w), gates(r), bias, given.get("n"), first("h")]
+    if cell == "lstm":
+        operands.append(first("c"))
+    if "p" in given:
+        operands.append(("Unsqueeze", [given["p"], np.array([0])], {}))
+    while operands[-1] is None:
+        operands.pop()
+    attributes: dict[str, Any] = {
+        "hidden_size": hidden, "direction": "reverse" if a["back"] else "forward",
+        "activations": ["".join(map(str.capitalize, op.split("_"))) for op, _ in functions]}
+    for key in ("alpha", "beta"):
+        if numbers := [dict(own)[key] for _, own in functions if key in dict(own)]:
+            attributes[f"activation_{key}"] = numbers
+    if a["clip"]:
+        attributes["clip"] = a["clip"]
+    if a["flag"]:
+        attributes["input_forget" if cell == "lstm" else "linear_before_reset"] = 1
+    return f"{cell.upper()}:{1 + states_of(cell)}", operands, attributes
+
+
+def _steps_first(x: Operand, n: Node) -> Operand:
+    """Steps and batch where ONNX has them, and back again."""
+    return ("Transpose", [x], {"perm": (1, 0, 2)}) if n.attr["axis"] else x
+
+
+def _states(g: Graph, n: Node, source: Node) -> Made:
+    """A part of the states of a direction: of hidden values after steps, or of a cell's after the last.
+
+    Beyond the end of a sequence ONNX has zeros between them, as have those who read these.
+    """
+    a, begin, shape = source.attr, n.attr["begin"], n.type.shape
+    axis, count, steps = a["axis"], int(n.type.shape[a["axis"]]), int(source.type.shape[a["axis"]]) - 1
+    which, low = divmod(begin[2], int(source.type.shape[2]) // states_of(a["cell"]))
+    at = begin[axis] - (not a["back"])
+    last = count == 1 and at == (0 if a["back"] else steps - 1)
+    if which and not last:
+        raise UnsupportedError(f"{g.name} can't be written as ONNX",
+                               [(a["cell"], source.name, "its cell's states between steps are read")])
+    y: Operand = ("Squeeze", [source.name, np.array([1])], {})
+    if which or (last and "n" in a["parts"]):
+        y, at = (source.name, 1 + which), 0
+    ends, axes = np.array([at + count, low + int(shape[2])]), np.array([axis, 2])
+    return "Slice", [_steps_first(y, source), np.array([at, low]), ends, axes], {}
 
 
 def _expand(g: Graph, n: Node) -> Made:
@@ -210,6 +277,12 @@ def _stochastic_pool(g: Graph, n: Node) -> Made:
     return "Where", [("Equal", [total, zero], {}), zero, share], {}
 
 
+def _number(dtype: np.dtype[Any]) -> int:
+    """ONNX's number of a dtype."""
+    from onnx import helper
+    return int(helper.np_dtype_to_tensor_dtype(dtype))
+
+
 def _formula(g: Graph, n: Node) -> Made:
     values = dict(n.attr["values"])
     if called := n.attr.get("called"):
@@ -221,6 +294,7 @@ ROWS: dict[str, Row] = {
     **{_ours(op): _same(op, *names.split()) for names, ops in SAME.items() for op in ops.split()},
     **{op: functools.partial(_filled, template) for op, template in TEMPLATES.items()},
     "batch_norm": lambda g, n: ("BatchNormalization", n.inputs, dict(n.attrs)),
+    "cast": lambda g, n: ("Cast", n.inputs, {"to": _number(n.type.numpy)}),
     "clip": _clip,
     "concat": _same("Concat", "axis"),
     "conv": lambda g, n: ("Conv", n.inputs, _window(n)),
@@ -237,7 +311,9 @@ ROWS: dict[str, Row] = {
     "lrn": _same("LRN", "size", "alpha", "beta", "bias"),
     "mul": _mul,
     "matmul": _same("MatMul"),
+    "recurrent": _recurrent,
     "resample": _resample,
+    "standard": lambda g, n: ("Mul", [("Sub", n.inputs[:2], {}), n.inputs[2]], {}),
     "stochastic_pool": _stochastic_pool,
     "take": _take,
     "le": _same("LessOrEqual"),
@@ -286,7 +362,7 @@ def to_onnx(graph: Graph) -> ModelProto:
 
     def info(name: str, value: str) -> Any:
         type = graph[value].type
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(type.numpy), type.shape)
+        return helper.make_tensor_value_info(name, _number(type.numpy), type.shape)
     proto = helper.make_graph(made.nodes, graph.name, [info(i, i) for i in graph.inputs],
                               [info(*output) for output in graph.outputs], made.initializers)
     opsets = [helper.make_opsetid(d, 1 if d else OPSET) for d in sorted(made.domains | {""})]
@@ -308,6 +384,7 @@ class _Export:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.nodes, self.initializers = graph, list[Any](), list[Any]()
         self.called, self.stored, self.domains = set[str](), set[str](), set[str]()
+        self.others: dict[str, list[str]] = {}      # of a node's first output the names of the others
         self.names = {v: name for name, v in reversed(graph.outputs)} | {i: i for i in graph.inputs}
         self.taken = {*graph.inputs, *(name for name, _ in graph.outputs)}
         for n in graph:
@@ -320,7 +397,7 @@ class _Export:
         """Leave out what none of the outputs needs: values that a reader's row went without."""
         needed, kept = {*outputs}, []
         for node in reversed(self.nodes):
-            if node.output[0] in needed:
+            if not needed.isdisjoint(node.output):
                 kept.append(node)
                 needed.update(node.input)
         self.nodes = kept[::-1]
@@ -347,14 +424,18 @@ class _Export:
         for x in operands:
             if x is None or isinstance(x, str):
                 inputs.append("" if x is None else self.operand(x))
+            elif isinstance(x, tuple) and len(x) == 2:
+                inputs.append(self.others[self.names[x[0]]][x[1] - 1])
             elif isinstance(x, tuple):
-                inputs.append(self.node(x, _fresh(f"{out}.{x[0]}", self.taken)))
+                inputs.append(self.node(x, _fresh(f"{out}.{x[0].partition(':')[0]}", self.taken)))
             else:
-                inputs.append(self.store(_fresh(f"{out}.{op}", self.taken), x))
+                inputs.append(self.store(_fresh(f"{out}.{op.partition(':')[0]}", self.taken), x))
         name = _fresh(self.origins.get(out, out), self.called)
         domain, _, op = op.rpartition(".")
+        op, _, number = op.partition(":")
         self.domains.add(domain)
-        node = helper.make_node(op, inputs, [out], name, domain=domain)
+        self.others[out] = [_fresh(f"{out}.{i}", self.taken) for i in range(1, int(number or 1))]
+        node = helper.make_node(op, inputs, [out, *self.others[out]], name, domain=domain)
         node.attribute.extend(helper.make_attribute(k, v) for k, v in sorted(attributes.items()))
         self.nodes.append(node)
         return out

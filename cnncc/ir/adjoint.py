@@ -154,10 +154,10 @@ def _solved(i: Index, h: str, extent: Extent, sizes: Sizes,
     if not i.terms or (i.single and sizes[i.single] == extent):
         yield _Solution({}, {}, i)
         return
-    solvable = [(abs(c), c, d) for d, c in i.terms if d in free]
+    solvable = [(int(sizes[d]), abs(c), c, d) for d, c in i.terms if d in free]
     if not solvable or isinstance(extent, str):
         raise UnsupportedError(f"its index {i} can't be solved for a dimension of the result")
-    step, c, v = max(solvable)
+    _, step, c, v = max(solvable)                       # the sum that is left is over the others
     rest = Index(tuple((d, k) for d, k in i.terms if d != v), i.const)
     for remainder in range(min(step, extent)):
         yield _remainder(rest, h, step, c, v, remainder, extent, sizes)

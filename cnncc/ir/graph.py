@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from cnncc.ir.errors import InputError, InternalError, ModelError, hint
 from cnncc.ir.expr import Index
 from cnncc.ir.formula import Formula, outside
 from cnncc.ir.kernel import Kernel
+from cnncc.ir.op import Move
 from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.plan import Signal
 from cnncc.ir.types import Extent, TensorType, name_of
@@ -77,7 +78,7 @@ class Loop:
 
     body: Graph
     count: int
-    moves: tuple[tuple[int, int] | None, ...]
+    moves: tuple[Move, ...]
 
     @property
     def state(self) -> str:
@@ -254,17 +255,25 @@ class Graph:
         values = self.constants.get(table, np.zeros(0))
         return values.dtype == np.int32 and values.min() + i.const >= 0 and values.max() + i.const < extent
 
-    def ordered(self) -> Graph:
-        """The nodes in their order, except that what one needs comes before it."""
+    def ordered(self, after: Mapping[str, Sequence[str]] | None = None) -> Graph:
+        """The nodes in their order, except that what one needs, or must come `after`, comes before it.
+
+        Raises InternalError where it can't.
+        """
         done: dict[str, Node] = {}
+        begun: set[str] = set()
         stack = list(self.nodes)[::-1]
         while stack:
             name = stack[-1]
-            missing = [] if name in done else [i for i in self.nodes[name].needs if i not in done]
-            if missing:
-                stack += reversed(missing)
-            else:
+            before = (*self.nodes[name].needs, *(after or {}).get(name, ()))
+            missing = [] if name in done else [i for i in before if i not in done]
+            if not missing:
                 done[stack.pop()] = self.nodes[name]
+            elif name in begun:
+                raise InternalError(f"{self.name}: {name} must come after {missing[0]}, which needs it")
+            else:
+                begun.add(name)
+                stack += reversed(missing)
         return replace(self, nodes=done)
 
     def summary(self) -> str:
@@ -346,6 +355,21 @@ class Builder:
         attributes = tuple(sorted((k, v) for k, v in attrs.items()))
         type = OPS[op].infer([self.nodes[i].type for i in inputs], attrs)
         return self.add(Node(self.fresh(name), op, inputs, type, attributes, origin, base=base))
+
+    def loop(self, count: int, operands: Sequence[tuple[str, Move]], state: tuple[str, Move], name: str,
+             origin: tuple[str, ...], turn: Callable[[Builder, Sequence[str]], str]) -> str:
+        """Add a loop over a state that is a clause by now; the state after `count` turns.
+
+        `turn` adds the first turn to a builder and gives the state after it. It is told what the operands are
+        called there, and at last the state.
+        """
+        body = Builder(f"{name}.body")
+        names = [body.input(body.fresh(v), self.type(v)) for v, _ in operands]
+        names.append(body.input(body.fresh(state[0]), self.type(state[0]), "state"))
+        end = turn(body, names)
+        loop = Loop(body.graph([("state", end)]), count, tuple(move for _, move in (*operands, state)))
+        return self.add(Node(self.fresh(name), "loop", tuple(v for v, _ in operands),
+                             self.type(state[0]), origin=origin, base=state[0], loop=loop))
 
     def graph(self, outputs: Iterable[tuple[str, str]], signals: Sequence[Signal] = (),
               state: Iterable[tuple[str, str]] = ()) -> Graph:

@@ -22,6 +22,8 @@ Indices = tuple[Index, ...]
 Gradient: TypeAlias = "Callable[[Parts, Made, str], Mapping[int, str]]"
 """Of a node's parts, the node, and the gradient of its result: those of its operands, by number, an empty
 name where another operand's has it."""
+Move: TypeAlias = "tuple[int, int] | None"
+"""(axis, step) of what each turn of a loop finds `step` further along an axis; None: all find the same."""
 NAMES = ("x", "w", "u", "v", "t", "z", "o", "j")
 MANY = 4096                 # bound formulas that are kept
 
@@ -46,6 +48,8 @@ class Composer(Protocol):
            base: str = "", **attrs: Any) -> str: ...
     def const(self, name: str, value: NDArray[Any]) -> str: ...
     def type(self, name: str) -> TensorType: ...
+    def loop(self, count: int, operands: Sequence[tuple[str, Move]], state: tuple[str, Move], name: str,
+             origin: tuple[str, ...], turn: Callable[[Composer, Sequence[str]], str]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,10 @@ class _Types:
 
     def type(self, name: str) -> TensorType:
         return self.types[name]
+
+    def loop(self, count: int, operands: Sequence[tuple[str, Move]], state: tuple[str, Move], name: str,
+             origin: tuple[str, ...], turn: Callable[[Composer, Sequence[str]], str]) -> str:
+        return self._put(self.types[state[0]])
 
 
 @dataclass(frozen=True)

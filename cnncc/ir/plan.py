@@ -82,7 +82,8 @@ class Step:
     """One kernel call. `tasks` is multiplied by the batch where `batched`; numbers are per unit of the batch.
     Those of operations and bytes are of all turns, where the step is one of a loop.
 
-    `nodes` names the nodes of the user's model that are computed here; `ops` names what the kernel does.
+    `nodes` names the nodes of the user's model that are computed here; `ops` names what the kernel does,
+    `result` is the type of what it writes.
     """
 
     symbol: str
@@ -94,6 +95,7 @@ class Step:
     ops: str
     flops: int
     nbytes: int
+    result: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,10 @@ def scratch_shapes(kernel: Kernel) -> dict[str, tuple[Extent, ...]]:
 
 
 def parts(kernel: Kernel) -> list[Kernel]:
-    """Each stage as a kernel of its own, its extents what one turn of the shared loops computes of it."""
+    """Each stage as a kernel of its own, its extents what one turn of the shared loops computes of it.
+
+    What it reads of earlier stages is in its scratch memory.
+    """
     result = []
     boxes = scratch_shapes(kernel)
     for stage in kernel.stages:
@@ -37,8 +40,10 @@ def parts(kernel: Kernel) -> list[Kernel]:
         sizes = {d: min(part[d], HINT if isinstance(e, str) else e) if d in part else e
                  for d, e in stage.extents.items()}
         small = tuple(replace(f, extents=tuple((d, sizes[d]) for d, _ in f.extents)) for f in stage.formulas)
-        used = dict.fromkeys((*(x.tensor for x in stage.loads), stage.out.tensor))
-        result.append(Kernel(tuple(kernel.tensors[u] for u in used), (replace(stage, formulas=small),)))
+        used = [kernel.tensors[name] for name in dict.fromkeys(x.tensor for x in stage.loads)]
+        operands = (*(t for t in used if t not in kernel.scratch), kernel.tensors[stage.out.tensor])
+        near = tuple(t for t in used if t in kernel.scratch)
+        result.append(Kernel(operands, (replace(stage, formulas=small),), near))
     return result
 
 

@@ -43,6 +43,34 @@ def choose_algorithms(graph: Graph, target: Target) -> Graph:
     return b.finish()
 
 
+def pool_first(graph: Graph, target: Target) -> Graph:
+    """Sums over windows come before pointwise convolutions, which have fewer pixels then (DenseNet)."""
+    b, users = Rebuild(graph), graph.users()
+    for n in graph:
+        c = graph[n.inputs[0]] if n.op == "sum_pool" and not n.base else n
+        if c.op == "conv" and users[c.name] == [n.name] and _pointwise(c, graph) and _fewer(n, c, graph):
+            origin = tuple(dict.fromkeys((*c.origin, *n.origin)))
+            x = b.op("sum_pool", [b.name_of(c.inputs[0])], f"{n.name}.pooled", n.origin, **n.attr)
+            b.renamed[n.name] = b.op("conv", [x, b.name_of(c.inputs[1])], n.name, origin, **c.attr)
+        else:
+            b.copy(n)
+    return b.finish()
+
+
+def _pointwise(n: Node, graph: Graph) -> bool:
+    """Whether each pixel of a convolution's result depends on one pixel, all of them in order."""
+    steps = (*graph[n.inputs[1]].type.shape[2:], *n.attr["strides"])
+    return all(e == 1 for e in steps) and not any((*n.attr["begin"], *n.attr["end"]))
+
+
+def _fewer(pool: Node, conv: Node, graph: Graph) -> bool:
+    """Whether a pool before a pointwise convolution takes fewer operations than one after it."""
+    outer, inner = (int(e) for e in graph[conv.inputs[1]].type.shape[:2])
+    before, after = (prod(int(e) for e in n.type.shape[2:]) for n in (conv, pool))
+    more = prod(pool.attr["kernel"]) * (inner * int(conv.attr["group"]) - outer)    # channels are summed up
+    return after * (more + 2 * inner * outer) < before * 2 * inner * outer
+
+
 def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
     """Predicted cycles of a convolution by the size m of its tiles, 1: as it is; empty for other nodes."""
     if n.op != "conv" or graph[n.inputs[1]].op != "const" or n.type.dtype != "f32":

@@ -1,7 +1,8 @@
 """From here a node holds a kernel: every op becomes its formula, then formulas join.
 
 An elementwise consumer, or a pool whose windows don't overlap, becomes the epilogue of the one kernel that
-feeds it: its dimensions are replaced by what the producer's result is indexed with.
+feeds it: its dimensions are replaced by what the producer's result is indexed with. An elementwise producer
+becomes a part of the fold that reads each of its elements about once: a reduction, a pool, Winograd's tiles.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cnncc.ir.expr import Index, Load, loads, rewrite, size
+from cnncc.ir.expr import Index, Load, cost, loads, reindexed, rewrite, size
 from cnncc.ir.formula import Formula, drop_units, outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.ops import NAMES, OPS
 from cnncc.ir.target import Target
-from cnncc.ir.types import Extent, TensorType
+from cnncc.ir.types import Extent, TensorType, product
 
 CLAUSES = 256               # of a value that another kernel may join
 PRODUCER = "producer"       # the tensor by which a consumer reads its producer's result until they are one
 SHORT = 2                   # operations that may be repeated in a formula
+AGAIN = 6                   # instructions for each element that may be repeated rather than stored and loaded
 LONG = 64                   # operations of a stage that others may join: expressions nest no deeper
 SPARE = ("u", "v", *(f"u{i}" for i in range(1, 100)))
 
@@ -108,7 +110,7 @@ def _join(p: Node, n: Node) -> Node | None:
     operands = _Operands(p)
     names = {t.name: PRODUCER if i == p.name else operands.take(i, t)
              for t, i in zip(n.kernel.operands, n.inputs, strict=False)}
-    formulas = _chain(p.kernel.stages[0].formulas, n.kernel.stages[0].first.renamed(names))
+    formulas = _inlined(p, first.renamed(names)) or _chain(p.kernel.stages[0].formulas, first.renamed(names))
     if formulas is None or not _clipped(p.kernel.stages[0].formulas[-1], p.type, formulas[-1], n.type):
         return None
     kernel = Kernel((*operands.tensors, n.kernel.output), (Stage(formulas),))
@@ -133,6 +135,33 @@ class _Operands:
         self.tensors.append(replace(tensor, name=name))
         self.inputs.append(value)
         return name
+
+
+def _inlined(p: Node, fold: Formula) -> tuple[Formula, ...] | None:
+    """A fold that computes the elements of its operand where it reads them; None where it shouldn't.
+
+    Taps in the padding must be left out as before: an operand of `p` has the same index and extent there.
+    """
+    assert p.kernel is not None
+    formulas, tensors, reads = p.kernel.stages[0].formulas, p.kernel.tensors, list(loads(fold.expr))
+    last = formulas[-1]
+    if fold.fold == "=" or len(formulas) > 1 or last.fold != "=" or p.base or fold.lookups or last.lookups \
+            or len(reads) != 1 or reads[0].tensor != PRODUCER or not cost(last.expr):
+        return None
+    pairs = list(zip(last.out.index, reads[0].index, p.type.shape, strict=True))
+    order = [o.single for o, _, _ in pairs if o.terms]
+    if any(last.sizes.get(str(o.single), 1) != e for o, _, e in pairs) \
+            or any([d for d in order if d in x.dims] != [*x.dims] for x in last.loads):
+        return None
+    walked = [e for d, e in fold.extents if d in fold.reduced or d not in fold.tabled]
+    points, elements = (product([e for e in x if isinstance(e, int)]) for x in (walked, p.type.shape))
+    if (points - elements) * cost(last.expr) > AGAIN * elements:
+        return None
+    expr = reindexed(last.expr, {o.single: i for o, i, _ in pairs if o.single})
+    kept = {pair for x in loads(expr) for pair in zip(x.index, tensors[x.tensor].type.shape, strict=True)}
+    if any(outside(i, e, fold.sizes) and (i, e) not in kept for _, i, e in pairs):
+        return None
+    return (replace(fold, expr=rewrite(fold.expr, lambda x: expr)),)
 
 
 def _chain(chain: tuple[Formula, ...], consumer: Formula) -> tuple[Formula, ...] | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cnncc.ir.expr import Index, Load
 from cnncc.ir.formula import Formula, multiply_add
-from cnncc.ir.graph import Graph, Node
+from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
@@ -232,15 +232,13 @@ def _copy_results(graph: Graph, blocked: set[str]) -> Graph:
     So is what no kernel can write at once: inputs, constants, values that are results already, views of them,
     and what is written over a state of which it reads other elements.
     """
-    nodes = dict(graph.nodes)
+    b = Builder(graph.name)
+    nodes = b.nodes
+    nodes.update(graph.nodes)
     written: set[str] = set()
 
     def copied(value: str) -> str:
-        name, i = f"{value}.plain", 0
-        while name in nodes:
-            name, i = f"{value}.plain.{i}", i + 1
-        nodes[name] = copy_of(nodes[value], name)
-        return name
+        return b.add(copy_of(nodes[value], b.fresh(f"{value}.plain")))
 
     def shown(value: str) -> str:
         n = source = nodes[value]

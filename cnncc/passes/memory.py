@@ -116,7 +116,7 @@ def plan_memory(found: Inlined) -> tuple[Plan, tuple[Packing, ...], dict[str, Ke
         symbol = symbol_of(kernel)
         kernels[symbol] = kernel
         steps.append(Step(symbol, tuple(own), tasks, batch is not None, scratch_offsets(kernel)[1], n.origin,
-                          n.attr["does"], kernel.flops() * many, nbytes))
+                          n.attr["does"], kernel.flops() * many, nbytes, str(n.type)))
     symbols = {s for n in graph for s in n.type.symbols}
     values = [[value_record(user, graph[v].type) for user, v in pairs]
               for pairs in ([(i, i) for i in graph.inputs], graph.outputs)]

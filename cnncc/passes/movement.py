@@ -186,19 +186,19 @@ def read_through(graph: Graph, target: Target) -> Graph:
         n = nodes[n.name]
         for i in dict.fromkeys(n.inputs):
             m = nodes[i]
-            if i in clauses or (m.kernel is not None and not _moves(m)):
+            if i in clauses or (m.kernel is not None and not moves(m)):
                 continue
             if n.op == "reshape" and m.kernel is not None:
                 n = _merged(m, n) if users[i] == [n.name] else n
-            elif n.kernel is not None and m.op == "reshape" and _moves(n):
-                n = _through(_as_movement(graph[m.inputs[0]].type, m), n) or n
+            elif n.kernel is not None and m.op == "reshape" and moves(n):
+                n = through(_as_movement(graph[m.inputs[0]].type, m), n) or n
             elif n.kernel is not None and m.kernel is not None and not _closes_gaps(m, n):
-                n = _through(m, n) or n
+                n = through(m, n) or n
             nodes[n.name] = n
     return replace(graph, nodes=nodes).live()
 
 
-def _moves(m: Node) -> bool:
+def moves(m: Node) -> bool:
     """Whether a kernel does nothing but move elements."""
     assert m.kernel is not None
     stages = m.kernel.stages
@@ -259,7 +259,7 @@ def _merged(m: Node, view: Node) -> Node:
                    origin=tuple(dict.fromkeys((*m.origin, *view.origin))))
 
 
-def _through(m: Node, n: Node) -> Node | None:
+def through(m: Node, n: Node) -> Node | None:
     """`n` reading the operand of `m`, which only moves it; None where it is impossible or not worth it."""
     if m.kernel is None or n.kernel is None:
         return None

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from cnncc.ir.expr import Load
 from cnncc.ir.formula import multiply_add
-from cnncc.ir.graph import Graph, Node
+from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.target import Target
 from cnncc.ir.types import product
+from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import PACKED, copy_kernel, copy_of
-from cnncc.passes.schedules import candidates, weights_of
+from cnncc.passes.movement import moves, through
+from cnncc.passes.schedules import cheapest, weights_of
 
 GAIN = 0.95                 # of the cycles: what is worth a copy
 REUSE = 32                  # times that each element is used at least
@@ -21,7 +23,7 @@ REUSE = 32                  # times that each element is used at least
 def pack_weights(graph: Graph, target: Target) -> Graph:
     """Factors of sums that the graph computes, and uses often, are copied before if that makes it faster."""
     known: dict[tuple[Kernel, tuple[str, ...]], Tensor | None] = {}
-    nodes: dict[str, Node] = {}
+    b = Builder(graph.name)
     for n in graph:
         if n.kernel is not None:
             key = n.kernel, weights_of(n, graph)
@@ -30,19 +32,22 @@ def pack_weights(graph: Graph, target: Target) -> Graph:
             t = known[key]
             if t is not None:
                 at = n.kernel.operands.index(t)
-                copy = _copied(graph[n.inputs[at]], t, f"{n.name}.packed", nodes)
+                copy = _copied(graph, n, at, b)
                 n = replace(n, inputs=(*n.inputs[:at], copy, *n.inputs[at + 1:]))
-        nodes[n.name] = n
-    return replace(graph, nodes=nodes)
+        b.add(n)
+    return replace(graph, nodes=b.nodes).live()
 
 
-def _copied(source: Node, t: Tensor, name: str, nodes: dict[str, Node]) -> str:
-    """Add the copy of a value that lies as `t`; the name that it gets."""
-    number, free = 0, name
-    while free in nodes:
-        number, free = number + 1, f"{name}.{number}"
-    nodes[free] = replace(copy_of(source, free), attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
-    return free
+def _copied(graph: Graph, n: Node, at: int, b: Builder) -> str:
+    """Add a copy of what a node reads, made of the operand of what only moves that; the name that it gets."""
+    assert n.kernel is not None
+    t, source = n.kernel.operands[at], graph[n.inputs[at]]
+    copy = copy_of(source, b.fresh(f"{n.name}.packed"))
+    copy = replace(copy, attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
+    whole = collapse(n.kernel).tensors[t.name].type == t.type     # the reader's order can be the copy's
+    if source.kernel is not None and not source.base and whole and moves(source):
+        copy = through(source, copy) or copy
+    return b.add(copy)
 
 
 def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
@@ -52,10 +57,14 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
     found = list(_computed(n, graph))
     if not found:
         return None
-    least = GAIN * candidates(n.kernel, weights, target)[0].cycles
+    least = GAIN * cheapest(n.kernel, weights, target).cycles
+    compute = n.kernel.flops() / (2 * target.fmas * target.lanes)       # what no order is faster than
     for t in found:
         copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
-        cycles = candidates(n.kernel, (*weights, t.name), target)[0].cycles + copy
+        if compute + copy >= least:
+            continue
+        names = tuple(x.name for x in n.kernel.operands if x.name in (*weights, t.name))
+        cycles = cheapest(n.kernel, names, target).cycles + copy
         if cycles < least:
             least, best = cycles, t
     return best

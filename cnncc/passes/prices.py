@@ -1,12 +1,14 @@
 """What loops cost: an analytic model of the target, in cycles of one core.
 
 Arithmetic, loads and latency of the register tile; bytes from beyond L1 and L2 by the loops around them.
+Operands in scratch memory are in L2 already.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cnncc.ir.expr import Load, cost, size
@@ -15,15 +17,18 @@ from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.schedule import Loop
 from cnncc.ir.target import Target
-from cnncc.ir.types import HINT, Extent, product
+from cnncc.ir.types import BYTES, HINT, Extent, product
 
 STALL = 0.3                 # the part of a transfer from L2 that is not hidden behind arithmetic
-ROOM = 0.8                  # the part of L2 that a loop's data may fill
+ROOM = 0.65                 # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 AHEAD = 0.2                 # the same where it is asked for a whole chunk before
+PIECE = 2.0                 # bytes per cycle of what is walked in single elements
+RUN, RUNS = 2048, 32        # bytes from which one is long; shorter runs that are followed at a time
 RESUMED, RESUME = 1.5, 15   # cycles that a chunk takes for each accumulator that has waited, and at all
 WINDOW = 128                # instructions that are in flight at a time
 BROADCAST = 1.5             # loads of vectors that loading one element into all lanes is worth
+FAR = 6                     # the same for an element of a vector that is gathered from beyond L2
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 BODY = 40                   # multiply-adds that an inner loop should have at least
 
@@ -54,8 +59,12 @@ class _Access:
 
     dims: frozenset[str]
     nbytes: int
+    unit: int                           # bytes of an element
     batch: int
     broadcast: bool
+    ordered: bool                       # it lies as the loops walk it
+    near: bool                          # scratch memory, in cache
+    jump: Callable[[str, int], int]     # bytes from turn to turn of a loop over a dimension, by its step
 
 
 class Prices:
@@ -68,6 +77,8 @@ class Prices:
                  simd: str | None = None, taps: Sequence[str] = ()) -> None:
         self.kernel, self.target, self.weights = kernel, target, weights
         self.known: dict[int, frozenset[str]] = {}
+        self.blocks: dict[str, bool] = {}
+        self.computed: tuple[Sequence[Loop], int, float] = ((), 0, 0.0)     # what was priced last
         self.stage: Stage = kernel.stages[-1]
         self.extents = self.stage.extents
         self.tensors = kernel.tensors
@@ -106,7 +117,17 @@ class Prices:
                     and not any(isinstance(self.extents[d], str) for d in i.dims):
                 low, high = i.bounds({d: int(self.extents[d]) for d in i.dims})
                 nbytes = nbytes * (min(e, high + 1) - max(0, low)) // e
-        return _Access(dims, nbytes, batch, x in self.broadcast)
+        return _Access(dims, nbytes, BYTES[t.type.dtype], batch, x in self.broadcast,
+                       x.tensor in self.weights, t in self.kernel.scratch,
+                       functools.cache(functools.partial(self._jump, x)))
+
+    def _jump(self, x: Load, d: str, step: int) -> int:
+        t, total = self.tensors[x.tensor], 0
+        for a, i in enumerate(x.index):
+            if n := abs(i.coefficient(d)) * step:
+                total += sum((n % modulus if modulus else n) // divisor * stride
+                             for divisor, modulus, stride in t.layout.parts(a, t.type.shape))
+        return total * BYTES[t.type.dtype]
 
     def _vector(self) -> str | None:
         """The dimension with unit stride in the result; else, where the result is a number, in an operand.
@@ -146,9 +167,11 @@ class Prices:
         return count_of(number(self.extents[d]), step) if d else 1
 
     def _blocked(self, d: str) -> bool:
-        return any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
-                   for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
-                   if x.tensor not in self.weights)
+        if d not in self.blocks:
+            self.blocks[d] = any(i.coefficient(d) % self.tensors[x.tensor].layout.block(a)
+                                 for x in (*self.stage.loads, self.stage.out) for a, i in enumerate(x.index)
+                                 if x.tensor not in self.weights)
+        return self.blocks[d]
 
     def _gathered(self, x: Load, d: str | None) -> int:
         """The distance in memory between neighbours along d where it isn't 1; 0: they make a vector."""
@@ -176,8 +199,8 @@ class Prices:
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.instructions_per_step())
-                streamed = sum(self._streamed(steps // chunks, blocks if beside in self._dims(x) else 1, x)
-                               for x in streams)
+                own = {x: blocks if beside in self._dims(x) else 1 for x in streams}
+                streamed = sum(self._streamed(steps // chunks, n, x, tile, width) for x, n in own.items())
                 scalars = acc * self.functions if self.simd in self.reduced else 0
                 near = steps // chunks * (ops + reads) + scalars < WINDOW       # tiles overlap in time
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
@@ -205,14 +228,23 @@ class Prices:
         tiles = float(variants * rw * nb * fold * 3 ** len(clipped))
         return tiles * (2 * terms + 3 * len(self.stage.formulas))
 
-    def _streamed(self, steps: int, blocks: int, x: Load) -> float:
+    def _streamed(self, steps: int, blocks: int, x: Load, tile: str | None, width: int) -> float:
         """Cycles per step to bring vectors from L2 that are too many to stay in L1 until the next tile."""
-        line = self.lanes * 4
-        tile = steps * blocks * line if set(self.reduced) <= self._dims(x) else 0
-        if tile <= self.target.l1 // 2:
+        line = self.lanes * 4 * blocks * self._spread(x, tile, width)
+        if not set(self.reduced) <= self._dims(x) or steps * line <= self.target.l1 // 2:
             return 0.0
-        far = tile > self.target.l2 * 3 // 4
-        return blocks * line / (self.target.l3_stream if far else self.target.l2_bytes)
+        far = steps * line > self.target.l2 * 3 // 4
+        return line / (self.target.l3_stream if far else self.target.l2_bytes)
+
+    def _spread(self, x: Load, tile: str | None, width: int) -> float:
+        """How many times what a sum reads of an operand a tile of so many sums reads."""
+        for i in x.index:
+            if tile and tile in i.dims:
+                taps = [d for d in i.dims if d in self.reduced]
+                window = 1 + sum(abs(i.coefficient(d)) * (number(self.extents[d]) - 1) for d in taps)
+                own = product([number(self.extents[d]) for d in taps])
+                return min(float(width), ((width - 1) * abs(i.coefficient(tile)) + window) / own)
+        return 1.0
 
     def _apart_at_end(self, tile: str | None, width: int) -> float:
         """Instructions that take a vector apart: lanes added up, squares turned, or stored one by one."""
@@ -221,7 +253,9 @@ class Prices:
             return 3 * rounds
         if not self.simd or not self._gathered(self.stage.out, self.simd):
             return 0
-        if tile and width > 1 and not self._gathered(self.stage.out, tile):
+        axis = self.kernel.output.layout.order[-1][0]
+        apart = self.kernel.output.layout.block(axis) > 1 and width % self.lanes     # of a block
+        if tile and width > 1 and not apart and not self._gathered(self.stage.out, tile):
             return (1.5 * rounds + 1) * count_of(width, self.lanes) * self.lanes / width
         return 2 * self.lanes
 
@@ -231,7 +265,8 @@ class Prices:
         wide, _ = self.wide(tile)
         n = float(blocks if wide in dims else 1) if self.simd in dims else BROADCAST
         if distance := self._gathered(x, self.simd):
-            n *= 3 if distance == 2 else 2 * self.lanes
+            far = self.tensors[x.tensor].nbytes > self.target.l2
+            n *= 3 if distance == 2 else (FAR if far else 2) * self.lanes
         if dims & set(self.folded):
             n *= fold
         if tile in dims:
@@ -246,7 +281,29 @@ class Prices:
                 n *= width
         return n
 
-    def _memory(self, outside: Sequence[Loop]) -> float:
+    def _rate(self, a: _Access, loops: Sequence[Loop]) -> float:
+        """Bytes per cycle of what comes from beyond L2: a stream, or pieces between which loops jump."""
+        if a.nbytes <= self.target.l2:
+            return self.target.l3_stream / HIDDEN
+        span = {d: number(e) for d, e in self.extents.items()}
+        walked: list[tuple[Loop, int]] = []
+        for x in loops:
+            if x.kind in ("par", "for", "part", "chunk") and x.dim in a.dims:
+                walked.append((x, count_of(span[x.dim], x.step)))
+                span[x.dim] = min(x.step, span[x.dim])
+        near, run, runs = a.unit * product([span[d] for d in a.dims]), 0, 1
+        for x, turns in reversed(walked):
+            jump = a.jump(x.dim, x.step)
+            if turns > 1 and jump > near:
+                runs *= turns if run < RUN else 1
+            elif turns > 1:
+                if runs > RUNS:
+                    return min(PIECE + run / 64, self.target.l3_bytes)
+                run = turns * max(run, jump)
+            near *= turns
+        return self.target.l3_stream / HIDDEN
+
+    def _memory(self, outside: Sequence[Loop], inside: Sequence[Loop]) -> float:
         """Cycles lost to bytes from beyond L2: what doesn't fit is read in every turn of loops around it.
 
         Vectors come in streams that are mostly hidden; single elements of scattered lines are waited for.
@@ -265,8 +322,14 @@ class Prices:
         chunk = {again, self.simd} if again and len(self.rows) <= 2 and order[0] != self.simd else {""}
         total = 0.0
         for a, n in zip(self.accesses, turns, strict=True):
-            waited = a.broadcast or a.dims >= chunk
-            hidden = AHEAD if any(x.kind == "chunk" and x.dim in a.dims for x in outside) else HIDDEN
-            rate = self.target.l3_bytes if waited else self.target.l3_stream / hidden
+            if a.near:
+                continue
+            if a.broadcast or a.dims >= chunk:
+                rate = self.target.l3_bytes
+            elif a.ordered:
+                ahead = any(x.kind == "chunk" and x.dim in a.dims for x in outside)
+                rate = self.target.l3_stream / (AHEAD if ahead else HIDDEN)
+            else:
+                rate = self._rate(a, [*outside, *inside])
             total += a.nbytes * n * a.batch / rate
         return total

@@ -1,4 +1,4 @@
-"""Schedules: candidates for the loops of each kernel, priced by an analytic model of the target.
+"""Candidates for the loops of each kernel, priced by an analytic model of the target.
 
 The shape of a kernel decides what is tried, never its name: which dimension has unit stride in the
 result (the vector), which other one is innermost (the tile), which operands are broadcast, what taps overlap.
@@ -6,29 +6,29 @@ result (the vector), which other one is innermost (the tile), which operands are
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, permutations
 
 from cnncc.ir.expr import Load, cost
 from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
-from cnncc.ir.regions import parts
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
 from cnncc.passes.inner import Inner
-from cnncc.passes.layouts import PACKED, copy_kernel
+from cnncc.passes.layouts import PACKED
 from cnncc.passes.prices import count_of, number
-from cnncc.passes.tuned import Tuned
-
-log = logging.getLogger("cnncc")
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
+SHORT = 6                   # tiles along less than this are tried along another dimension too
+FULL = 0.7                  # the part of its vectors' lanes that an extent should fill
+SPARSE = 40                 # terms for each byte of an operand below which it is walked in more ways
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 AROUND = 200                # instructions of a kernel around its tile
 SMALL = 20_000              # cycles below which a kernel is one task
@@ -61,26 +61,6 @@ class Candidate:
         return f"{self.cycles:12.0f} cycles  {self.loops}"
 
 
-def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -> Graph:
-    """The cheapest candidate of each kernel, or the tuned one; weights take the order of its reading."""
-    known: dict[tuple[Kernel, tuple[str, ...]], Kernel] = {}
-    nodes: dict[str, Node] = {}
-
-    def chosen(kernel: Kernel, weights: tuple[str, ...]) -> Kernel:
-        if (kernel, weights) not in known:
-            known[kernel, weights] = schedule(kernel, weights, target, tuned)
-        return known[kernel, weights]
-    for n in graph:
-        if n.kernel is not None and n.attr["does"] != PACKED:
-            kernel = chosen(n.kernel, weights_of(n, graph))
-            for old, new, i in zip(collapse(n.kernel).operands, kernel.operands, n.inputs, strict=False):
-                if nodes[i].attr.get("does") == PACKED:
-                    nodes[i] = replace(nodes[i], kernel=chosen(copy_kernel(old, new), ()))
-            n = replace(n, kernel=kernel)
-        nodes[n.name] = n
-    return replace(graph, nodes=nodes)
-
-
 def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
     """The operands whose memory order the schedule may choose: constants with several extents, copies."""
     assert n.kernel is not None
@@ -103,29 +83,10 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
     return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
 
 
-def schedule(kernel: Kernel, weights: Sequence[str], target: Target, tuned: Tuned | None = None) -> Kernel:
-    """The kernel with the cheapest loops, or those that were measured to be faster.
-
-    Stages that share loops are scheduled each for its part.
-    """
-    if len(kernel.stages) == 1:
-        found = candidates(kernel, weights, target)
-        choice = tuned.choice(kernel, weights) if tuned else None
-        if choice is None:
-            return found[0].kernel
-        fitting = [c for c in found if str(c.loops) == choice.loops]
-        if not fitting:
-            log.warning("tuned loops are no candidate any more: %s", choice.loops)
-        return (*fitting, *found)[0].kernel
-    for j, part in enumerate(parts(kernel)):
-        best = candidates(part, [w for w in weights if w in part.tensors], target, part=True)[0].kernel
-        loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
-        stages = [replace(s, schedule=Schedule(loops)) if i == j else s for i, s in enumerate(kernel.stages)]
-        chosen = best.tensors
-        operands = tuple(replace(t, layout=chosen[t.name].layout) if t.name in weights and t.name in chosen
-                         else t for t in kernel.operands)
-        kernel = replace(kernel, operands=operands, stages=tuple(stages))
-    return kernel
+@functools.lru_cache(maxsize=1024)
+def cheapest(kernel: Kernel, weights: Sequence[str], target: Target) -> Candidate:
+    """The first of all candidates; passes ask for it several times."""
+    return candidates(kernel, weights, target)[0]
 
 
 class _Space(Inner):
@@ -133,20 +94,23 @@ class _Space(Inner):
 
     def other_vectors(self) -> Iterator[str]:
         """Dimensions whose vectors are whole in all operands, where the result's are gathered or short."""
-        short = self.simd is not None and number(self.extents[self.simd]) < self.lanes // 2
+        extent = number(self.extents[self.simd]) if self.simd else self.lanes
+        short = extent < FULL * count_of(extent, self.lanes) * self.lanes
         if not (short or any(self._gathered(x, self.simd) for x in self.loads)) or self.stage.first.scattered:
             return
         shape, order = self.kernel.output.type.shape, self.kernel.output.layout.order
         if any(block and number(shape[a]) % block for a, block in order):
             return                          # lanes beyond an extent would not be zero
         plain = all(not block for _, block in order)
+        moved = self.stage.first.fold == "=" and all(block in (0, self.lanes) for _, block in order)
         least = 2 if self.stage.first.fold == "=" else self.lanes
         leaving = {d for x in self.loads
                    for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True)
                    if outside(i, e, self.extents) for d in i.dims}
         for d, e in self.extents.items():
             if isinstance(e, int) and e >= least and d not in self.folded and d not in leaving \
-                    and (plain or d in self.reduced) and not any(self._gathered(x, d) for x in self.loads):
+                    and (plain or moved or d in self.reduced) \
+                    and not any(self._gathered(x, d) for x in self.loads):
                 yield d
 
     def other_taps(self) -> Iterator[list[str]]:
@@ -168,21 +132,45 @@ class _Space(Inner):
             yield from self._tiled(tile)
 
     def tiles(self) -> list[str | None]:
-        """What may be unrolled beside the vector: the last row's dimension, others of a factor."""
+        """What may be unrolled beside the vector: the last row's dimension, others of a factor, and where
+        nothing is read twice along the last one, or it is short, the batch.
+        """
         last = next((d for d in reversed(self.rows) if d != self.batch), self.batch)
+        if last != self.batch and self._apart(str(last)) and not self._apart(str(self.batch)):
+            return [last, self.batch]
         if last is None or self.stage.first.fold == "=":
-            return [last]
-        return [last, *(d for d in self.rows if d != last and not isinstance(self.extents[d], str)
-                        and any(d in self._dims(x) and last not in self._dims(x) for x in self.broadcast))]
+            return [self._along() or last]
+        dims = [self._dims(x) for x in self.loads]
+        short = number(self.extents[last]) < SHORT or not any({self.batch, last} <= own for own in dims)
+        shared = self.stage.first.fold == "+=" and any(self.batch not in own for own in dims)
+        known = isinstance(self.extents.get(str(self.batch)), int)
+        samples = [self.batch] if short and shared and known else []
+        others = [d for d in self.rows if not isinstance(self.extents[d], str) and any(
+            d in own and last not in own for own in map(self._dims, self.broadcast))]
+        return [*dict.fromkeys((last, *samples, *others))]
+
+    def _along(self) -> str | None:
+        """The row that lies along the result's memory where the vector lies across."""
+        out, order = self.stage.out, self.kernel.output.layout.order
+        if not order or not self._gathered(out, self.simd):
+            return None
+        return next((d for d in self.rows if d in out.index[order[-1][0]].dims
+                     and isinstance(self.extents[d], int)), None)
 
     def _tiled(self, tile: str | None) -> Iterator[Candidate]:
         spare = self.target.registers
         fold = product([number(self.extents[d]) for d in self.folded])
+        beside, _ = self.wide(tile)
         vectors = self._vectors(tile)
+        if beside and beside != self.simd and self._several(beside):
+            vectors = self.lanes
         extent = number(self.extents[tile]) if tile else 1
+        if tile and self._several(tile):
+            extent = self.lanes             # a tile lies in a block
         widths = {count_of(extent, rw): rw for rw in range(min(extent, 28), 0, -1)}
         heights = {count_of(vectors, nb): nb for nb in range(min(vectors, 9), 0, -1)}
-        long = sum(cost(f.expr) for f in self.stage.formulas) if self.stage.first.fold == "=" else 0
+        first, *rest = self.stage.formulas
+        long = cost(first.expr) + sum(cost(f.expr) for f in rest if first.fold == "=")
         fits = False
         for nb in heights.values():
             for rw in widths.values():
@@ -191,17 +179,18 @@ class _Space(Inner):
                 loaded = nb * fold if self.taps and rw > 1 else nb
                 held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
                 shared = [x.tensor for x, _ in self._windows(tile, rw, nb)]
-                for loops in self.orders(tile, rw, nb) if free >= 0 else ():
-                    if held <= free:
-                        fits = True
-                        yield self.priced(loops, tile, rw, nb, fold)
-                    if shared and len(shared) < len(self.loads):
-                        fits = True
-                        again = [*loops[1], *(Loop("reload", t) for t in shared)]
-                        yield self.priced((loops[0], again), tile, rw, nb, fold)
+                loops = [*self.orders(tile, rw, nb)] if free >= 0 else []
+                if held <= free:
+                    fits |= bool(loops)
+                    yield from (self.priced(x, tile, rw, nb, fold) for x in loops)
+                if shared and len(shared) < len(self.loads):
+                    fits |= bool(loops)
+                    hints = [Loop("reload", t) for t in shared]
+                    again = {id(inside): [*inside, *hints] for _, inside in loops}
+                    yield from (self.priced((outside, again[id(inside)]), tile, rw, nb, fold)
+                                for outside, inside in loops)
         if not fits:                        # more than there are registers, whatever the tile
-            for loops in self.orders(tile, 1, 1):
-                yield self.priced(loops, tile, 1, 1, fold)
+            yield from (self.priced(x, tile, 1, 1, fold) for x in self.orders(tile, 1, 1))
 
     def _in_order(self) -> tuple[list[Loop], list[Loop]]:
         """The loops of what data scatter: the dimensions that may meet at one place stay in their order."""
@@ -224,6 +213,8 @@ class _Space(Inner):
         batch = [Loop("par", self.batch)] if self.batch and self.batch != tile else []
         batch += [x for d in apart for x in self._levels(d, 1)]
         wide = [Loop("for", beside, nb * lanes)] if beside else []
+        if beside and beside != self.simd:
+            wide = self._levels(beside, nb)
         inner = self._levels(tile, rw) if tile else []
         outer = [x for d in rows for x in self._levels(d, 1)]
         flat = tile and tile != self.batch and not rows and len(inner) == 1
@@ -240,15 +231,26 @@ class _Space(Inner):
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
+        if wide and inner and self._sparse():
+            ways = dict.fromkeys(tuple(chain(*way)) for way in permutations((inner, wide, outer)))
+            yield from (([*batch, *way], inside) for way in ways)
         for chunks in self._chunks(nb) if tile is None or isinstance(self.extents[tile], int) else ():
             done = {x.dim for x in chunks if x.step == 1}
             rest = [x for x in inside if x.dim not in done and x.kind != "prefetch"]
             if self._streams() and (outer or inner):
                 yield ([*batch, *wide, *chunks, *outer, *inner], [*rest, *self._ahead(nb, chunks)])
             elif tile and not self._streams():
-                block = inner[0].step if len(inner) > 1 else rw
-                tasks = Loop("for", tile, block * count_of(number(self.extents[tile]), block * ENOUGH))
-                yield ([*batch, tasks, *chunks, *outer, *wide, *inner], rest)
+                for x in (inner[0], *wide):
+                    n = count_of(number(self.extents[x.dim]), x.step)
+                    tasks = replace(x, step=x.step * count_of(n, ENOUGH))
+                    rest_wide = [w for w in wide if w != tasks]
+                    yield ([*batch, tasks, *chunks, *outer, *rest_wide, *inner], rest)
+
+    def _sparse(self) -> bool:
+        """Whether so little is computed for each byte of an operand that the way through it matters most."""
+        terms = product([number(e) for e in self.extents.values()])
+        far = [a.nbytes for a in self.accesses if a.nbytes > self.target.l2 and not a.broadcast]
+        return terms < SPARSE * max(far, default=0)
 
     def _along_rows(self, tile: str, around: Sequence[str]) -> bool:
         """Whether vectors run along plain memory, and what they walk again for each tile stays in L1."""
@@ -289,7 +291,11 @@ class _Space(Inner):
         outermost = (d for a, _ in self.tensors[first.tensor].layout.order for d in first.index[a].dims)
         d = next((d for d in outermost if d in self.reduced), None)
         if d in alone:
-            yield [Loop("chunk", d)]
+            near = sum(self.tensors[x.tensor].nbytes / number(self.extents[d]) for x in self.loads
+                       if d in self._dims(x))
+            most = round(self.target.l2 / 2 / near / self.lanes) * self.lanes if len(self.reduced) == 1 else 1
+            least = self.lanes if self._blocked(d) else 1
+            yield [Loop("chunk", d, max(least, min(most, number(self.extents[d]))))]
 
     def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
         """The next chunk's weights are asked for while this one's are used."""
@@ -327,8 +333,12 @@ class _Space(Inner):
 
     def _levels(self, d: str, step: int) -> list[Loop]:
         """The loops over a dimension: within a block first where an operand's memory is blocked."""
-        several = self._blocked(d) and number(self.extents[d]) > self.lanes
-        return [*([Loop("for", d, self.lanes)] if several else []), Loop("for", d, step)]
+        own = [Loop("for", d, step)] if not self._several(d) or step < self.lanes else []
+        return [*([Loop("for", d, self.lanes)] if self._several(d) else []), *own]
+
+    def _several(self, d: str) -> bool:
+        """Whether a dimension lies in several blocks of an operand's memory."""
+        return self._blocked(d) and number(self.extents[d]) > self.lanes
 
     def _prefetch(self, nb: int, tile: str | None, rw: int) -> Iterator[Loop]:
         """What comes from beyond L2 is asked for early.
@@ -340,7 +350,7 @@ class _Space(Inner):
             t = self.tensors[x.tensor]
             axis = next((a for a, i in enumerate(x.index) if i.single == tile), None)
             turns = product([number(self.extents[d]) for d in self.rows if self._apart(d)])
-            if axis is not None and t.nbytes > turns * self.target.l2 // 4:
+            if axis is not None and t.nbytes > turns * self.target.l2 // 4 and t not in self.kernel.scratch:
                 *_, (_, _, stride) = t.layout.parts(axis, t.type.shape)
                 yield Loop("prefetch", x.tensor, 2 * rw * stride * BYTES[t.type.dtype])
         passes = product([number(self.extents[d]) for d in self.rows
@@ -360,8 +370,9 @@ class _Space(Inner):
                fold: int) -> Candidate:
         outside, inside = loops
         chunks = self._turns([x for x in outside if x.kind == "chunk"])
-        compute = self._compute(tile, rw, nb, fold, inside, chunks)
-        cycles = compute + self._memory(outside)
+        if self.computed[0] is not inside or self.computed[1] != chunks:
+            self.computed = inside, chunks, self._compute(tile, rw, nb, fold, inside, chunks)
+        cycles = self.computed[2] + self._memory(outside, inside)
         outside = self._parallel(outside, cycles)
         tasks = self._turns([x for x in outside if x.kind == "par"])
         if cycles > SMALL:

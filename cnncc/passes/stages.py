@@ -32,27 +32,27 @@ def fuse_stages(graph: Graph, target: Target) -> Graph:
     for name in reversed(list(nodes)):
         while (n := nodes.get(name)) is not None and n.kernel is not None:
             own = [p for p in dict.fromkeys(n.inputs) if nodes[p].kernel and users[p] == {name}
-                   and p != n.base and not nodes[p].base and _single(nodes[p]) and _rises(p, n)]
+                   and p != n.base and not nodes[p].base and single(nodes[p]) and rises(p, n)]
             joined = (_rows(nodes[p], n) or _strips(nodes[p], n, target) for p in own)
-            merged = next(filter(None, joined), None)
-            if merged is None:
+            made = next(filter(None, joined), None)
+            if made is None:
                 break
-            gone = next(p for p in own if p not in merged.inputs)
+            gone = next(p for p in own if p not in made.inputs)
             for i in nodes[gone].inputs:
                 users[i].discard(gone)
                 users[i].add(name)
-            nodes[name] = merged
+            nodes[name] = made
             del nodes[gone]
     return replace(graph, nodes=nodes)
 
 
-def _single(p: Node) -> bool:
+def single(p: Node) -> bool:
     """Whether every axis of a kernel's result is indexed by one dimension, as scratch memory needs it."""
     assert p.kernel is not None
     return all(i.single or not i.terms for i in p.kernel.stages[-1].out.index)
 
 
-def _rises(p: str, n: Node) -> bool:
+def rises(p: str, n: Node) -> bool:
     """Whether the indices by which a kernel reads its operand `p` are intervals where its dimensions are.
 
     Those of channels begin at 0, because a part of them would begin within a block of memory.
@@ -105,7 +105,7 @@ def _rows(p: Node, n: Node) -> Node | None:
         shared = (Loop("par", lead),)
     if not (_elementwise(p.kernel.stages[0]) or _elementwise(last) or len(n.kernel.stages) > 1):
         return None
-    return _merge(p, n, Schedule(shared))
+    return merged(p, n, Schedule(shared))
 
 
 def _elementwise(s: Stage) -> bool:
@@ -149,10 +149,10 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
         return None
     lead = last.out.index[0].single
     batch = (Loop("par", lead),) if lead is not None else ()
-    return _merge(p, n, Schedule((*batch, Loop("par", row, strip))))
+    return merged(p, n, Schedule((*batch, Loop("par", row, strip))))
 
 
-def _merge(p: Node, n: Node, shared: Schedule) -> Node:
+def merged(p: Node, n: Node, shared: Schedule) -> Node:
     """The stages of both, the producer's result in scratch memory, with names that don't clash."""
     assert p.kernel is not None and n.kernel is not None
     names: dict[str, str] = {}

@@ -10,32 +10,35 @@ import numpy as np
 
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.op import Parts
+from cnncc.ir.ops.recurrent import weights_of
 from cnncc.ir.types import TensorType, product
 
-CONTRACTIONS = ("conv", "conv_transpose", "local_conv", "linear", "matmul", "contract")
+CONTRACTIONS = ("conv", "conv_transpose", "local_conv", "linear", "matmul", "contract", "recurrent")
 NORMS = ("standardize", "inverse_rms")
+MOVED = ("dropout", "reshape", "slice", "transpose")
 CHANGED = ("add", "mul", "prelu")       # whose constants are learned where they follow a contraction
 SEED, COUNT = ("train.seed.low", "train.seed.high"), "train.count"
 
 
-def undropped(graph: Graph, value: str) -> Node:
-    """The node whose elements may be dropped in this value."""
+def source_of(graph: Graph, value: str, through: Collection[str] = MOVED) -> Node:
+    """The node whose elements a value has: some of them, in another order, or with some dropped at random."""
     n = graph[value]
-    while n.op == "dropout":
+    while n.op in through:
         n = graph[n.inputs[0]]
     return n
 
 
 def parameters(graph: Graph) -> tuple[str, ...]:
     """The constants that training changes: weights of contractions and normalizations, and what is added to,
-    or multiplies, values that come from those. Numbers, and divisors of pools, are none. Elements of weights
-    may be dropped.
+    or multiplies, values that come from those. Numbers, and divisors of pools, are none. Weights may be parts
+    of constants, and elements of them dropped.
     """
     after: set[str] = set()
     found: dict[str, None] = {}
     for n in graph:
         sources = [i for i in n.inputs if i in after]
-        inputs = [undropped(graph, i) for i in n.inputs]
+        operands = weights_of(n.attr, n.inputs) if n.op == "recurrent" else n.inputs
+        inputs = [source_of(graph, i) for i in operands]
         consts = [i.name for i in inputs if i.op == "const" and i.type.dtype == "f32"]
         if n.op in CONTRACTIONS or n.op == "batch_norm":
             after.add(n.name)

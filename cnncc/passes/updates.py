@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from cnncc.ir.errors import InternalError
-from cnncc.ir.graph import Graph, Node
+from cnncc.ir.graph import Graph
 from cnncc.ir.plan import Held, aligned
 
 
 def updates_last(graph: Graph) -> Graph:
     """What is written over a state comes after all that reads it. Raises InternalError where it can't."""
     readers = graph.users()
-    after = {value: [r for r in readers[name] if r not in ("", value)] for name, value in graph.state}
-    needs = {n.name: (*n.needs, *after.get(n.name, ())) for n in graph}
-    done: dict[str, Node] = {}
-    begun: set[str] = set()
-    stack = list(graph.nodes)[::-1]
-    while stack:
-        name = stack[-1]
-        missing = [] if name in done else [i for i in needs[name] if i not in done]
-        if not missing:
-            done[stack.pop()] = graph[name]
-        elif name in begun:
-            raise InternalError(f"{graph.name}: {name} must come after {missing[0]}, which needs it")
-        else:
-            begun.add(name)
-            stack += reversed(missing)
-    return replace(graph, nodes=done)
+    return graph.ordered({value: [r for r in readers[name] if r not in ("", value)]
+                          for name, value in graph.state})
 
 
 def held(graph: Graph) -> tuple[Held, ...]:

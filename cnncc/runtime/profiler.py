@@ -11,6 +11,8 @@ from cnncc.ir.plan import Plan, Step, Value
 
 SECONDS, ROUNDS = 0.5, (5, 1000)
 """By default rounds are measured for so long, at least and at most so many."""
+LOW = 0.7
+"""Of its roof: what reaches less is marked."""
 RESOLUTION = 1e-7
 """Seconds that can't be told from none: of shorter steps no rate is given."""
 
@@ -19,7 +21,8 @@ RESOLUTION = 1e-7
 class StepTime:
     """The median time of a step in seconds, its share of all; tasks, FLOPs and bytes of the whole call.
 
-    `nodes` are the model's nodes that the step computes, `ops` is what its kernel does, `symbol` its name.
+    `nodes` are the model's nodes that the step computes, `ops` is what its kernel does, `symbol` its name,
+    `result` the type of what it writes.
     """
 
     index: int
@@ -31,6 +34,31 @@ class StepTime:
     nbytes: int
     seconds: float
     share: float
+    result: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """What the threads of a call can do at best: `flops` multiply-adds count twice, of float32, a second.
+
+    Data of up to `cached` bytes move with `near` bytes a second, more with `far`.
+    """
+
+    flops: float
+    near: float
+    far: float
+    cached: int
+
+    def __str__(self) -> str:
+        return (f"at best {self.flops / 1e9:.0f} GFLOP/s of multiply-adds, {self.near / 1e9:.0f} GB/s within "
+                f"the last cache, {self.far / 1e9:.0f} GB/s beyond")
+
+    def limit(self, t: StepTime) -> tuple[str, float]:
+        """What limits a step, FMA, cache or memory, and the part of that roof which it reaches."""
+        where, rate = ("cache", self.near) if t.nbytes <= self.cached else ("memory", self.far)
+        compute, move = t.flops / self.flops, t.nbytes / rate
+        least = max(compute, move)
+        return "FMA" if compute >= move else where, least / t.seconds if t.seconds > RESOLUTION else 0.0
 
 
 def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
@@ -56,23 +84,37 @@ def measure(steps: Sequence[Step], batch: int, run: Callable[[int, int], None],
     seconds = [max(statistics.median(column), 0.0) for column in zip(*rows, strict=True)]
     total = sum(seconds) or 1.0
     return [StepTime(i, s.symbol, s.nodes, s.ops, s.tasks * (batch if s.batched else 1), s.flops * batch,
-                     s.nbytes * batch, t, t / total)
+                     s.nbytes * batch, t, t / total, s.result)
             for i, (s, t) in enumerate(zip(steps, seconds, strict=True))]
 
 
-def format_profile(times: Sequence[StepTime], peak: float | None = None) -> str:
-    """The profile as a table; `peak` in GFLOP/s, measured with the same threads, adds a column of % of it."""
+def format_profile(times: Sequence[StepTime], roof: Roof | None = None, markdown: bool = False) -> str:
+    """The profile as a table, on request in Markdown.
+
+    A `roof`, measured with the same threads, adds what limits each step, FMA, cache or memory, and the part
+    of that which it reaches, with a star below `LOW`.
+    """
     def row(step: str, seconds: float, share: float, flops: int, nbytes: int, *rest: str) -> list[str]:
         short = seconds < RESOLUTION
-        rates = [flops / 1e9, *([flops / 1e7 / peak] if peak else []), nbytes / 1e9]
+        rates = ("" if short or not many else f"{many / seconds / 1e9:.1f}" for many in (flops, nbytes))
         return [step, f"<{RESOLUTION * 1e6:.1f}" if short else f"{seconds * 1e6:.2f}", f"{share:.1%}",
-                *("" if short or not rate else f"{rate / seconds:.1f}" for rate in rates), *rest]
-    rows = [row(str(t.index), t.seconds, t.share, t.flops, t.nbytes, str(t.tasks), t.ops, ", ".join(t.nodes))
-            for t in times]
-    rows.append(row("all", sum(t.seconds for t in times), sum(t.share for t in times),
-                    sum(t.flops for t in times), sum(t.nbytes for t in times), "", "", ""))
-    head = ["step", "us", "share", "GFLOP/s", *["% peak"] * bool(peak), "GB/s", "tasks", "op", "nodes"]
-    return table(head, rows, ("op", "nodes"))
+                *rates, *rest]
+
+    def reached(t: StepTime) -> list[str]:
+        if roof is None:
+            return []
+        what, part = roof.limit(t)
+        return [what, f"{part:.0%}{'*' if part < LOW else ' '}" if part else ""]
+    rows = [row(str(t.index), t.seconds, t.share, t.flops, t.nbytes, *reached(t), str(t.tasks), t.result,
+                t.ops, ", ".join(t.nodes)) for t in times]
+    total, own = sum(t.seconds for t in times), [""] * (2 if roof else 0)
+    if roof and total:
+        own = ["", f"{sum(roof.limit(t)[1] * t.seconds for t in times) / total:.0%} "]
+    rows.append(row("all", total, sum(t.share for t in times), sum(t.flops for t in times),
+                    sum(t.nbytes for t in times), *own, "", "", "", ""))
+    limits = ["limit", "% roof"] if roof else []
+    head = ["step", "us", "share", "GFLOP/s", "GB/s", *limits, "tasks", "result", "op", "nodes"]
+    return table(head, rows, ("limit", "result", "op", "nodes"), markdown)
 
 
 def format_summary(plan: Plan) -> str:
@@ -95,9 +137,13 @@ def describe(values: Sequence[Value]) -> str:
 
 
 
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str],
+          markdown: bool = False) -> str:
     """Columns as wide as needed: those headed by `words` to the left, the others, numbers, to the right."""
+    if markdown:
+        aligned = [":--" if name in words else "--:" for name in head]
+        return "\n".join(f"| {' | '.join(cell.strip().replace('|', '&#124;') for cell in row)} |"
+                         for row in (head, aligned, *rows))
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) if name in words else cell.rjust(w)
                                for name, cell, w in zip(head, row, widths, strict=True)).rstrip()

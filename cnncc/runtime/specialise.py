@@ -12,7 +12,7 @@ from cnncc.ir.errors import InputError, ModelError
 from cnncc.ir.plan import Plan
 from cnncc.ir.signature import Array, OpenError
 from cnncc.runtime.model import CompiledModel, Threaded
-from cnncc.runtime.profiler import StepTime, describe
+from cnncc.runtime.profiler import Roof, StepTime, describe
 
 M = TypeVar("M")
 Build: TypeAlias = Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Array]], M]
@@ -129,6 +129,10 @@ class SpecialisingModel(Threaded):
         model, arrays = self._bound((), self.signature.by_name(feeds))
         return model.run(output_names, dict(zip((v.name for v in self.inputs), arrays, strict=True)))
 
+    def _alone(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> list[Array]:
+        model, arrays = self._bound(args, feeds)
+        return model._alone(arrays, {})
+
     def variant(self, /, *args: Any, **feeds: Any) -> CompiledModel:
         """The compiled model for these inputs; compiles it where it isn't there."""
         return self._bound(args, feeds)[0]
@@ -138,9 +142,10 @@ class SpecialisingModel(Threaded):
         model, arrays = self._bound(args, feeds)
         return model.profile(*arrays, repeat=repeat)
 
-    def format_profile(self, times: Sequence[StepTime], peak: float | None = None) -> str:
+    def format_profile(self, times: Sequence[StepTime], roof: Roof | None = None,
+                       markdown: bool = False) -> str:
         """What `profile` gave as a table; call it before other inputs are given."""
-        return self._last().format_profile(times, peak)
+        return self._last().format_profile(times, roof, markdown)
 
     @property
     def plan(self) -> Plan:

@@ -41,12 +41,10 @@ class Recorder:
 
 
 def first_bad(graph: Graph, x: Array) -> str | None:
-    """Where the value for x, in a graph with one input, is the first that is not finite: a layer, its kind.
+    """Where the value for x, in a graph with one input, is the first that isn't finite: a layer, its kind.
 
     None where all values are finite.
     """
-    if not np.isfinite(x).all():
-        return f"in the input {graph.inputs[0]!r}"
     for name, values in graph.constants.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             return f"in the weights {name!r}"

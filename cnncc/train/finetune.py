@@ -15,7 +15,7 @@ from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.signature import Array
 from cnncc.ir.types import product
-from cnncc.passes.training import undropped
+from cnncc.passes.training import source_of
 
 
 def with_weights(graph: Graph, source: str | os.PathLike[str] | Mapping[str, Array]
@@ -73,7 +73,7 @@ def with_head(graph: Graph, classes: int, seed: int = 0) -> Graph:
     if classes < 1:
         raise InputError(f"classes: expected at least 1, got {classes}")
     last, after = _head(graph)
-    name = undropped(graph, last.inputs[1]).name
+    name = source_of(graph, last.inputs[1], ("dropout",)).name
     weight = graph.constants[name]
     old, columns = weight.shape
     width = (6 / columns) ** 0.5
@@ -104,7 +104,7 @@ def _head(graph: Graph) -> tuple[Node, list[Node]]:
     """The last fully connected layer, and the nodes between it and the output."""
     after: list[Node] = []
     n = graph[graph.outputs[0][1]]
-    while n.op != "linear" or undropped(graph, n.inputs[1]).op != "const":
+    while n.op != "linear" or source_of(graph, n.inputs[1], ("dropout",)).op != "const":
         values = [i for i in n.inputs if graph[i].op != "const"]
         if n.type.rank != 2 or len(values) != 1 or n.op in ("reshape", "input"):
             raise ModelError(f"{graph.name}: does not end with a fully connected layer whose outputs could "

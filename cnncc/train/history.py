@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -36,10 +37,8 @@ class History:
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw losses and measures over the epochs into a picture. Needs matplotlib: cnncc[plot]."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise InputError('plots need matplotlib: pip install "cnncc[plot]"') from None
+        check_plots()
+        from matplotlib.figure import Figure
         names = [n for n in dict.fromkeys(key for row in self.rows for key in row)
                  if n not in ("epoch", "step", "seconds", "samples_per_second", "lr")]
         losses = [n for n in names if n.endswith("loss")]
@@ -58,6 +57,12 @@ class History:
             figure.savefig(path)
         except (OSError, ValueError) as error:
             raise InputError(f"{os.fspath(path)}: cannot be written: {error}") from None
+
+
+def check_plots() -> None:
+    """Raises InputError where matplotlib is missing."""
+    if find_spec("matplotlib") is None:
+        raise InputError('plots need matplotlib: pip install "cnncc[plot]"')
 
 
 @dataclass

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from cnncc.ir.errors import InputError, hint
+from cnncc.ir.errors import InputError
 from cnncc.ir.op import Composer
 from cnncc.ir.signature import Array
 from cnncc.ir.types import TensorType, dtype_called, product
+from cnncc.train.names import named
 
 Weights: TypeAlias = "Sequence[float] | None"
 
@@ -44,6 +45,10 @@ class Loss:
             raise InputError(f"targets: expected numbers {_show(shape)} for the network's outputs {output}, "
                              f"got {y.dtype.name}{_show(y.shape)}")
         return np.ascontiguousarray(y, wanted.numpy)
+
+    def counts(self, targets: Array) -> tuple[float, float]:
+        """How much of all data a batch is, where the loss and where the measure is the mean over these."""
+        return len(targets), len(targets)
 
     def score(self, outputs: Array, targets: Array) -> float:
         """The measure of a batch: the mean of the absolute errors."""
@@ -96,16 +101,26 @@ class SoftmaxCrossEntropy(Loss):
         if y.shape == (len(y), 1) and shape == (len(y),):
             y = y[:, 0]
         if y.shape != shape or y.dtype.kind not in "iu":
+            whole = y.dtype.kind == "f" and y.shape == shape and (y == np.floor(y)).all()
             raise InputError(f"targets: expected integers {_show(shape)}, the labels of {classes} classes, "
-                             f"got {y.dtype.name}{_show(y.shape)}")
+                             f"got {y.dtype.name}{_show(y.shape)}" + ": y.astype(int)" * whole)
         bad = (y < 0) | (y >= classes)
         if self.ignore_index is not None:
             bad &= y != self.ignore_index
         if bad.any():
             place = tuple(int(i) for i in np.argwhere(bad)[0])
             raise InputError(f"targets: the label {y[place]} at {_show(place)} of the batch is out of range: "
-                             f"the network has outputs for {classes} classes, 0 to {classes - 1}")
+                             f"the network has outputs for {classes} classes, 0 to {classes - 1}"
+                             + ": labels begin at 0" * bool(y.min() > 0 and y.max() == classes))
         return np.ascontiguousarray(y, np.int64)
+
+    def counts(self, targets: Array) -> tuple[float, float]:
+        """Of labels what the places count by class, and the number of those that aren't ignored."""
+        if self.soft:
+            return super().counts(targets)
+        kept = targets if self.ignore_index is None else targets[targets != self.ignore_index]
+        weights = np.ones(kept.size) if self.class_weights is None else np.asarray(self.class_weights)[kept]
+        return float(weights.sum()), kept.size
 
     def score(self, outputs: Array, targets: Array) -> float:
         """The part of the places where the greatest output is the target's."""
@@ -186,12 +201,7 @@ NAMES: dict[str, Callable[[], Loss]] = {
 
 def loss_of(loss: Loss | str) -> Loss:
     """A loss, or one of NAMES. Raises InputError for an unknown name."""
-    if isinstance(loss, Loss):
-        return loss
-    if str(loss) not in NAMES:
-        raise InputError(f"loss: expected a loss or one of {', '.join(NAMES)}, got {loss!r:.60}"
-                         f"{hint(str(loss), NAMES)}")
-    return NAMES[loss]()
+    return loss if isinstance(loss, Loss) else named("a loss", loss, NAMES)
 
 
 def value_of(loss: Loss, outputs: Array, targets: Array) -> float:

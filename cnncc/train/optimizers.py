@@ -10,10 +10,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from cnncc.ir.errors import InputError, hint
+from cnncc.ir.errors import InputError
 from cnncc.ir.op import Composer
 from cnncc.ir.signature import Array
 from cnncc.ir.types import TensorType
+from cnncc.train.names import named
 from cnncc.train.regularizers import L2, Regularizer, check_positive, is_vector
 
 Slots: TypeAlias = dict[str, str]
@@ -240,9 +241,4 @@ NAMES: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw":
 
 def optimizer_of(optimizer: Optimizer | str) -> Optimizer:
     """An optimizer, or one of NAMES with its defaults. Raises InputError for an unknown name."""
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    if str(optimizer) not in NAMES:
-        raise InputError(f"optimizer: expected an optimizer or one of {', '.join(NAMES)}, got "
-                         f"{optimizer!r:.60}{hint(str(optimizer), NAMES)}")
-    return NAMES[optimizer]()
+    return optimizer if isinstance(optimizer, Optimizer) else named("an optimizer", optimizer, NAMES)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from cnncc.ir.errors import InputError, hint
+from cnncc.ir.errors import InputError
+from cnncc.train.names import named
 from cnncc.train.regularizers import check_positive
 
 AnySchedule: TypeAlias = "Callable[[float, float], float] | str | None"
@@ -120,7 +121,4 @@ def schedule_of(schedule: AnySchedule) -> Callable[[float, float], float]:
     """A schedule, or one of NAMES; None is a constant. Raises InputError for an unknown name."""
     if schedule is None or callable(schedule):
         return schedule or Constant()
-    if str(schedule) not in NAMES:
-        raise InputError(f"schedule: expected a schedule or one of {', '.join(NAMES)}, got {schedule!r:.60}"
-                         f"{hint(str(schedule), NAMES)}")
-    return NAMES[schedule]()
+    return named("a schedule", schedule, NAMES)

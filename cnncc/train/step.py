@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
 from cnncc.compiler import compile
-from cnncc.ir.errors import InputError, ModelError
+from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.signature import Array
 from cnncc.ir.types import TensorType
@@ -15,6 +16,7 @@ from cnncc.passes.differentiate import gradients
 from cnncc.passes.fold import Rebuild
 from cnncc.passes.training import COUNT, SEED, Training, parameters
 from cnncc.runtime.model import CompiledModel
+from cnncc.runtime.profiler import StepTime
 from cnncc.train.losses import Loss
 from cnncc.train.optimizers import Optimizer, Weight
 
@@ -58,14 +60,20 @@ class Step:
         names = {_shown(h.name, self.graph): h.name for h in self.model.plan.state}
         unknown = [name for name in arrays if name not in names]
         if unknown:
-            raise InputError(f"{self.graph.name} has no state {unknown[0]!r}")
+            raise InputError(f"{self.graph.name} has no state {unknown[0]!r}{hint(unknown[0], names)}")
         self.model.state = {names[name]: np.asarray(a) for name, a in arrays.items()}
 
     def __call__(self, x: Array, y: Array, lr: float) -> tuple[float, Array]:
         """Train on a batch, x and the targets y; the mean loss and the outputs, both before the update."""
-        feeds = {self.graph.inputs[0]: x, TARGET: y, RATE: np.float32(lr), **self._fixed}
-        loss, output = self.model.run(None, feeds)
+        loss, output = self.model.run(None, self._feeds(x, y, lr))
         return float(loss), output
+
+    def profile(self, x: Array, y: Array, lr: float, repeat: int | None = None) -> list[StepTime]:
+        """The time of every kernel of a step, as `CompiledModel.profile` gives it; it trains meanwhile."""
+        return self.model.profile(repeat=repeat, **self._feeds(x, y, lr))
+
+    def _feeds(self, x: Array, y: Array, lr: float) -> dict[str, Any]:
+        return {self.graph.inputs[0]: x, TARGET: y, RATE: np.float32(lr), **self._fixed}
 
 
 def _shown(name: str, graph: Graph) -> str:

@@ -18,9 +18,9 @@ import numpy as np
 
 from cnncc.compiler import Source, as_onnx, compile, read
 from cnncc.frontend.user import Ops
-from cnncc.ir.errors import InputError, ModelError
+from cnncc.ir.errors import InputError, ModelError, UnsupportedError
 from cnncc.ir.graph import Graph
-from cnncc.ir.signature import Array
+from cnncc.ir.signature import Array, OpenError
 from cnncc.runtime.artifact import replacing
 from cnncc.train import checkpoint
 from cnncc.train.augment import Augmentation, Change
@@ -83,7 +83,7 @@ class Trainer:
             raise InputError(f"batch: expected a whole number of samples from 1 on, got {batch!r:.60}")
         if type(seed) is not int or not 0 <= seed < 1 << 63:
             raise InputError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed!r:.60}")
-        graph = read(source, ops=ops)
+        graph = network(source, ops)
         self.missing: tuple[str, ...] = ()
         if weights is not None:
             graph, self.missing = with_weights(graph, weights)
@@ -182,11 +182,14 @@ class Trainer:
     def _stop(self, batch: Batch, lr: float, recorder: Recorder) -> None:
         """The loss is no number: the state before this step comes back, and is asked where that began."""
         self.state = recorder.before_the_last()
+        at = f"step {self.position.step + 1} (epoch {self.position.epoch + 1})"
+        bad = np.flatnonzero(~np.isfinite(batch.x.reshape(len(batch), -1)).all(1))
+        if bad.size:
+            raise InputError(f"{at}: sample {batch.index[bad[0]]} of the data has values that are not finite")
         where = first_bad(self._current(self.trained), batch.x)
         first = f"the first value that isn't is {where}" if where else "all layers are: it is too large"
-        raise InputError(f"step {self.position.step + 1} (epoch {self.position.epoch + 1}): the loss is not "
-                         f"finite; {first}. The weights are those before this step; its learning rate is "
-                         f"{lr:g}: a lower one, or ClipNorm, may help")
+        raise InputError(f"{at}: the loss is not finite; {first}. The weights are those before this step; "
+                         f"its learning rate is {lr:g}: a lower one, or ClipNorm, may help")
 
     # ---- training
 
@@ -318,15 +321,15 @@ class Trainer:
 
     def _evaluate(self, source: Batches) -> dict[str, float]:
         source = Batches(source.data, INFERENCE, self.prepare, self.seed, self._targets)
-        model, total, loss, measure = self._model(self.trained), 0, 0.0, 0.0
+        model, rows = self._model(self.trained), []
         for batch in prefetched(source.epoch(0, train=False)):
-            outputs = model(batch.x)
-            total += len(batch)
-            loss += len(batch) * value_of(self.loss, outputs, batch.y)
-            measure += len(batch) * self.loss.score(outputs, batch.y)
-        if not total:
+            outputs, (lost, measured) = model(batch.x), self.loss.counts(batch.y)
+            rows.append((lost, lost * value_of(self.loss, outputs, batch.y),
+                         measured, measured * self.loss.score(outputs, batch.y)))
+        if not rows:
             raise InputError("data: there are no samples")
-        return {"loss": loss / total, self.loss.measure: measure / total}
+        lost, loss, measured, measure = map(sum, zip(*rows, strict=True))
+        return {"loss": loss / (lost or 1), self.loss.measure: measure / (measured or 1)}
 
     def predict(self, x: Rows) -> Array:
         """The network's outputs for samples, which are prepared as those to train on."""
@@ -406,6 +409,15 @@ class _Run:
         at.epoch, at.number, at.samples, at.loss, at.measure = at.epoch + 1, 0, 0, 0.0, 0.0
         if self.folder:
             self.trainer.keep(self.folder, self.stopping)
+
+
+def network(source: Source, ops: Ops | None = None) -> Graph:
+    """The graph of what is to be trained. Raises ModelError, also where its batch can't be open."""
+    try:
+        return read(source, ops=ops)
+    except OpenError as error:
+        raise UnsupportedError(f"{error.name} can't be trained: that needs a batch that is open, and the "
+                               "first axis of all values", error.rows) from None
 
 
 def _pair(data: Any) -> tuple[Any, ...]:

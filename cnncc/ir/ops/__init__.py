@@ -14,9 +14,10 @@ from cnncc.ir.ops import (
     losses,
     movement,
     quantized,
+    recurrent,
     training,
     updates,
 )
 
 __all__ = ["NAMES", "OPS", "Shape", "composed", "elementwise", "folds", "formulas", "indexing", "losses",
-           "movement", "quantized", "training", "updates"]
+           "movement", "quantized", "recurrent", "training", "updates"]

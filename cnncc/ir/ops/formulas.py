@@ -11,9 +11,9 @@ from typing import TypeAlias
 from cnncc.ir.errors import InputError, InternalError, ModelError, hint
 from cnncc.ir.expr import Index, parse_expr, tables
 from cnncc.ir.formula import Formula, bind, expand, outside, parse_formula, parsed, pointwise, shape_of, split
-from cnncc.ir.op import NAMES, Attrs, Op, Shape, Shapes, register
+from cnncc.ir.op import NAMES, Attrs, Composer, Op, Shape, Shapes, register
 from cnncc.ir.scalars import FUNCTIONS
-from cnncc.ir.types import Extent, product
+from cnncc.ir.types import FLOATS, Extent, product
 
 Value: TypeAlias = "float | tuple[float, ...]"
 """An attribute: a number, or one for each spatial dimension."""
@@ -280,3 +280,17 @@ def _derived(shapes: Shapes, attrs: Attrs) -> tuple[Formula, Shape]:
 
 
 register(Op("derived", _derived))
+
+
+def derived(b: Composer, f: Formula, values: Mapping[str, str], name: str, origin: tuple[str, ...],
+            shape: Sequence[Extent], base: str = "", dtype: str = "") -> str:
+    """Add a node for a formula over `values`, by the names that it calls them, floats first.
+
+    `dtype` is that of a formula without operands.
+    """
+    found = dict.fromkeys(x.tensor for x in f.loads)
+    used = sorted(found, key=lambda t: b.type(values[t]).dtype not in FLOATS)
+    text = str(f.renamed(dict(zip(used, NAMES, strict=False)))).replace(" ", "")
+    given = {} if used else {"dtype": dtype}
+    return b.op("derived", [values[t] for t in used], name, origin, base, text=text, extents=f.extents,
+                shape=tuple(shape), **given)

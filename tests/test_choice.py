@@ -1,0 +1,124 @@
+"""Which loops are chosen where memory decides, and copies of weights that a step computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernels import arguments, expected_memory, missing, run_memory
+
+from cnncc.compiler import stages
+from cnncc.ir.graph import Builder, Graph
+from cnncc.ir.kernel import parse_kernel
+from cnncc.ir.schedule import Loop
+from cnncc.ir.target import LEVELS, Target, target_for
+from cnncc.ir.types import TensorType
+from cnncc.passes.layouts import PACKED
+from cnncc.passes.schedules import Candidate, candidates
+from cnncc.passes.training import parameters
+from cnncc.train.losses import SoftmaxCrossEntropy
+from cnncc.train.optimizers import SGD
+from cnncc.train.step import build
+
+FORWARD = """in x f32[8, 9216] as n, c
+in w f32[4096, 9216] as n, c
+out y f32[8, 4096] as n, c:8, c
+stage n=8 k=4096 c=9216
+  y[n, k] += x[n, c] * w[k, c]"""
+BACKWARD = """in x f32[8, 4096] as n, c:8, c
+in w f32[4096, 9216] as n, c
+out y f32[8, 9216] as n, c
+stage n=8 c=9216 k=4096
+  y[n, c] += x[n, k] * w[k, c]"""
+WEIGHTS = """in x f32[8, 4096] as n, c:8, c
+in w f32[8, 9216] as n, c
+in u f32[4096, 9216] as n, c
+out y f32[4096, 9216] as n, c
+stage k=4096 c=9216 n=8
+  acc[k, c] += x[n, k] * w[n, c]
+  y[k, c] = u[k, c] * 0.9 + acc[k, c]"""
+SMALL_IMAGES = """in x f32[32, 512, 2, 2] as n, c:8, h, w, c
+in w f32[512, 512, 3, 3] as n, c:8, h, w, c
+out y f32[32, 512, 2, 2] as n, c:8, h, w, c
+stage n=32 k=512 p0=2 p1=2 c=512 r0=3 r1=3
+  y[n, k, p0, p1] += x[n, c, p0 + r0 - 1, p1 + r1 - 1] * w[k, c, r0, r1]"""
+FIRST = """in x f32[8, 64, 55, 55] as n, c:8, h, w, c
+in w f32[8, 3, 224, 224] as n, c, h, w
+out y f32[64, 3, 11, 11] as n, c, h, w
+stage k=64 c=3 r0=11 r1=11 n=8 p0=55 p1=55
+  y[k, c, r0, r1] += x[n, k, p0, p1] * w[n, c, 4*p0 + r0 - 2, 4*p1 + r1 - 2]"""
+
+
+def chosen(text: str, *weights: str) -> Candidate:
+    return candidates(parse_kernel(text), weights, target_for("x86-64-v3"))[0]
+
+
+def walked(candidate: Candidate) -> list[str]:
+    """The dimensions of the loops around the tile, outermost first."""
+    return [x.dim for x in candidate.outside]
+
+
+def test_rows_of_a_large_result_are_written_as_rows() -> None:
+    assert walked(chosen(WEIGHTS))[-1] == "c"
+
+
+def test_rows_of_a_large_matrix_are_read_as_rows() -> None:
+    """Along the sum by vectors; else some rows at a time, each for as many columns as a task has."""
+    assert Loop("simd", "c") in chosen(FORWARD).inside
+    outside = chosen(BACKWARD).outside
+    assert [x.kind for x in outside if x.dim == "k"] == ["chunk"]
+    assert [x.dim for x in outside if x.dim in "ck"] == ["c", "k", "c"]
+
+
+def test_samples_of_small_images_share_weights() -> None:
+    assert Loop("unroll", "n") in chosen(SMALL_IMAGES, "w").inside
+
+
+def test_vectors_are_full() -> None:
+    """Eleven taps would fill two vectors badly; 64 channels fill theirs."""
+    assert Loop("simd", "k") in chosen(FIRST).inside
+
+
+MOVED = """in x f32[{0}, {1}, 3] as n, c:{2}, w, c
+out y f32[{0}, {1}, 3] as n:{2}, c:{2}, w, c, n
+stage i0={0} i1={1} i2=3
+  y[i0, i1, i2] = x[i0, i1, i2]"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("blocks", [(1, 1), (2, 3), (5, 2)])
+def test_blocks_are_turned_in_squares(level: str, blocks: tuple[int, int]) -> None:
+    """A copy between two orders of blocks, by every candidate."""
+    if absent := missing(level):
+        pytest.skip(f"this CPU has no {absent}")
+    target: Target = target_for(level)
+    kernel = parse_kernel(MOVED.format(*(n * target.lanes for n in blocks), target.lanes))
+    arrays = arguments(kernel, 1)
+    found = candidates(kernel, (), target)
+    squares = [c for c in found if Loop("simd", "i1") in c.inside and Loop("unroll", "i0") in c.inside]
+    assert squares
+    for c in (*squares, found[0]):
+        np.testing.assert_array_equal(run_memory(c.kernel, arrays, target), expected_memory(kernel, arrays))
+
+
+def network() -> Graph:
+    """Two convolutions whose weights are worth a copy: the second one's data gradient reads them turned."""
+    b = Builder("net")
+    x, rng = b.input("x", TensorType("f32", (8, 64, 8, 8))), np.random.default_rng(0)
+    for name in ("a", "b"):
+        w = b.const(f"{name}.w", rng.standard_normal((64, 64, 3, 3)).astype(np.float32))
+        one = (1, 1)
+        x = b.op("conv", [x, w], name, strides=one, dilations=one, begin=one, end=one, group=1)
+    x = b.op("reshape", [x], "flat", shape=(8, 64 * 64))
+    w = b.const("w", rng.standard_normal((10, 64 * 64)).astype(np.float32))
+    return b.graph([("y", b.op("linear", [x, w], "scores"))])
+
+
+def test_copies_of_weights_read_through_what_only_moves_them() -> None:
+    graph = network()
+    made, _ = build(graph, SoftmaxCrossEntropy(), SGD(), 8, parameters(graph), ())
+    final = next(g for name, g in stages(made, target_for()) if name == "choose_schedules")
+    packs = [(n, x) for n in final if n.kernel is not None and n.attr["does"] == PACKED
+             for x in n.kernel.stages[0].loads]
+    turned = [n for n, x in packs if any(c < 0 for i in x.index for _, c in i.terms)]
+    assert turned and all(n.inputs == ("b.w",) for n in turned)
+    assert not any(n.kernel is not None and n.attr["does"] == "transpose" for n in final)
