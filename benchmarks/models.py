@@ -1,6 +1,6 @@
 """Models side by side: one thread against other engines, cold compile, loading, kernels far from their roof.
 
-That roof is the larger of its operations over the FMA peak and its bytes over what copying as many moves.
+That roof is the larger of its operations over the FMA peak and its bytes over what copying moves.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def measured(path: str, shapes: Shapes, begin: float) -> dict[str, Any]:
         found["load"] = time.perf_counter() - begin
     best = roof()
     steps = model.profile(**feeds) if all(v.isidentifier() for v in feeds) else model.profile(*feeds.values())
+    found["seconds"] = sum(s.seconds for s in steps)
     parts = [(s.share, best.limit(s)[1], s.ops) for s in steps]
     found["seconds"] = sum(s.seconds for s in steps)
     found["kernels"] = sorted((row for row in parts if row[1] < FAR), reverse=True)

@@ -201,13 +201,13 @@ class Prices:
                 ops = acc * max(1, self.stage.instructions_per_step())
                 own = {x: blocks if beside in self._dims(x) else 1 for x in streams}
                 streamed = sum(self._streamed(steps // chunks, n, x, tile, width) for x, n in own.items())
-                near = steps // chunks * (ops + reads) + acc * self.functions < WINDOW  # tiles overlap
+                scalars = acc * self.functions if self.simd in self.reduced else 0
+                near = steps // chunks * (ops + reads) + scalars < WINDOW       # tiles overlap in time
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
                             streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
-                each = len(self.stage.formulas) + self.functions + self._apart_at_end(tile, width)
-                epilogue = acc * each + 12
-                epilogue /= 2 if near else 1
+                epilogue = acc * (len(self.stage.formulas) + self._apart_at_end(tile, width)) + 12
+                epilogue = epilogue / (2 if near else 1) + acc * self.functions
                 resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
                 total += (steps * cycle + epilogue + resumed) * wide * high
         return total * others

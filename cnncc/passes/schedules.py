@@ -255,7 +255,8 @@ class _Space(Inner):
     def _along_rows(self, tile: str, around: Sequence[str]) -> bool:
         """Whether vectors run along plain memory, and what they walk again for each tile stays in L1."""
         order = self.kernel.output.layout.order
-        if any(block for _, block in order) or self.simd not in self.stage.out.index[order[-1][0]].dims:
+        if any(block for _, block in order) or self.simd not in self.stage.out.index[order[-1][0]].dims \
+                or any(self._gathered(x, self.simd) for x in self.loads):
             return False
         again = (self.tensors[x.tensor].nbytes / product([number(self.extents[d]) for d in around
                                                           if d in self._dims(x)])
