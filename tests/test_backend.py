@@ -79,7 +79,7 @@ def test_verdicts(suite: ModuleType) -> None:
 
     def verdict(node: str, y: np.ndarray, **attributes: int) -> tuple[str, str]:
         case = suite.Case("case", single(node, [2, 3], **attributes), lambda: [([x], [y])], 1e-3, 1e-7)
-        result = suite.guarded(case, 60)
+        result = suite.guarded(case, "cnncc", 60)
         return result.verdict, result.rows[0][1] if result.rows else ""
     assert verdict("Relu", np.maximum(x, 0)) == ("passed", "")
     assert verdict("Relu", x)[0] == "failed" and "AssertionError" in verdict("Relu", x)[1]
@@ -88,5 +88,5 @@ def test_verdicts(suite: ModuleType) -> None:
     assert verdict("StringConcat", x) == ("out of scope", "text: values are numbers")
     for data, what in [(lambda: os._exit(3), "ended with 3"), (lambda: os.kill(os.getpid(), 9), "with -9"),
                        (lambda: time.sleep(60), "no result in 2 s")]:
-        result = suite.guarded(suite.Case("case", single("Relu", [2, 3]), data, 0, 0), 2)
+        result = suite.guarded(suite.Case("case", single("Relu", [2, 3]), data, 0, 0), "cnncc", 2)
         assert result.verdict == "failed" and what in result.rows[0][1]

@@ -130,7 +130,7 @@ def test_a_plot(tmp_path: Path) -> None:
 
 
 def test_plots_need_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"cnncc\[plot\]"):
         History([{"epoch": 1, "loss": 1.0}]).plot("a.png")
 

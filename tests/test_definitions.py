@@ -298,8 +298,8 @@ MISTAKES = {
         "not 'strid' (is it 'stride'?)"),
     "misspelt section": (
         "input: {x: [1]}\nlayer: []",
-        "line 2: a definition has input, layers, name, output, blocks, seed, init, weights, not 'layer' "
-        "(is it 'layers'?)"),
+        "line 2: a definition has input, layers, name, output, blocks, seed, init, weights, preprocess, "
+        "not 'layer' (is it 'layers'?)"),
     "missing key": (HEAD + "- {op: conv, out: 3}", "line 3: conv 'conv.1': needs the key 'k'"),
     "wrong type": (
         HEAD + "- {op: conv, k: 3,\n   out: 1.5}",
