@@ -61,11 +61,9 @@ def measured(path: str, shapes: Shapes, begin: float) -> dict[str, Any]:
     best = roof()
     steps = model.profile(**feeds) if all(v.isidentifier() for v in feeds) else model.profile(*feeds.values())
     found["seconds"] = sum(s.seconds for s in steps)
-    parts = [(s.share, best.limit(s)[1], s.ops) for s in steps]
-    found["seconds"] = sum(s.seconds for s in steps)
-    found["kernels"] = sorted((row for row in parts if row[1] < FAR), reverse=True)
-    found["far"] = sum(share for share, _, _ in found["kernels"])
-    found["kernels"] = found["kernels"][:3]
+    parts = ((s.share, best.limit(s)[1], s.ops) for s in steps)
+    slow = sorted((part for part in parts if part[1] < FAR), reverse=True)
+    found["far"], found["kernels"] = sum(share for share, _, _ in slow), slow[:3]
     return found
 
 

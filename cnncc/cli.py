@@ -99,6 +99,8 @@ def _ops(ctx: click.Context, param: click.Parameter, paths: Iterable[str]) -> di
 
 ops_option: Any = option("--ops", multiple=True, callback=_ops, metavar="FILE",
                          help="Ops of your own: formulas by name, in YAML.")
+
+
 def _preprocess(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
     if text is None:
         return None

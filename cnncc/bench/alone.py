@@ -12,6 +12,7 @@ import numpy as np
 from cnncc.codegen.lower import lower
 from cnncc.codegen.worker import Machine, compile_text
 from cnncc.ir.kernel import Kernel
+from cnncc.ir.plan import aligned
 from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
@@ -20,7 +21,6 @@ from cnncc.ir.types import NUMPY
 from cnncc.runtime import buffers
 from cnncc.runtime.loader import ENTRY, load_code
 
-ALIGN = 64
 LEAST = 3e-4
 """Seconds that one measurement lasts at least: what is shorter is called several times."""
 
@@ -40,7 +40,7 @@ class Alone:
         self.flops = kernel.flops() * (batch if symbol else 1)
         sizes = [t.nbytes * (batch if t.type.symbols else 1) for t in kernel.operands]
         sizes.append(scratch_offsets(kernel)[1])
-        starts = np.cumsum([0, *(-(-size // ALIGN) * ALIGN for size in sizes)])
+        starts = np.cumsum([0, *map(aligned, sizes)])
         memory = buffers.aligned(max(int(starts[-1]), buffers.HUGE_FROM))
         views = [memory[a:a + size] for a, size in zip(starts, sizes, strict=False)]
         rng = np.random.default_rng(0)

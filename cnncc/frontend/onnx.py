@@ -48,7 +48,7 @@ def read(source: Source, folder: str | os.PathLike[str] | None = None,
     Raises UnsupportedError, which lists the nodes that can't be compiled, OpenError where that takes only
     more of a call, ModelError for a broken model, and InputError for what is given and doesn't fit.
     """
-    return _graph(load(source, folder, opening), given)
+    return graph_of(load(source, folder, opening), given)
 
 
 def inspect(source: Source, given: Given = NOTHING) -> ModelInfo:
@@ -59,7 +59,7 @@ def inspect(source: Source, given: Given = NOTHING) -> ModelInfo:
     open: tuple[tuple[str, str, str], ...] = ()
     outputs: dict[str, TensorType] = {}
     try:
-        graph = _graph(file, given)
+        graph = graph_of(file, given)
         outputs = {name: graph[value].type for name, value in graph.outputs}
     except OpenError as error:
         open = error.rows
@@ -79,7 +79,7 @@ def inspect(source: Source, given: Given = NOTHING) -> ModelInfo:
         unsupported, open)
 
 
-def _graph(file: OnnxFile, given: Given) -> Graph:
+def graph_of(file: OnnxFile, given: Given = NOTHING) -> Graph:
     """The graph; where something is wrong and the batch is open, that may be why: others are tried."""
     importer = Importer(file, given)
     try:

@@ -22,8 +22,6 @@ from cnncc.ir.types import NUMPY, Extent, TensorType
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto, TensorProto
 
-Moving: TypeAlias = tuple[str, int, int]
-"""A value of which each turn of a loop finds its part `step` further along an axis: value, axis, step."""
 KINDS = {1: ("f", "a float"), 2: ("i", "an int"), 3: ("s", "a string"), 4: ("t", "a tensor"),
          6: ("floats", "floats"), 7: ("ints", "ints"), 8: ("strings", "strings")}
 """AttributeProto.type: the field that holds the value, and how messages call the kind."""
@@ -273,20 +271,19 @@ class Call:
         self.spend(array.nbytes)
         return self.scope.builder.const(f"{self.out}.{step}", array)
 
-    def loop(self, count: int, moving: Sequence[Moving], whole: Sequence[str], state: Moving,
-             turn: Callable[[Call, Sequence[str], Sequence[str], str], str]) -> str:
+    def loop(self, count: int, operands: Sequence[str], state: tuple[str, Move],
+             turn: Callable[[Call, Sequence[str], str], str]) -> str:
         """Add a loop over a state that is a clause by now; the state after `count` turns.
 
-        `turn` makes the first turn of what it is given: what moves, what all turns read the same, the state.
+        `turn` makes the first turn of what it is given: the operands, the same in all turns, and the state.
         """
         def made(body: Builder, names: Sequence[str]) -> str:
             own = copy(self)
             own.scope = replace(self.scope, builder=body)
-            end = turn(own, names[:len(moving)], names[len(moving):-1], names[-1])
+            end = turn(own, names[:-1], names[-1])
             self.scope.folded = own.scope.folded
             return end
-        operands: list[tuple[str, Move]] = [*((m[0], m[1:]) for m in moving), *((v, None) for v in whole)]
-        return self.scope.builder.loop(count, operands, (state[0], state[1:]), f"{self.out}.loop",
+        return self.scope.builder.loop(count, [(v, None) for v in operands], state, f"{self.out}.loop",
                                        (self.name,), made)
 
     def spend(self, nbytes: int) -> None:

@@ -189,7 +189,7 @@ def suppression(c: Call) -> Results:
         return own.emit("reduce_max", [known], "best", axes=(axis,), keepdims=True), \
             own.emit("argmax", [known], "at", axes=(axis,), keepdims=True, last=False)
 
-    def turn(own: Call, moving: Sequence[str], whole: Sequence[str], state: str) -> str:
+    def turn(own: Call, whole: Sequence[str], state: str) -> str:
         scores, limit, none, numbers, areas, *corners = whole
         open = reshaped(own, cut(own, state, {0: range(1)}, "now"), shape[1:], "now")
         _, at = best(own, open, scores, none)
@@ -210,7 +210,7 @@ def suppression(c: Call) -> Results:
         left = own.emit("and", [open, own.emit("invert", [gone], "left")], "open")
         left = own.emit("reshape", [left], "part", shape=(1, *shape[1:]))
         return own.emit("place", [left], "states", state, begin=(1, 0, 0, 0), steps=(1,) * 4, shape=shape)
-    state = c.loop(turns, [], [scores, limit, none, numbers, areas, *corners], (state, 0, 1), turn)
+    state = c.loop(turns, [scores, limit, none, numbers, areas, *corners], (state, (0, 1)), turn)
     open = cut(c, state, {0: range(turns)}, "chosen")
     score, at = best(c.named(f"{c.out}.last"), open, scores, none)
     rows = turns * n * classes

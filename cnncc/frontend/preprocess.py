@@ -111,10 +111,6 @@ class Preprocess:
         """Which axis of the model's input each axis of the images is."""
         return [LAYOUTS[self.to].index(a) for a in LAYOUTS[self.layout]]
 
-    def record(self) -> dict[str, Any]:
-        """As plain data."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
 
 class _Prefix(Builder):
     """Nodes before those of a graph, whose names they leave alone."""

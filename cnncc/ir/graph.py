@@ -367,7 +367,12 @@ class Builder:
         names = [body.input(body.fresh(v), self.type(v)) for v, _ in operands]
         names.append(body.input(body.fresh(state[0]), self.type(state[0]), "state"))
         end = turn(body, names)
-        loop = Loop(body.graph([("state", end)]), count, tuple(move for _, move in (*operands, state)))
+        return self.looped(body.graph([("state", end)]), count, operands, state, name, origin)
+
+    def looped(self, body: Graph, count: int, operands: Sequence[tuple[str, Move]], state: tuple[str, Move],
+               name: str, origin: tuple[str, ...]) -> str:
+        """Add a loop whose first turn is a graph of the operands and at last the state."""
+        loop = Loop(body, count, tuple(move for _, move in (*operands, state)))
         return self.add(Node(self.fresh(name), "loop", tuple(v for v, _ in operands),
                              self.type(state[0]), origin=origin, base=state[0], loop=loop))
 

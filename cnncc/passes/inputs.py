@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import takewhile
 
-from cnncc.ir.expr import Load
 from cnncc.ir.formula import multiply_add
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.regions import scratch_shapes
@@ -21,7 +20,7 @@ from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import CHANNEL, PACKED
 from cnncc.passes.prices import HIDDEN, count_of
 from cnncc.passes.schedules import ENOUGH, candidates, cheapest, weights_of
-from cnncc.passes.stages import merged, rises, single
+from cnncc.passes.stages import merged, reads, rises, single
 
 GAIN = 0.99                 # of the cycles: what is worth a second stage
 FILLED = 0.25               # the part of L2 that a task's part may fill
@@ -55,8 +54,8 @@ def _pair(p: Node, n: Node) -> Pair | None:
             or len(p.kernel.stages) > 1 or len(n.kernel.stages) > 1:
         return None
     first, last = p.kernel.stages[0], n.kernel.stages[0]
-    if first.first.fold != "=" or first.lookups or not multiply_add(last.first) or len(_reads(p, n)) != 1 \
-            or not single(p) or not rises(p.name, n):
+    if first.first.fold != "=" or first.lookups or not multiply_add(last.first) \
+            or len(reads(p.name, n)) != 1 or not single(p) or not rises(p.name, n):
         return None
     for a, b in ((collapse(p.kernel), collapse(n.kernel)), (p.kernel, n.kernel)):
         pair = replace(p, kernel=a), replace(n, kernel=b)
@@ -67,19 +66,12 @@ def _pair(p: Node, n: Node) -> Pair | None:
     return None
 
 
-def _reads(p: Node, n: Node) -> list[Load]:
-    """How a kernel reads its operand `p`."""
-    assert n.kernel is not None
-    names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p.name}
-    return [x for x in n.kernel.stages[0].loads if x.tensor in names]
-
-
 def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Target) -> Schedule | None:
     """The loops around both stages; None where two kernels should be as fast.
 
     No task computes channels that another one needs too: all its sums are over its pixels.
     """
-    own, reader, (read,) = p.kernel, pair[1].kernel, _reads(*pair)
+    own, reader, (read,) = p.kernel, pair[1].kernel, reads(p.name, pair[1])
     assert own is not None and reader is not None and n.kernel is not None
     batch, held = HINT if p.type.symbols else 1, reader.tensors[read.tensor]
     if held.nbytes * batch < STAYS * target.l2:

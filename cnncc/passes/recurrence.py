@@ -237,10 +237,8 @@ class Recurrence:
         used = {own: operand for own, operand in operands.items() if own in read}
         body = replace(body, inputs=(*used, self.slopes), nodes={
             k: n for k, n in body.nodes.items() if n.op != "input" or k in used})
-        loop = Loop(body, self.count, (*(m for _, m in used.values()), going))
         begin = self.b.op("copy", [after], name, self.n.origin)
-        return self.b.add(Node(self.b.fresh(name), "loop", tuple(v for v, _ in used.values()), self.n.type,
-                               origin=self.n.origin, base=begin, loop=loop))
+        return self.b.looped(body, self.count, [*used.values()], (begin, going), name, self.n.origin)
 
     def slopes_of_all(self, w: Access, state: str) -> str:
         """Add the gradient of what all turns wrote at a place."""

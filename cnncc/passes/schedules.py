@@ -84,7 +84,7 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
 
 
 @functools.lru_cache(maxsize=1024)
-def cheapest(kernel: Kernel, weights: Sequence[str], target: Target) -> Candidate:
+def cheapest(kernel: Kernel, weights: tuple[str, ...], target: Target) -> Candidate:
     """The first of all candidates; passes ask for it several times."""
     return candidates(kernel, weights, target)[0]
 

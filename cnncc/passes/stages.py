@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain, count
 
+from cnncc.ir.expr import Load
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.schedule import Loop, Schedule
@@ -58,12 +59,24 @@ def rises(p: str, n: Node) -> bool:
     Those of channels begin at 0, because a part of them would begin within a block of memory.
     """
     assert n.kernel is not None
-    names = {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p}
+    names = _called(p, n)
     if any(names & s.lookups or s.formulas[-1].scattered for s in n.kernel.stages):
         return False
-    reads = [x for s in n.kernel.stages for x in s.loads if x.tensor in names]
     return all(i.lookup is None and all(c > 0 for _, c in i.terms) and not (axis == CHANNEL and i.const)
-               for x in reads for axis, i in enumerate(x.index))
+               for x in reads(p, n) for axis, i in enumerate(x.index))
+
+
+def reads(p: str, n: Node) -> list[Load]:
+    """How a kernel reads its operand `p`."""
+    assert n.kernel is not None
+    names = _called(p, n)
+    return [x for s in n.kernel.stages for x in s.loads if x.tensor in names]
+
+
+def _called(p: str, n: Node) -> set[str]:
+    """What a kernel calls its operand `p`."""
+    assert n.kernel is not None
+    return {t.name for t, i in zip(n.kernel.operands, n.inputs, strict=False) if i == p}
 
 
 def _elements(t: Tensor) -> int:
@@ -118,11 +131,10 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
     if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or p.type.rank <= AXIS_ROWS:
         return None
     first, last = p.kernel.stages[0], n.kernel.stages[0]
-    reads = [x for x in last.loads for t, i in zip(n.kernel.operands, n.inputs, strict=False)
-             if i == p.name and t.name == x.tensor]
-    if len(reads) != 1 or len(last.out.index) <= AXIS_ROWS or "=" in (first.first.fold, last.first.fold):
+    found = reads(p.name, n)
+    if len(found) != 1 or len(last.out.index) <= AXIS_ROWS or "=" in (first.first.fold, last.first.fold):
         return None
-    rows, own = reads[0].index[AXIS_ROWS], first.out.index[AXIS_ROWS].single
+    rows, own = found[0].index[AXIS_ROWS], first.out.index[AXIS_ROWS].single
     row = last.out.index[AXIS_ROWS].single
     if row is None or own is None or rows.coefficient(row) < 1:
         return None

@@ -51,12 +51,12 @@ def _squeezed(a: Array) -> tuple[int, ...]:
 def _arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     if Path(path).suffix.lower() in (".safetensors", ".npz"):
         return read_weights(Path(path), os.fspath(path))
-    from cnncc.frontend.onnx import read
+    from cnncc.frontend.onnx import graph_of
     from cnncc.frontend.onnx_file import load
     file = load(path)
     found = {t.name: file.array(t) for t in file.proto.graph.initializer if file.describe(t)[0] == np.float32}
     with suppress(OpenError):       # of which the weights are known all the same
-        found |= read(path).constants
+        found |= graph_of(file).constants
     return found
 
 
