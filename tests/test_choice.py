@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernels import arguments, expected_memory, missing, run_memory
@@ -110,6 +112,40 @@ stage i0=16 i1=24
     arrays = arguments(kernel)
     found = candidates(kernel, (), target)[0].kernel
     np.testing.assert_array_equal(run_memory(found, arrays, target), expected_memory(kernel, arrays))
+
+
+def check_all(text: str, target: Target, *weights: str) -> list[Candidate]:
+    """All candidates of a kernel give the same integers."""
+    kernel = parse_kernel(text)
+    arrays = arguments(kernel)
+    expected = expected_memory(kernel, arrays)
+    found = candidates(kernel, weights, target)
+    for c in found:
+        np.testing.assert_array_equal(run_memory(c.kernel, arrays, target), expected, f"{c}")
+    return found
+
+
+def test_rows_of_tables_are_unrolled() -> None:
+    """Also where fewer rows of the result than the table has could take their place."""
+    check_all("""in x f32[1, 16, 1, 16] as n, c:8, h, w, c
+out y f32[1, 48, 1, 2] as n, c:8, h, w, c
+stage a=3 c=16 p=2 i=6
+  y[0, 16*a + c, 0, p] += ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0))[a, i] * \
+x[0, c, 0, 4*p + i]""".replace("\\\n", ""), target_for("x86-64-v3"))
+
+
+def test_weights_beyond_the_caches() -> None:
+    """Some rows of weights stay in L2; or sums wait there while parts of weights that fit into L1 go by."""
+    target = replace(target_for("x86-64-v3"), l1=1 << 10, l2=1 << 14)
+    found = check_all("""in x f32[2, 64, 9] as n, c:8, w, c
+in w f32[48, 64] as n, c
+out y f32[2, 48, 9] as n, c:8, w, c
+stage n=2 k=48 p=9 c=64
+  acc[n, k, p] += x[n, c, p] * w[k, c]
+  y[n, k, p] = max(acc[n, k, p], 0)""", target, "w")
+    ways = {tuple((x.kind == "chunk", x.dim) for x in c.outside) for c in found}
+    assert any(way[0] == (False, "k") == way[-1] for way in ways)
+    assert any(way.count((False, "k")) == 2 and (True, "c") in way for way in ways)
 
 
 def network() -> Graph:

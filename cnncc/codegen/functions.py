@@ -1,6 +1,6 @@
 """exp, log, sine and the like on vectors, without calls: range reduction, then a polynomial.
 
-The methods are those of Cephes (exp, atan, erf's two ranges), fdlibm (log, log1p, expm1), and Cody and
+The methods are those of Cephes (exp, atan, erf's two ranges in f64), fdlibm (log, log1p, expm1), and Cody and
 Waite (reduction by a constant in parts). Polynomials are series, or minimax fits where they have digits,
 found by `tools/minimax.py`. Functions that networks rarely compute are
 written for f64 alone and compute f32 in it.
@@ -29,7 +29,8 @@ class Format:
     limit: tuple[float, float]      # exp beyond isn't a normal number
     exp: tuple[float, ...]          # (exp(r) - 1 - r) / r**2
     log: tuple[float, ...]          # 2 atanh(s) / s**3 - 2 / s**2, in s**2
-    erf: tuple[float, ...]          # erf(x) / x in x**2, up to 1
+    erf: tuple[float, ...]          # erf(x) / x in x**2, up to 1, or over `under` up to `far`
+    under: tuple[float, ...]
     erfc: tuple[float, ...]         # erfc(x) exp(x**2) in 1 / (1 + x/2), from 1 to `far`
     far: float                      # where erf is 1
 
@@ -48,11 +49,10 @@ FORMATS = {
         23, 127, (0.693359375, -2.12194440e-4), (-87.33654, 88.72283),
         (4.999999344e-01, 1.666652062e-01, 4.166838926e-02, 8.368717895e-03, 1.381454765e-03),
         tuple(2 / (2 * k + 1) for k in range(1, 6)),
-        (1.128379166e+00, -3.761262714e-01, 1.128360019e-01, -2.685444484e-02, 5.189535664e-03,
-         -8.020843115e-04, 7.889122768e-05),
-        (1.822491850e-03, 2.597005308e-01, 3.968023461e-01, -6.446107524e-02, 6.366803931e-01,
-         -2.308017922e-01),
-        4.0),
+        (1.128379146e+00, 1.904093197e-01, 5.274908806e-02, 3.765733560e-03, 2.848843615e-04,
+         2.050053960e-06),
+        (1.0, 5.020786067e-01, 1.141102790e-01, 1.496945400e-02, 1.162561756e-03, 3.809145186e-05),
+        (), 3.92),
     "f64": Format(
         52, 1023, (6.93147180369123816490e-1, 1.90821492927058770002e-10),
         (-708.3964185322641, 709.782712893384),
@@ -62,6 +62,7 @@ FORMATS = {
          -2.68661706432762187e-02, 5.22397760742346774e-03, -8.54832598969675755e-04,
          1.20552953204942936e-04, -1.49247446633354889e-05, 1.64475176778718728e-06,
          -1.62091759117486956e-07, 1.37229762659245037e-08, -7.80118887409775117e-10),
+        (),
         (-3.13064746869806819e-06, 2.82188707631204516e-01, 2.80816281418022506e-01,
          2.57312008742633214e-01, 1.18591526123399640e-01, 3.08997830514738725e-01,
          -6.42469674559639548e-01, 1.25958298008463987e+00, -1.99541256576995729e+00,
@@ -178,8 +179,13 @@ def cosh(x: Lanes) -> Lanes:
 
 
 def erf(x: Lanes) -> Lanes:
+    """In one quotient of polynomials, or as 1 - erfc beyond 1."""
     f = _format(x)
     a = abs(x)
+    if f.under:
+        a = (a > f.far).where(a.constant(f.far), a)
+        y = a * (a * a).poly(f.erf) / (a * a).poly(f.under)
+        return (y > 1).where(y.constant(1), y).signed_as(x)
     near = x * (x * x).poly(f.erf)
     a = (a > f.far).where(a.constant(f.far), a)
     t = 1 / a.fma(0.5, 1)

@@ -408,7 +408,7 @@ class StageLowering:
                     (len(lanes) == span and a.padded(self.simd.dim, wide.lanes))
                 known = self.e.load(ptrs[i], at, wide, a.bytes) if whole else \
                     self.e.masked_load(ptrs[i], at, wide, lanes, a.bytes)
-                if a.tensor.name in self.ahead:
+                if a.tensor.name in self.ahead and at % LINE == 0:
                     self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
             elif stride == 2 * a.bytes and len(lanes) == wide.lanes:    # of the last pair only the first
                 half = wide.lanes // 2

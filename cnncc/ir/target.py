@@ -31,7 +31,7 @@ class Target:
     latency: float = 5.0
     l2_bytes: float = 40.0
     l3_bytes: float = 8.0
-    l3_stream: float = 18.0
+    l3_stream: float = 10.0
     memory_bytes: float = 8.0
     strict: bool = False
     small: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -96,5 +96,5 @@ def dtype_called(name: str) -> np.dtype[Any]:
         d.name: d for d in map(NUMPY.__getitem__, BYTES.keys() - {"bf16"})}[name]
 
 
-def product(extents: Sequence[int]) -> int:
+def product(extents: Iterable[int]) -> int:
     return math.prod(extents)

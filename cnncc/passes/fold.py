@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from cnncc.ir.reference import evaluate
 from cnncc.ir.target import Target
 from cnncc.ir.types import NUMPY, product
 
+Array = np.ndarray[Any, Any]
 FOLD_LIMIT = 1 << 26        # elements that a folded constant may have
 
 
@@ -109,6 +111,7 @@ def expand_but(graph: Graph, kept: Collection[str]) -> Graph:
 def fold_constants(graph: Graph, target: Target) -> Graph:
     """What depends on constants only is computed now; adding zeros and reshaping to the same shape vanish.
 
+    A constant divisor becomes a factor, with `strict` precision only where that is exact.
     Constants of which all turns of a loop read the same are constants of its body.
     """
     b = Rebuild(graph)
@@ -129,9 +132,23 @@ def fold_constants(graph: Graph, target: Target) -> Graph:
         elif inputs and n.type == b.type(inputs[0]) and (
                 n.op == "reshape" or (n.op == "add" and known[1] and not b.constants[inputs[1]].any())):
             b.renamed[n.name] = inputs[0]
+        elif n.op == "div" and known[1] and (factor := _inverse(b.constants[inputs[1]], target)) is not None:
+            inverse = b.const(f"{n.name}.factor", factor)
+            b.renamed[n.name] = b.op("mul", [inputs[0], inverse], n.name, n.origin)
         else:
             b.copy(n)
     return b.finish()
+
+
+def _inverse(divisor: Array, target: Target) -> Array | None:
+    """What to multiply by instead of dividing: where that is a normal number, and exact for `strict` code."""
+    if divisor.dtype.kind != "f":
+        return None
+    with np.errstate(all="ignore"):
+        factor: Array = 1 / divisor
+    exact = not target.strict or bool((np.abs(np.frexp(divisor)[0]) == 0.5).all())
+    normal = np.isfinite(factor) & (np.abs(factor) >= np.finfo(divisor.dtype).tiny)
+    return factor if exact and normal.all() else None
 
 
 def merge_views(graph: Graph, target: Target) -> Graph:

@@ -49,7 +49,10 @@ class Inner(Prices):
                     if any(i.coefficient(d) and len(i.dims) > 1 for x in self.loads for i in x.index)]
         images = [d for d in plain if all(x.index and x.index[0].single == d for x in self.loads)]
         loops += [Loop("for", d) for d in (*images, *shifting)]
-        loops += [Loop("for", d) for d in plain if d not in (*images, *shifting)]
+        others = [d for d in plain if d not in (*images, *shifting)]
+        if not (blocked or windows or rows or self.simd in self.reduced) and len(self.loads) > 1:
+            blocked = others[-1:]           # several steps of it are a turn
+        loops += [Loop("for", d) for d in others if d not in blocked]
         loops += [Loop("for", d, turns if d == rows[-1] else 1) for d in rows]
         loops += [Loop("unroll", d) for d in rows[-1:]]
         loops += self._counted(windows, acc, turns if blocked else 0)

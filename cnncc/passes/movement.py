@@ -310,7 +310,8 @@ def _sound(m: Node, x: Load, n: Node) -> bool:
         return False
     order = [d for i in source.index for d in i.dims]
     turned = order != [d for d in f.out_dims if d in order]
-    if turned and reader.fold != "=" and len(reader.out.index) > CHANNEL \
+    contracts = any(isinstance(a, Load) for a in multiply_add(reader) or ())
+    if turned and contracts and len(reader.out.index) > CHANNEL \
             and set(x.dims) & set(reader.out.index[CHANNEL].dims):
         return False
     for out, index, extent in zip(f.out.index, x.index, m.type.shape, strict=True):

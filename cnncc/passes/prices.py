@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cnncc.ir.expr import Load, cost, size
@@ -19,17 +19,21 @@ from cnncc.ir.schedule import Loop
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, HINT, Extent, product
 
-STALL = 0.3                 # the part of a transfer from L2 that is not hidden behind arithmetic
+STALL = 0.5                 # the part of a transfer from L2 that is not hidden behind arithmetic
+KEPT = 0.25                 # the part of L1 that vectors may fill which stay until they are read again
 ROOM = 0.65                 # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 AHEAD = 0.2                 # the same where it is asked for a whole chunk before
 PIECE = 2.0                 # bytes per cycle of what is walked in single elements
 RUN, RUNS = 2048, 32        # bytes from which one is long; shorter runs that are followed at a time
-RESUMED, RESUME = 1.5, 15   # cycles that a chunk takes for each accumulator that has waited, and at all
+SCATTERED = 0.3             # of the rate of elements, where tiles of all channels take turns
+UNALIGNED = 1.5             # loads that one of a vector counts as which taps shift
+RESUMED, RESUME = 3.0, 60   # cycles that a chunk takes for each accumulator that has waited, and at all
 WINDOW = 128                # instructions that are in flight at a time
-BROADCAST = 1.5             # loads of vectors that loading one element into all lanes is worth
+BROADCAST = 1.2             # loads of vectors that loading one element into all lanes is worth
 FAR = 6                     # the same for an element of a vector that is gathered from beyond L2
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
+COUNTED = "par", "for", "part", "chunk"
 BODY = 40                   # multiply-adds that an inner loop should have at least
 
 
@@ -78,7 +82,7 @@ class Prices:
         self.kernel, self.target, self.weights = kernel, target, weights
         self.known: dict[int, frozenset[str]] = {}
         self.blocks: dict[str, bool] = {}
-        self.computed: tuple[Sequence[Loop], int, float] = ((), 0, 0.0)     # what was priced last
+        self.computed: tuple[Sequence[Loop], tuple[int, ...], float] = ((), (), 0.0)    # priced last
         self.stage: Stage = kernel.stages[-1]
         self.extents = self.stage.extents
         self.tensors = kernel.tensors
@@ -98,6 +102,9 @@ class Prices:
                 and not self._blocked(self.rows[0]):
             self.batch = self.rows[0]
         self.loads = [x for x in first.loads if x.tensor != ACC]
+        self.vectors = [x for x in self.loads if self.simd in self._dims(x)]
+        self.shifted = [x for x in self.vectors if x.tensor not in self.weights and any(
+            self.simd in i.dims and len(i.dims) > 1 for i in x.index) and not self._blocked(str(self.simd))]
         self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
         self.functions = sum(cost(f.expr) - size(f.expr) for f in self.stage.formulas[1:])
         self.accesses = [self._access(x) for x in dict.fromkeys((*self.stage.loads, self.stage.out))]
@@ -185,22 +192,21 @@ class Prices:
         return c if c != 1 else 0
 
     def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop],
-                 chunks: int) -> float:
+                 chunks: int, again: Sequence[int]) -> float:
         t = self.target
         steps = product([number(self.extents[d]) for d in self.reduced])
         if self.simd in self.reduced:
             steps = -(-steps // self.lanes)
         beside, vectors = self.wide(tile)[0], self._vectors(tile)
         others = product([number(self.extents[d]) for d in self.rows if d not in (tile, beside)])
-        streams = [x for x in self.loads if self.simd in self._dims(x)]
         total = 0.0
         for width, wide in sizes(number(self.extents[tile]), rw) if tile else [(1, 1)]:
             for blocks, high in sizes(vectors, nb):
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
                 ops = acc * max(1, self.stage.instructions_per_step())
-                own = {x: blocks if beside in self._dims(x) else 1 for x in streams}
-                streamed = sum(self._streamed(steps // chunks, n, x, tile, width) for x, n in own.items())
+                streamed = sum(self._streamed(steps // chunks, blocks if beside in self._dims(x) else 1, n, x,
+                                              tile, width) for x, n in zip(self.vectors, again, strict=True))
                 scalars = acc * self.functions if self.simd in self.reduced else 0
                 near = steps // chunks * (ops + reads) + scalars < WINDOW       # tiles overlap in time
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
@@ -228,10 +234,27 @@ class Prices:
         tiles = float(variants * rw * nb * fold * 3 ** len(clipped))
         return tiles * (2 * terms + 3 * len(self.stage.formulas))
 
-    def _streamed(self, steps: int, blocks: int, x: Load, tile: str | None, width: int) -> float:
-        """Cycles per step to bring vectors from L2 that are too many to stay in L1 until the next tile."""
+    def _again(self, outside: Sequence[Loop]) -> tuple[int, ...]:
+        """How many tiles' vectors each load goes through before it reads the same ones again."""
+        found = []
+        walked = [(x.dim, turns) for x, turns in self._walked(outside) if turns > 1][::-1]
+        for own in map(self._dims, self.vectors):
+            inner = next((i for i, (d, _) in enumerate(walked) if d not in own), len(walked))
+            found.append(product([turns for _, turns in walked[:inner]]))
+        return tuple(found)
+
+    def _walked(self, loops: Iterable[Loop]) -> Iterator[tuple[Loop, int]]:
+        """Counted loops, the outermost first, with their turns: an inner one goes through an outer's step."""
+        span = {d: number(e) for d, e in self.extents.items()}
+        for x in loops:
+            if x.kind in COUNTED:
+                yield x, count_of(span[x.dim], x.step)
+                span[x.dim] = min(x.step, span[x.dim])
+
+    def _streamed(self, steps: int, blocks: int, tiles: int, x: Load, tile: str | None, width: int) -> float:
+        """Cycles per step for vectors from L2: where they don't stay in L1 until they are read again."""
         line = self.lanes * 4 * blocks * self._spread(x, tile, width)
-        if not set(self.reduced) <= self._dims(x) or steps * line <= self.target.l1 // 2:
+        if not set(self.reduced) <= self._dims(x) or steps * line * tiles <= self.target.l1 * KEPT:
             return 0.0
         far = steps * line > self.target.l2 * 3 // 4
         return line / (self.target.l3_stream if far else self.target.l2_bytes)
@@ -264,6 +287,8 @@ class Prices:
         dims = self._dims(x)
         wide, _ = self.wide(tile)
         n = float(blocks if wide in dims else 1) if self.simd in dims else BROADCAST
+        if x in self.shifted:
+            n *= UNALIGNED
         if distance := self._gathered(x, self.simd):
             far = self.tensors[x.tensor].nbytes > self.target.l2
             n *= 3 if distance == 2 else (FAR if far else 2) * self.lanes
@@ -285,13 +310,10 @@ class Prices:
         """Bytes per cycle of what comes from beyond L2: a stream, or pieces between which loops jump."""
         if a.nbytes <= self.target.l2:
             return self.target.l3_stream / HIDDEN
-        span = {d: number(e) for d, e in self.extents.items()}
-        walked: list[tuple[Loop, int]] = []
-        for x in loops:
-            if x.kind in ("par", "for", "part", "chunk") and x.dim in a.dims:
-                walked.append((x, count_of(span[x.dim], x.step)))
-                span[x.dim] = min(x.step, span[x.dim])
-        near, run, runs = a.unit * product([span[d] for d in a.dims]), 0, 1
+        walked = [(x, turns) for x, turns in self._walked(loops) if x.dim in a.dims]
+        span = {d: number(self.extents[d]) for d in a.dims}
+        span |= {x.dim: min(x.step, span[x.dim]) for x, _ in walked}
+        near, run, runs = a.unit * product(span.values()), 0, 1
         for x, turns in reversed(walked):
             jump = a.jump(x.dim, x.step)
             if turns > 1 and jump > near:
@@ -310,8 +332,7 @@ class Prices:
         """
         live = [float(a.nbytes) for a in self.accesses]
         turns = [1.0] * len(live)
-        for loop in outside:
-            count = count_of(number(self.extents[loop.dim]), loop.step)
+        for loop, count in self._walked(outside):
             walked = [loop.dim in a.dims for a in self.accesses]
             live = [n / count if w else n for n, w in zip(live, walked, strict=True)]   # one tile of it
             if sum(live) > self.target.l2 * ROOM:                   # gone by the next turn
@@ -320,11 +341,14 @@ class Prices:
         again = next((d for d in order if order.count(d) > 1 and d not in (self.simd, self.batch)), None)
         # pixels in chunks around channels: what is written or added comes in pieces, not in streams
         chunk = {again, self.simd} if again and len(self.rows) <= 2 and order[0] != self.simd else {""}
+        slab = order[-1:] == [self.simd] and order.count(order[-1]) > 1
         total = 0.0
         for a, n in zip(self.accesses, turns, strict=True):
             if a.near:
                 continue
-            if a.broadcast or a.dims >= chunk:
+            if slab and self.simd in a.dims and not a.ordered:      # a few rows of many channels at a time
+                rate = self.target.l3_bytes * SCATTERED
+            elif a.broadcast or a.dims >= chunk:
                 rate = self.target.l3_bytes
             elif a.ordered:
                 ahead = any(x.kind == "chunk" and x.dim in a.dims for x in outside)

@@ -22,7 +22,7 @@ from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
 from cnncc.passes.inner import Inner
 from cnncc.passes.layouts import PACKED
-from cnncc.passes.prices import count_of, number
+from cnncc.passes.prices import ROOM, count_of, number
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
@@ -115,8 +115,9 @@ class _Space(Inner):
 
     def other_taps(self) -> Iterator[list[str]]:
         """Rows that move vectors along a sum, as taps do in gradients of weights: the last, the last two."""
+        summed = {*self.reduced}.difference(self.stage.first.tabled)      # those are unrolled
         found = [d for d in self.rows if isinstance(e := self.extents[d], int) and any(
-            d in i.dims and any(o in self.reduced and e < number(self.extents[o]) for o in i.dims)
+            d in i.dims and any(o in summed and e < number(self.extents[o]) for o in i.dims)
             for x in self.loads for i in x.index if self.simd in self._dims(x) or self.simd in self.reduced)]
         for n in range(1, min(2, len(found)) + 1):
             if product([number(self.extents[d]) for d in found[-n:]]) < self.target.registers:
@@ -231,6 +232,9 @@ class _Space(Inner):
                 yield ([*batch, Loop("for", rows[0], strip), *wide, *outer, *inner], inside)
             if batch and self.weights:
                 yield ([*wide, *batch, *outer, *inner], inside)
+            slab = self._slab(nb)
+            if slab and inner:
+                yield ([Loop("for", str(beside), slab), *batch, *outer, *inner, *wide], inside)
         if wide and inner and self._sparse():
             ways = dict.fromkeys(tuple(chain(*way)) for way in permutations((inner, wide, outer)))
             yield from (([*batch, *way], inside) for way in ways)
@@ -239,6 +243,9 @@ class _Space(Inner):
             rest = [x for x in inside if x.dim not in done and x.kind != "prefetch"]
             if self._streams() and (outer or inner):
                 yield ([*batch, *wide, *chunks, *outer, *inner], [*rest, *self._ahead(nb, chunks)])
+                for around in self._around(nb, tile):
+                    ahead = [Loop("prefetch", x.tensor, self._tile_bytes(nb)) for x in self._streams()]
+                    yield ([*batch, around, *chunks, *wide, *outer, *inner], [*rest, *ahead])
             elif tile and not self._streams():
                 for x in (inner[0], *wide):
                     n = count_of(number(self.extents[x.dim]), x.step)
@@ -281,9 +288,11 @@ class _Space(Inner):
                 return
             extent = number(self.extents[d])
             image = sum(self.tensors[x.tensor].nbytes for x in self.broadcast if d in self._dims(x))
-            n = int(extent * self.target.l1 / 2 / (nbytes + image)) // self.lanes * self.lanes
-            if n < extent:
-                yield [Loop("chunk", d, max(n, self.lanes))]
+            sizes = {int(extent * self.target.l1 / 2 / (nbytes + image)), *(
+                int(extent * self.target.l1 / part / nbytes) for part in (2, 4, 8))}
+            for n in sorted({max(n // self.lanes, 1) * self.lanes for n in sizes}):
+                if n < extent:
+                    yield [Loop("chunk", d, n)]
             return
         if sum(self.tensors[x.tensor].nbytes for x in self.loads) < self.target.l2:
             return
@@ -296,6 +305,15 @@ class _Space(Inner):
             most = round(self.target.l2 / 2 / near / self.lanes) * self.lanes if len(self.reduced) == 1 else 1
             least = self.lanes if self._blocked(d) else 1
             yield [Loop("chunk", d, max(least, min(most, number(self.extents[d]))))]
+
+    def _around(self, nb: int, tile: str | None) -> Iterator[Loop]:
+        """Rows of weights whose sums wait in L2 between chunks."""
+        if self.simd is None or not tile:
+            return
+        rows = product([number(self.extents[d]) for d in self.rows if d != self.batch])
+        step = self.target.l2 // 16 // rows // (nb * self.lanes) * nb * self.lanes
+        if nb * self.lanes < step:
+            yield Loop("for", self.simd, min(step, number(self.extents[self.simd])))
 
     def _ahead(self, nb: int, chunks: Sequence[Loop]) -> Iterator[Loop]:
         """The next chunk's weights are asked for while this one's are used."""
@@ -326,6 +344,12 @@ class _Space(Inner):
         if self._blocked(d):
             return 0
         return -(-extent // -(-extent // rows)) if 3 < rows < extent else 0
+
+    def _slab(self, nb: int) -> int:
+        """How many rows of weights, of several tiles, stay in L2 while everything else goes by; 0: all."""
+        fitting = int(self.target.l2 * ROOM / 1.2 / self._tile_bytes(nb)) if self._streams() else 0
+        step = fitting * nb * self.lanes
+        return step if fitting > 1 and step < number(self.extents[str(self.simd)]) else 0
 
     def _tile_bytes(self, nb: int) -> int:
         """Bytes of weights that one tile reads."""
@@ -370,8 +394,10 @@ class _Space(Inner):
                fold: int) -> Candidate:
         outside, inside = loops
         chunks = self._turns([x for x in outside if x.kind == "chunk"])
-        if self.computed[0] is not inside or self.computed[1] != chunks:
-            self.computed = inside, chunks, self._compute(tile, rw, nb, fold, inside, chunks)
+        again = self._again(outside)
+        if self.computed[0] is not inside or self.computed[1] != (chunks, *again):
+            cycles = self._compute(tile, rw, nb, fold, inside, chunks, again)
+            self.computed = inside, (chunks, *again), cycles
         cycles = self.computed[2] + self._memory(outside, inside)
         outside = self._parallel(outside, cycles)
         tasks = self._turns([x for x in outside if x.kind == "par"])
