@@ -120,8 +120,6 @@ class Inner(Prices):
         wide, _ = self.wide(tile)
         steps = {tile: rw, wide: nb}
         def walked(x: Load) -> int:
-            return product([n for d, n in steps.items() if d in self._dims(x)])
-        return [(x, walked(x) // n * (n + number(self.extents[d])))
-                for row, n in steps.items() if row and row != self.simd and n > 1
-                for x in self.loads for i in x.index for d in self.reduced
-                if {row, d} <= set(i.dims) and self.simd in self._dims(x)]
+            return product(n for d, n in steps.items() if d in self._dims(x))
+        return [(x, walked(x) // n * (n + number(self.extents[d]))) for x, row, d, _ in self.sliding
+                if row != self.simd and x in self.vectors and (n := steps.get(row, 1)) > 1]

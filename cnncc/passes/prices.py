@@ -103,9 +103,12 @@ class Prices:
             self.batch = self.rows[0]
         self.loads = [x for x in first.loads if x.tensor != ACC]
         self.vectors = [x for x in self.loads if self.simd in self._dims(x)]
+        self.sliding = [(x, row, d, i.coefficient(row)) for x in self.loads for i in x.index for d in i.dims
+                        if d in self.reduced for row in i.dims if row != d]
         self.shifted = [x for x in self.vectors if x.tensor not in self.weights and any(
             self.simd in i.dims and len(i.dims) > 1 for i in x.index) and not self._blocked(str(self.simd))]
         self.broadcast = [x for x in self.loads if self.simd not in self._dims(x)]
+        self.instructions = max(1, self.stage.instructions_per_step())
         self.functions = sum(cost(f.expr) - size(f.expr) for f in self.stage.formulas[1:])
         self.accesses = [self._access(x) for x in dict.fromkeys((*self.stage.loads, self.stage.out))]
 
@@ -191,6 +194,22 @@ class Prices:
         c = abs(x.index[last].coefficient(d))
         return c if c != 1 else 0
 
+    def _least(self, tile: str | None, rw: int, nb: int, fold: int) -> float:
+        """Cycles that a tile's arithmetic takes at least, whatever the loops inside and around it."""
+        steps = product(number(self.extents[d]) for d in self.reduced)
+        if self.simd in self.reduced:
+            steps = -(-steps // self.lanes)
+        beside = self.wide(tile)[0]
+        tiled = self._vectors(tile) * (number(self.extents[tile]) if tile else 1) * fold
+        others = product(number(self.extents[d]) for d in self.rows if d not in (tile, beside))
+        acc = rw * nb * fold
+        ops = acc * self.instructions
+        unrolled = [Loop("unroll", d) for d in self.reduced]
+        reads = sum(self._reads(x, tile, rw, nb, fold, unrolled) for x in self.loads)
+        near = not self.reduced or steps * (ops + reads) < WINDOW
+        cycle = max(ops / self.target.fmas, reads / self.target.loads, 0 if near else self.target.latency)
+        return steps * others * tiled * cycle / acc
+
     def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop],
                  chunks: int, again: Sequence[int]) -> float:
         t = self.target
@@ -204,7 +223,7 @@ class Prices:
             for blocks, high in sizes(vectors, nb):
                 acc = width * blocks * fold
                 reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
-                ops = acc * max(1, self.stage.instructions_per_step())
+                ops = acc * self.instructions
                 streamed = sum(self._streamed(steps // chunks, blocks if beside in self._dims(x) else 1, n, x,
                                               tile, width) for x, n in zip(self.vectors, again, strict=True))
                 scalars = acc * self.functions if self.simd in self.reduced else 0
@@ -295,8 +314,8 @@ class Prices:
         if dims & set(self.folded):
             n *= fold
         if tile in dims:
-            taps = [l.dim for l in inside if l.kind == "unroll" and l.dim in self.reduced]
-            shared = [(i.coefficient(tile), d) for i in x.index for d in taps if {tile, d} <= set(i.dims)]
+            taps = {l.dim for l in inside if l.kind == "unroll"}
+            shared = [(c, d) for y, row, d, c in self.sliding if y is x and row == tile and d in taps]
             again = any(l.kind == "reload" and l.dim == x.tensor for l in inside)
             if shared and self.simd in dims and not again:      # overlapping vectors are read once
                 stride, d = shared[0]

@@ -7,6 +7,7 @@ result (the vector), which other one is innermost (the tile), which operands are
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, permutations
@@ -76,21 +77,35 @@ def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
 def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
                part: bool = False) -> list[Candidate]:
     """All candidates for a kernel of one stage, the cheapest first; a `part` keeps its dimensions."""
-    space = _Space(kernel if part else collapse(kernel), tuple(weights), target)
-    vectors = [space, *(_Space(space.kernel, space.weights, target, d) for d in space.other_vectors())]
-    spaces = (t for s in vectors for t in (s, *(_Space(space.kernel, space.weights, target, s.simd, taps)
-                                                for taps in s.other_taps())))
+    spaces = _spaces(kernel if part else collapse(kernel), tuple(weights), target)
     return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
 
 
 @functools.lru_cache(maxsize=1024)
 def cheapest(kernel: Kernel, weights: tuple[str, ...], target: Target) -> Candidate:
-    """The first of all candidates; passes ask for it several times."""
-    return candidates(kernel, weights, target)[0]
+    """The first of all candidates, found without most of the others; passes ask for it several times."""
+    best: Candidate | None = None
+    for space in _spaces(collapse(kernel), weights, target):
+        space.limit = best.price if best else math.inf
+        for c in space.all():
+            if best is None or c.price < best.price:
+                best, space.limit = c, c.price
+    assert best is not None
+    return best
+
+
+def _spaces(kernel: Kernel, weights: tuple[str, ...], target: Target) -> Iterator[_Space]:
+    """By what may be the vector, and which rows are taps."""
+    first = _Space(kernel, weights, target)
+    for s in (first, *(_Space(kernel, weights, target, d) for d in first.other_vectors())):
+        yield s
+        yield from (_Space(kernel, weights, target, s.simd, taps) for taps in s.other_taps())
 
 
 class _Space(Inner):
     """What a kernel of one stage allows."""
+
+    limit = math.inf            # cycles that a tile's arithmetic may take
 
     def other_vectors(self) -> Iterator[str]:
         """Dimensions whose vectors are whole in all operands, where the result's are gathered or short."""
@@ -173,23 +188,24 @@ class _Space(Inner):
         first, *rest = self.stage.formulas
         long = cost(first.expr) + sum(cost(f.expr) for f in rest if first.fold == "=")
         fits = False
-        for nb in heights.values():
-            for rw in widths.values():
-                if rw * nb * long > LONG and rw * nb > 1:
-                    continue
-                loaded = nb * fold if self.taps and rw > 1 else nb
-                held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
-                shared = [x.tensor for x, _ in self._windows(tile, rw, nb)]
-                loops = [*self.orders(tile, rw, nb)] if free >= 0 else []
-                if held <= free:
-                    fits |= bool(loops)
-                    yield from (self.priced(x, tile, rw, nb, fold) for x in loops)
-                if shared and len(shared) < len(self.loads):
-                    fits |= bool(loops)
-                    hints = [Loop("reload", t) for t in shared]
-                    again = {id(inside): [*inside, *hints] for _, inside in loops}
-                    yield from (self.priced((outside, again[id(inside)]), tile, rw, nb, fold)
-                                for outside, inside in loops)
+        tiles = [(nb, rw) for nb in heights.values() for rw in widths.values()
+                 if rw * nb == 1 or rw * nb * long <= LONG]
+        for least, (nb, rw) in sorted((self._least(tile, rw, nb, fold), (nb, rw)) for nb, rw in tiles):
+            if fits and least > self.limit:
+                break
+            loaded = nb * fold if self.taps and rw > 1 else nb
+            held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
+            shared = [x.tensor for x, _ in self._windows(tile, rw, nb)]
+            loops = [*self.orders(tile, rw, nb)] if free >= 0 else []
+            if held <= free:
+                fits |= bool(loops)
+                yield from (self.priced(x, tile, rw, nb, fold) for x in loops)
+            if shared and len(shared) < len(self.loads):
+                fits |= bool(loops)
+                hints = [Loop("reload", t) for t in shared]
+                again = {id(inside): [*inside, *hints] for _, inside in loops}
+                yield from (self.priced((outside, again[id(inside)]), tile, rw, nb, fold)
+                            for outside, inside in loops)
         if not fits:                        # more than there are registers, whatever the tile
             yield from (self.priced(x, tile, 1, 1, fold) for x in self.orders(tile, 1, 1))
 
