@@ -113,6 +113,15 @@ class Net:
         channels = sum(self.shapes[v][0] for v in values)
         return self.node("Concat", values, (channels, *self.shapes[values[0]][1:]), axis=1)
 
+    def halves(self, x: str) -> tuple[str, str]:
+        """The first and the second half of the channels."""
+        c, *size = self.shapes[x]
+        left = self.node("Split", [x], (c // 2, *size), axis=1, num_outputs=2)
+        right = f"{left}_right"
+        self.nodes[-1].output.append(right)
+        self.shapes[right] = self.shapes[left]
+        return left, right
+
     def gate(self, x: str, squeezed: int, act: str) -> str:
         """Squeeze and excitation."""
         y = self.conv(self.mean(x), squeezed, 1, norm=False, act=act)
@@ -279,10 +288,7 @@ def shufflenetv2(n: Net, x: str) -> str:
         left = n.conv(n.conv(x, c, 3, 2, c, act=None), out // 2, 1)
         x = shuffled(left, branch(x, out // 2, 2))
         for _ in range(count - 1):
-            half = (out // 2, *n.shapes[x][1:])
-            left, right = n.node("Split", [x], half, axis=1, num_outputs=2), f"half_{len(n.nodes)}"
-            n.nodes[-1].output.append(right)
-            n.shapes[right] = half
+            left, right = n.halves(x)
             x = shuffled(left, branch(right, out // 2, 1))
     return n.scores(n.conv(x, 1024, 1))
 
@@ -335,6 +341,69 @@ def c3d(n: Net, x: str) -> str:
     return n.linear(n.linear(x, 512, "Relu"), 101)
 
 
+def yolov8n(n: Net, x: str) -> str:
+    """Distances to the sides of boxes, means of distributions, and scores of 80 classes, of three scales."""
+    def conv(x: str, out: int, k: int = 1, stride: int = 1) -> str:
+        return n.conv(x, out, k, stride, act="Silu")
+
+    def stage(x: str, out: int, count: int, add: bool = False) -> str:
+        parts = [*n.halves(conv(x, out))]
+        for _ in range(count):
+            y = conv(conv(parts[-1], out // 2, 3), out // 2, 3)
+            parts.append(n.add(parts[-1], y) if add else y)
+        return conv(n.concat(*parts), out)
+
+    def up(x: str) -> str:
+        c, h, w = n.shapes[x]
+        return n.node("Resize", [x, "", n.const(np.array([1, 1, 2, 2], np.float32))], (c, 2 * h, 2 * w), mode="nearest",
+                      coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+
+    def head(x: str) -> str:
+        y = n.concat(*(n.conv(conv(conv(x, c, 3), c, 3), c, 1, norm=False, act=act)
+                       for c, act in ((64, None), (80, "Sigmoid"))))
+        c, h, w = n.shapes[y]
+        return n.node("Reshape", [y, n.const(np.array([0, c, h * w]))], (c, h * w))
+    x = stage(conv(conv(x, 16, 3, 2), 32, 3, 2), 32, 1, add=True)
+    fine = stage(conv(x, 64, 3, 2), 64, 2, add=True)
+    middle = stage(conv(fine, 128, 3, 2), 128, 2, add=True)
+    x = conv(stage(conv(middle, 256, 3, 2), 256, 1, add=True), 128)
+    pools = [x]
+    for _ in range(3):
+        pools.append(n.pool(pools[-1], 5, 1, 2))
+    coarse = conv(n.concat(*pools), 256)
+    middle = stage(n.concat(up(coarse), middle), 128, 1)
+    fine = stage(n.concat(up(middle), fine), 64, 1)
+    middle = stage(n.concat(conv(fine, 64, 3, 2), middle), 128, 1)
+    coarse = stage(n.concat(conv(middle, 128, 3, 2), coarse), 256, 1)
+    heads = [head(x) for x in (fine, middle, coarse)]
+    places = sum(n.shapes[h][1] for h in heads)
+    boxes = n.node("Concat", heads, (64, places), axis=2)
+    boxes = n.node("Split", [boxes, n.const(np.array([64, 80]))], (64, places), axis=1)
+    n.nodes[-1].output.append("classes")
+    n.shapes["classes"] = 80, places
+    boxes = n.node("Reshape", [boxes, n.const(np.array([0, 4, 16, places]))], (4, 16, places))
+    boxes = n.node("Softmax", [boxes], (4, 16, places), axis=2)
+    bins = n.const(np.arange(16, dtype=np.float32).reshape(16, 1))
+    boxes = n.node("Mul", [boxes, bins], (4, 16, places))
+    boxes = n.node("ReduceSum", [boxes, n.const(np.array([2]))], (4, places), keepdims=0)
+    return n.concat(boxes, "classes")
+
+
+def wavenet(n: Net, x: str) -> str:
+    """Gated causal convolutions, twice as far apart in every layer."""
+    x, skips = n.conv(x, 64, 1, norm=False, act=None), ""
+    for i in range(10):
+        inputs = [x, n.random(128, 64, 2), n.random(128)]
+        y = n.node("Conv", inputs, (128, *n.shapes[x][1:]), kernel_shape=[2], dilations=[1 << i],
+                   pads=[1 << i, 0])
+        a, b = n.halves(y)
+        z = n.node("Mul", [n.act(a, "Tanh"), n.act(b, "Sigmoid")], n.shapes[x])
+        skip = n.conv(z, 128, 1, norm=False, act=None)
+        skips = n.add(skips, skip) if skips else skip
+        x = n.add(x, n.conv(z, 64, 1, norm=False, act=None))
+    return n.conv(n.conv(n.act(skips, "Relu"), 128, 1, norm=False), 256, 1, norm=False, act=None)
+
+
 def tdnn(n: Net, x: str) -> str:
     for out, k, dilation in ((512, 5, 1), (512, 3, 2), (512, 3, 3), (512, 1, 1), (1500, 1, 1)):
         x = n.conv(x, out, k, pad=0, dilation=dilation)
@@ -344,7 +413,8 @@ def tdnn(n: Net, x: str) -> str:
 IMAGE = 3, 224, 224
 NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "lenet5": (lenet5, (1, 28, 28)), "dqn": (dqn, (4, 84, 84)), "cifar_cnn": (cifar_cnn, (3, 32, 32)),
-    "tdnn": (tdnn, (40, 300)), "shufflenetv2": (shufflenetv2, IMAGE), "mobilenetv1": (mobilenetv1, IMAGE),
+    "wavenet": (wavenet, (80, 2048)), "tdnn": (tdnn, (40, 300)),
+    "shufflenetv2": (shufflenetv2, IMAGE), "mobilenetv1": (mobilenetv1, IMAGE),
     "mobilenetv2": (mobilenetv2, IMAGE), "squeezenet1_1": (squeezenet1_1, IMAGE),
     "efficientnet_b0": (efficientnet_b0, IMAGE),
     "regnet_y_400mf": (resnet((1, 3, 6, 6), 1, 8, squeeze=0.25, widths=(48, 104, 208, 440)), IMAGE),
@@ -353,7 +423,8 @@ NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "c3d": (c3d, (3, 16, 64, 64)),
     "resnet50": (resnet((3, 4, 6, 3), 4), IMAGE),
     "resnext50": (resnet((3, 4, 6, 3), 4, 32, width=128), IMAGE),
-    "convnext_tiny": (convnext_tiny, IMAGE), "unet": (unet, (3, 256, 256)), "vgg16": (vgg16, IMAGE)}
+    "convnext_tiny": (convnext_tiny, IMAGE), "yolov8n": (yolov8n, (3, 640, 640)),
+    "unet": (unet, (3, 256, 256)), "vgg16": (vgg16, IMAGE)}
 """How each is made, and the shape of its input without the batch; the cheaper ones first."""
 
 
