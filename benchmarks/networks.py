@@ -355,7 +355,8 @@ def yolov8n(n: Net, x: str) -> str:
 
     def up(x: str) -> str:
         c, h, w = n.shapes[x]
-        return n.node("Resize", [x, "", n.const(np.array([1, 1, 2, 2], np.float32))], (c, 2 * h, 2 * w), mode="nearest",
+        scales = n.const(np.array([1, 1, 2, 2], np.float32))
+        return n.node("Resize", [x, "", scales], (c, 2 * h, 2 * w), mode="nearest",
                       coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
     def head(x: str) -> str:

@@ -26,16 +26,17 @@ def python(*args: str) -> str:
 
 @pytest.mark.parametrize(("name", "parameters", "operations"), [
     ("lenet5", 61_706, 0.83e6), ("squeezenet1_1", 1_235_496, 698e6), ("shufflenetv2", 2_278_604, 290e6),
-    ("mobilenetv2", 3_504_872, 602e6), ("regnet_y_400mf", 4_344_144, 804e6)])
+    ("mobilenetv2", 3_504_872, 602e6), ("regnet_y_400mf", 4_344_144, 804e6),
+    ("yolov8n", 3_157_200, 8.7e9 / 2)])
 def test_networks(name: str, parameters: int, operations: float, tmp_path: Path) -> None:
     """Numbers that the authors of the networks give: what is trained, two operations a multiply-add."""
     python("-c", f"import networks, pathlib; networks.write({name!r}, 2, pathlib.Path({str(tmp_path)!r}))")
     file = tmp_path / f"{name}-2.onnx"
     onnx.checker.check_model(str(file), full_check=True)
     model = onnx.load(file)
-    norms = (node for node in model.graph.node if node.op_type == "BatchNormalization")
-    statistics = {name for node in norms for name in node.input[3:]}
-    trained = [w for w in model.graph.initializer if w.name not in statistics and
+    first = {"BatchNormalization": 3, "Resize": 1}       # of the inputs that are not trained
+    given = {name for node in model.graph.node for name in node.input[first.get(node.op_type, 99):]}
+    trained = [w for w in model.graph.initializer if w.name not in given and
                w.data_type == onnx.TensorProto.FLOAT and w.dims]
     assert sum(int(np.prod(w.dims)) for w in trained) == parameters
     graph = read(str(file))
