@@ -46,19 +46,22 @@ def test_matrices(m: int, r: int) -> None:
 
 @pytest.mark.parametrize("level", sorted(LEVELS))
 @pytest.mark.parametrize("m", [2, 4])
-@pytest.mark.parametrize(("size", "window", "begin", "end", "batch"), [
-    ((14, 9), (3, 3), (1, 1), (1, 1), "N"), ((7, 7), (3, 3), (1, 1), (1, 1), 1),
-    ((8, 12), (3, 3), (0, 2), (2, 0), 2), ((3, 3), (3, 3), (0, 0), (0, 0), 1), ((37,), (3,), (1,), (1,), "N"),
-    ((9, 6), (3, 1), (1, 0), (1, 0), 1), ((6, 9), (1, 3), (0, 1), (0, 1), 3),
-    ((5, 6), (2, 3), (0, 1), (1, 1), 1), ((4, 5, 6), (3, 3, 3), (1, 1, 1), (1, 1, 1), 1)])
+@pytest.mark.parametrize(("size", "window", "begin", "end", "batch", "dilations"), [
+    ((14, 9), (3, 3), (1, 1), (1, 1), "N", (1, 1)), ((7, 7), (3, 3), (1, 1), (1, 1), 1, (1, 1)),
+    ((8, 12), (3, 3), (0, 2), (2, 0), 2, (1, 1)), ((3, 3), (3, 3), (0, 0), (0, 0), 1, (1, 1)),
+    ((37,), (3,), (1,), (1,), "N", (1,)), ((9, 6), (3, 1), (1, 0), (1, 0), 1, (1, 1)),
+    ((6, 9), (1, 3), (0, 1), (0, 1), 3, (1, 1)), ((5, 6), (2, 3), (0, 1), (1, 1), 1, (1, 1)),
+    ((4, 5, 6), (3, 3, 3), (1, 1, 1), (1, 1, 1), 1, (1, 1, 1)), ((37,), (3,), (2,), (2,), "N", (2,)),
+    ((16, 11), (3, 3), (2, 3), (2, 3), 2, (2, 3)), ((13, 9), (3, 2), (5, 0), (1, 4), 1, (3, 4)),
+    ((29,), (3,), (0,), (0,), 1, (5,)), ((9, 7), (3, 1), (1, 0), (1, 0), 1, (1, 2))])
 def test_exact(size: tuple[int, ...], window: tuple[int, ...], begin: tuple[int, ...], end: tuple[int, ...],
-               batch: int | str, m: int, level: str) -> None:
-    """Ragged tiles, padding, one to three axes, in groups, with a bias, a residual and what follows."""
+               batch: int | str, dilations: tuple[int, ...], m: int, level: str) -> None:
+    """Ragged tiles, padding, one to three axes, dilated, in groups, with a bias, a residual and more."""
     if absent := missing(level):
         pytest.skip(f"this CPU has no {absent}")
     net = Net(reach=1)
     x = net.x(batch, 32, *size)
-    y = net.bias(net.conv(x, 32, window, begin=begin, end=end, group=2))
+    y = net.bias(net.conv(x, 32, window, begin=begin, end=end, dilations=dilations, group=2))
     if net.type(y).shape == net.type(x).shape:
         y = net.op("add", [y, x], "sum")
     graph = net.result(net.relu(y))
@@ -96,7 +99,7 @@ def test_when_it_is_chosen() -> None:
     target = target_for()
     assert "input_transform" in chosen(graph(), target)
     assert "input_transform" not in chosen(graph(), target_for(precision="strict"))
-    for other in (graph(strides=(2, 2)), graph(dilations=(2, 2), begin=(2, 2)), graph(3), graph(67),
+    for other in (graph(strides=(2, 2)), graph(3), graph(67),
                   graph(kernel=(1, 1), begin=(0, 0)), graph(group=64), graph(kernel=(7, 7), begin=(3, 3))):
         assert "input_transform" not in chosen(other, target)
 

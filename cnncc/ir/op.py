@@ -170,15 +170,17 @@ def transform(name: str, template: str) -> Op:
     """Tiles along the spatial `axis` times the attribute `matrix`, t; braces are the indices of all axes.
 
     `tile` is the distance of tiles, `count` their number, `begin` how far the first starts before its axis.
-    What the last one gives beyond `extent` is left out.
+    What the last one gives beyond `extent` is left out. With a `dilation` d, one of d phases takes each d-th
+    element: tile p of phase f is number p*d + f.
     """
     def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
         axis, matrix, count = int(attrs["axis"]), attrs["matrix"], int(attrs["count"])
         def indices(match: re.Match[str]) -> str:
             return ", ".join(match[1] if i == axis else f"q{i}" for i in range(len(shapes[0]) - 2))
         operands = [("t", (len(matrix), len(matrix[0]))), ("x", shapes[0])]
-        symbols = {"m": int(attrs["tile"]), "b": int(attrs["begin"]), "e": count * int(attrs["tile"])}
-        f, shape = bind(re.sub(r"\{([^}]*)\}", indices, template), operands, symbols, {"p": count})
+        m, d = int(attrs["tile"]), int(attrs["dilation"])
+        symbols = {"m": m, "d": d, "b": int(attrs["begin"]), "e": count * m * d}
+        f, shape = bind(re.sub(r"\{([^}]*)\}", indices, template), operands, symbols, {"p": count, "f": d})
         def known(x: Load) -> Expr:
             return x if x.tensor == "x" else Table(matrix, (x.index[0], x.index[1]))
         result = (*shape[:2 + axis], int(attrs["extent"]), *shape[3 + axis:])

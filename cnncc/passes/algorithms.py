@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from cnncc.ir.graph import Graph, Node
-from cnncc.ir.ops import OPS
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, HINT
 from cnncc.passes.fold import Rebuild
-from cnncc.passes.winograd import POINTS, in_tiles
+from cnncc.passes.winograd import POINTS, amid_zeros, in_tiles, tiles
 
 SIZES = (2, 4)              # of Winograd's tiles
 TRANSFORM = 6.0             # cycles that a vector of a point costs in the transforms
@@ -80,12 +78,12 @@ def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
     batch, channels = (HINT if isinstance(e, str) else e for e in graph[n.inputs[0]].type.shape[:2])
     result, plain = {}, target.strict or target.small
     for m in (1, *(m for m in SIZES if whole and not plain and _fits(n, windows, m))):
-        tiles, points = batch, 1
-        for extent, r in zip(n.type.shape[2:], windows, strict=True):
-            size = m if r > 1 else 1
-            tiles, points = tiles * -(-int(extent) // size), points * (size + r - 1)
-        products = tiles * points * inner * outer / (target.lanes * target.fmas)
-        moved = tiles * points * (channels + outer) / target.lanes
+        count, points = batch, 1
+        for extent, r, dilation in zip(n.type.shape[2:], windows, n.attr["dilations"], strict=True):
+            size, dilation = (m, dilation) if r > 1 else (1, 1)
+            count, points = count * tiles(int(extent), size, dilation), points * (size + r - 1)
+        products = count * points * inner * outer / (target.lanes * target.fmas)
+        moved = count * points * (channels + outer) / target.lanes
         result[m] = products + points * inner * outer * BYTES["f32"] / target.memory_bytes \
             + (moved * TRANSFORM + KERNELS if m > 1 else 0)
     return result
@@ -93,20 +91,16 @@ def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
 
 def _fits(n: Node, windows: list[int], m: int) -> bool:
     a = n.attr
-    return {*a["strides"], *a["dilations"]} == {1} and max(windows) > 1 \
+    return {*a["strides"]} == {1} and max(windows) > 1 \
         and all(m + r - 2 <= len(POINTS) if r > 1 else a["begin"][i] == a["end"][i] == 0
                 for i, r in enumerate(windows))
 
 
 def _bordered(b: Rebuild, n: Node) -> str:
     """A convolution of its image amid stored zeros."""
-    sides = {side: (0, 0, *n.attr[side]) for side in ("begin", "end")}
-    image = replace(n, name=f"{n.name}.image", inputs=(b.name_of(n.inputs[0]),),
-                    attrs=(*sides.items(), ("value", 0)))
-    pad = OPS["pad"].composed
-    assert pad is not None
-    none = {side: (0,) * len(n.attr[side]) for side in sides}
-    return b.op("conv", [pad(b, image), b.name_of(n.inputs[1])], n.name, n.origin, **(n.attr | none))
+    x = amid_zeros(b, n, n.attr["begin"], n.attr["end"])
+    none = {side: (0,) * len(n.attr[side]) for side in ("begin", "end")}
+    return b.op("conv", [x, b.name_of(n.inputs[1])], n.name, n.origin, **(n.attr | none))
 
 
 def _scattered(n: Node, graph: Graph) -> bool:

@@ -74,7 +74,8 @@ class _Access:
 class Prices:
     """A kernel of one stage with vectors along a dimension: what its loops cost.
 
-    The `folded` dimensions are always unrolled: those that the result lacks, tables' rows, `taps`.
+    The `folded` dimensions are always unrolled: those that the result lacks, tables' rows, `taps`, all but
+    one of those that together lead out of an operand.
     """
 
     def __init__(self, kernel: Kernel, weights: tuple[str, ...], target: Target,
@@ -89,9 +90,10 @@ class Prices:
         first = self.stage.first
         self.reduced = list(first.reduced) if first.fold != "=" else []
         self.out = [d for d in self.extents if d not in self.reduced]
+        self.loads = [x for x in first.loads if x.tensor != ACC]
         result = set(self.stage.formulas[-1].out_dims)
         self.taps = frozenset(taps)
-        self.folded = [d for d in self.out if d not in result or d in (*first.tabled, *taps)]
+        self.folded = [d for d in self.out if d not in result or d in (*first.tabled, *taps, *self._cut())]
         self.lanes = stage_lanes(self.stage, self.tensors, target)
         self.simd = simd or self._vector()
         out = self.stage.out.index
@@ -101,7 +103,6 @@ class Prices:
         if self.batch is None and len(self.rows) > 1 and out[0].single == self.rows[0] \
                 and not self._blocked(self.rows[0]):
             self.batch = self.rows[0]
-        self.loads = [x for x in first.loads if x.tensor != ACC]
         self.vectors = [x for x in self.loads if self.simd in self._dims(x)]
         self.sliding = [(x, row, d, i.coefficient(row)) for x in self.loads for i in x.index for d in i.dims
                         if d in self.reduced for row in i.dims if row != d]
@@ -111,6 +112,15 @@ class Prices:
         self.instructions = max(1, self.stage.instructions_per_step())
         self.functions = sum(cost(f.expr) - size(f.expr) for f in self.stage.formulas[1:])
         self.accesses = [self._access(x) for x in dict.fromkeys((*self.stage.loads, self.stage.out))]
+
+    def _cut(self) -> set[str]:
+        """Dimensions that lead out of an operand together with a longer one, which the loops are split by."""
+        found: set[str] = set()
+        for x in (*self.loads, self.stage.out):
+            for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True):
+                rows = sorted((d for d in i.dims if d in self.out), key=lambda d: number(self.extents[d]))
+                found.update(rows[:-1] if rows[1:] and outside(i, e, self.extents) else ())
+        return found
 
     def _dims(self, x: Load) -> frozenset[str]:
         found = self.known.get(id(x))

@@ -9,19 +9,22 @@ point; then another matrix makes the results. All of that is made of ops, so it 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 
 import numpy as np
 
 from cnncc.ir.graph import Node
+from cnncc.ir.ops import OPS
 from cnncc.passes.fold import Rebuild
 
 Matrix = tuple[tuple[float, ...], ...]
 
 POINTS = (0, 1, -1, 2, -2)
 """Where the polynomials are evaluated, in this order; infinity comes last. More points round worse."""
+PHASES = 12                 # results of a tile in all phases that are accumulated at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +60,43 @@ def transform(m: int, r: int) -> Transform:
     return Transform(matrix(g), matrix(b), matrix(a))
 
 
+def tiles(extent: int, m: int, dilation: int) -> int:
+    """How many tiles of m results an axis has: as many for each phase of a dilated window."""
+    return -(-extent // (m * dilation)) * dilation
+
+
+def amid_zeros(b: Rebuild, n: Node, begin: Sequence[int], end: Sequence[int]) -> str:
+    """The image that a node reads with zeros around it that are stored."""
+    attrs = ("begin", (0, 0, *begin)), ("end", (0, 0, *end)), ("value", 0)
+    pad = OPS["pad"].composed
+    assert pad is not None
+    return pad(b, replace(n, name=f"{n.name}.image", inputs=(b.name_of(n.inputs[0]),), attrs=attrs))
+
+
 def in_tiles(b: Rebuild, n: Node, m: int) -> str:
-    """The nodes of a convolution in tiles of m."""
+    """The nodes of a convolution in tiles of m.
+
+    A dilated axis has tiles of every d-th element, which are read whole: the image ends in stored zeros. What
+    they give too much is cut off, or not stored, where accumulators for all phases fit into registers.
+    """
     value, w = b.name_of(n.inputs[0]), b.constants[n.inputs[1]]
     extents, ones = [int(e) for e in n.type.shape[2:]], (1,) * (w.ndim - 2)
     matrices = {i: transform(m, r) for i, r in enumerate(w.shape[2:]) if r > 1}
+    begin, dilations = list(n.attr["begin"]), n.attr["dilations"]
+    counts = {i: tiles(extents[i], m, dilations[i]) for i in matrices}
+    dilated = {i: counts[i] * m for i in matrices if dilations[i] > 1}
+    if dilated:
+        more = [0] * len(ones)
+        for i, extent in dilated.items():
+            reach = extent + (w.shape[2 + i] - 1) * dilations[i]
+            more[i] = max(0, reach - begin[i] - int(b.type(value).shape[2 + i]))
+        value = amid_zeros(b, n, [begin[i] if i in dilated else 0 for i in range(len(ones))], more)
+        begin = [0 if i in dilated else e for i, e in enumerate(begin)]
     def step(op: str, name: str, i: int, matrix: Matrix, extent: int) -> str:
-        return b.op(op, [value], name, n.origin, axis=i, matrix=matrix, tile=m, count=-(-extents[i] // m),
-                    extent=extent, begin=n.attr["begin"][i])
+        return b.op(op, [value], name, n.origin, axis=i, matrix=matrix, tile=m, extent=extent,
+                    dilation=dilations[i], count=counts[i] // dilations[i], begin=begin[i])
     for i, t in matrices.items():
-        value = step("input_transform", f"{n.name}.tiles{i}", i, t.input, -(-extents[i] // m))
+        value = step("input_transform", f"{n.name}.tiles{i}", i, t.input, counts[i])
     # a group for each point, the last axis' outermost
     g = functools.reduce(np.kron, [np.asarray(t.weights) for t in reversed(matrices.values())])
     u = g @ w.transpose(*reversed(range(2, w.ndim)), 0, 1).reshape(g.shape[1], -1).astype(np.float64)
@@ -74,5 +104,10 @@ def in_tiles(b: Rebuild, n: Node, m: int) -> str:
     value = b.op("conv", [value, weights], f"{n.name}.points", n.origin, strides=ones, dilations=ones,
                  begin=(0,) * len(ones), end=(0,) * len(ones), group=len(g) * n.attr["group"])
     for i, t in reversed(matrices.items()):
-        value = step("output_transform", f"{n.name}.results{i}", i, t.output, extents[i])
+        value = step("output_transform", f"{n.name}.results{i}", i, t.output,
+                     dilated[i] if i in dilated and m * dilations[i] > PHASES else extents[i])
+    if b.type(value) != n.type:
+        rank = n.type.rank
+        value = b.op("slice", [value], f"{n.name}.results", n.origin, begin=(0,) * rank, steps=(1,) * rank,
+                     shape=n.type.shape)
     return value
