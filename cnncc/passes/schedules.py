@@ -23,7 +23,7 @@ from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
 from cnncc.passes.inner import Inner
 from cnncc.passes.layouts import PACKED
-from cnncc.passes.prices import ROOM, count_of, number
+from cnncc.passes.prices import count_of, number
 
 ENOUGH = 16                 # tasks that keep any number of threads busy
 PASSES = 32                 # tiles over the same weights up to which they are worth a prefetch
@@ -32,6 +32,7 @@ FULL = 0.7                  # the part of its vectors' lanes that an extent shou
 SPARSE = 40                 # terms for each byte of an operand below which it is walked in more ways
 LONG = 160                  # instructions of elementwise code that are worth unrolling
 AROUND = 200                # instructions of a kernel around its tile
+SLAB, WAITING = 0.54, 0.25  # the parts of L2 for weights that stay, and for sums that wait
 SMALL = 20_000              # cycles below which a kernel is one task
 
 
@@ -305,7 +306,7 @@ class _Space(Inner):
             extent = number(self.extents[d])
             image = sum(self.tensors[x.tensor].nbytes for x in self.broadcast if d in self._dims(x))
             sizes = {int(extent * self.target.l1 / 2 / (nbytes + image)), *(
-                int(extent * self.target.l1 / part / nbytes) for part in (2, 4, 8))}
+                int(extent * self.target.l1 / part / nbytes) for part in (4, 8))}
             for n in sorted({max(n // self.lanes, 1) * self.lanes for n in sizes}):
                 if n < extent:
                     yield [Loop("chunk", d, n)]
@@ -327,7 +328,7 @@ class _Space(Inner):
         if self.simd is None or not tile:
             return
         rows = product([number(self.extents[d]) for d in self.rows if d != self.batch])
-        step = self.target.l2 // 16 // rows // (nb * self.lanes) * nb * self.lanes
+        step = int(self.target.l2 * WAITING) // (4 * rows * nb * self.lanes) * nb * self.lanes
         if nb * self.lanes < step:
             yield Loop("for", self.simd, min(step, number(self.extents[self.simd])))
 
@@ -363,7 +364,7 @@ class _Space(Inner):
 
     def _slab(self, nb: int) -> int:
         """How many rows of weights, of several tiles, stay in L2 while everything else goes by; 0: all."""
-        fitting = int(self.target.l2 * ROOM / 1.2 / self._tile_bytes(nb)) if self._streams() else 0
+        fitting = int(self.target.l2 * SLAB / self._tile_bytes(nb)) if self._streams() else 0
         step = fitting * nb * self.lanes
         return step if fitting > 1 and step < number(self.extents[str(self.simd)]) else 0
 
