@@ -189,12 +189,13 @@ class _Space(Inner):
         first, *rest = self.stage.formulas
         long = cost(first.expr) + sum(cost(f.expr) for f in rest if first.fold == "=")
         fits = False
+        flying = 2 if fold == 1 and first.fold == "+=" and len(self.loads) > 1 else 1
         tiles = [(nb, rw) for nb in heights.values() for rw in widths.values()
                  if rw * nb == 1 or rw * nb * long <= LONG]
         for least, (nb, rw) in sorted((self._least(tile, rw, nb, fold), (nb, rw)) for nb, rw in tiles):
             if fits and least > self.limit:
                 break
-            loaded = nb * fold if self.taps and rw > 1 else nb
+            loaded = nb * fold if self.taps and rw > 1 else max(nb, flying)
             held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
             shared = [x.tensor for x, _ in self._windows(tile, rw, nb)]
             loops = [*self.orders(tile, rw, nb)] if free >= 0 else []
