@@ -131,7 +131,7 @@ def test_rows_of_tables_are_unrolled() -> None:
 out y f32[1, 48, 1, 2] as n, c:8, h, w, c
 stage a=3 c=16 p=2 i=6
   y[0, 16*a + c, 0, p] += ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0))[a, i] * \
-x[0, c, 0, 4*p + i]""".replace("\\\n", ""), target_for("x86-64-v3"))
+x[0, c, 0, 4*p + i]""", target_for("x86-64-v3"))
 
 
 def test_weights_beyond_the_caches() -> None:

@@ -182,12 +182,12 @@ def erf(x: Lanes) -> Lanes:
     """In one quotient of polynomials, or as 1 - erfc beyond 1."""
     f = _format(x)
     a = abs(x)
+    a = (a > f.far).where(a.constant(f.far), a)
     if f.under:
-        a = (a > f.far).where(a.constant(f.far), a)
-        y = a * (a * a).poly(f.erf) / (a * a).poly(f.under)
+        square = a * a
+        y = a * square.poly(f.erf) / square.poly(f.under)
         return (y > 1).where(y.constant(1), y).signed_as(x)
     near = x * (x * x).poly(f.erf)
-    a = (a > f.far).where(a.constant(f.far), a)
     t = 1 / a.fma(0.5, 1)
     far = (1 - exp(-(a * a)) * t.poly(f.erfc)).signed_as(x)
     return (a > 1).where(far, near)

@@ -93,7 +93,8 @@ class Prices:
         self.loads = [x for x in first.loads if x.tensor != ACC]
         result = set(self.stage.formulas[-1].out_dims)
         self.taps = frozenset(taps)
-        self.folded = [d for d in self.out if d not in result or d in (*first.tabled, *taps, *self._cut())]
+        unrolled = self._cut().union(first.tabled, taps)
+        self.folded = [d for d in self.out if d not in result or d in unrolled]
         self.lanes = stage_lanes(self.stage, self.tensors, target)
         self.simd = simd or self._vector()
         out = self.stage.out.index
@@ -204,14 +205,18 @@ class Prices:
         c = abs(x.index[last].coefficient(d))
         return c if c != 1 else 0
 
-    def _least(self, tile: str | None, rw: int, nb: int, fold: int) -> float:
-        """Cycles that a tile's arithmetic takes at least, whatever the loops inside and around it."""
+    def _around_tile(self, tile: str | None) -> tuple[int, int]:
+        """How many steps a tile's sum has, and how many times all tiles of its two dimensions are walked."""
         steps = product(number(self.extents[d]) for d in self.reduced)
         if self.simd in self.reduced:
             steps = -(-steps // self.lanes)
-        beside = self.wide(tile)[0]
+        beside, _ = self.wide(tile)
+        return steps, product(number(self.extents[d]) for d in self.rows if d not in (tile, beside))
+
+    def _least(self, tile: str | None, rw: int, nb: int, fold: int) -> float:
+        """Cycles that a tile's arithmetic takes at least, whatever the loops inside and around it."""
+        steps, others = self._around_tile(tile)
         tiled = self._vectors(tile) * (number(self.extents[tile]) if tile else 1) * fold
-        others = product(number(self.extents[d]) for d in self.rows if d not in (tile, beside))
         acc = rw * nb * fold
         ops = acc * self.instructions
         unrolled = [Loop("unroll", d) for d in self.reduced]
@@ -223,11 +228,8 @@ class Prices:
     def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop],
                  chunks: int, again: Sequence[int]) -> float:
         t = self.target
-        steps = product([number(self.extents[d]) for d in self.reduced])
-        if self.simd in self.reduced:
-            steps = -(-steps // self.lanes)
         beside, vectors = self.wide(tile)[0], self._vectors(tile)
-        others = product([number(self.extents[d]) for d in self.rows if d not in (tile, beside)])
+        steps, others = self._around_tile(tile)
         total = 0.0
         for width, wide in sizes(number(self.extents[tile]), rw) if tile else [(1, 1)]:
             for blocks, high in sizes(vectors, nb):
