@@ -74,8 +74,8 @@ class Layout:
                 yield block or 1, modulus, stride
                 modulus = block
 
-    def pack(self, array: np.ndarray) -> np.ndarray:
-        """A plain array in this memory order, flat, padding zero."""
+    def pack(self, array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """A plain array in this memory order, flat, padding zero; into `out` where given."""
         split_shape: list[int] = []
         pads: list[tuple[int, int]] = []
         places: dict[int, list[int]] = {}
@@ -91,7 +91,11 @@ class Layout:
         if any(after for _, after in pads):
             array = np.pad(array, pads)
         order = [places[axis].pop(0) for axis, _ in self.order]
-        return np.ascontiguousarray(array.reshape(split_shape).transpose(order)).reshape(-1)
+        ordered = array.reshape(split_shape).transpose(order)
+        if out is None:
+            return np.ascontiguousarray(ordered).reshape(-1)
+        out.reshape(ordered.shape)[...] = ordered
+        return out
 
     def unpack(self, memory: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """The plain array of a shape that this memory, flat, holds."""

@@ -79,8 +79,9 @@ def fold_batchnorm(graph: Graph, target: Target) -> Graph:
             shift = bias - mean * scale
         else:
             w = graph.constants[x.inputs[1]]
+            folded = np.empty_like(w)       # no product of all weights in double precision
             with np.errstate(all="ignore"):
-                folded = (w * scale.reshape(-1, *[1] * (w.ndim - 1))).astype(w.dtype)
+                np.multiply(w, scale.reshape(-1, *[1] * (w.ndim - 1)), out=folded, casting="unsafe")
             weights = b.const(x.inputs[1] + ".bn", folded)
             y = b.op("conv", [b.name_of(x.inputs[0]), weights], n.name + ".conv", origin, **x.attr)
         b.renamed[n.name] = b.op("add", [y, b.const(n.name + ".shift", shift.astype(dtype))], n.name, origin)

@@ -215,5 +215,5 @@ def _first_fit(lives: Sequence[Life]) -> dict[str, int]:
 def pack(constants: Mapping[str, np.ndarray], packings: tuple[Packing, ...], memory: np.ndarray) -> None:
     """Write all constants into the weights' memory (uint8), each in its order."""
     for p in packings:
-        packed = p.layout.pack(constants[p.value].reshape([int(e) for e in p.shape]))
-        memory[p.offset:p.offset + packed.nbytes] = packed.view(np.uint8)
+        value = constants[p.value].reshape([int(e) for e in p.shape])
+        p.layout.pack(value, memory[p.offset:p.offset + p.nbytes].view(value.dtype))

@@ -14,7 +14,7 @@ from cnncc.ir.types import product
 from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import PACKED, copy_kernel, copy_of
 from cnncc.passes.movement import moves, through
-from cnncc.passes.schedules import cheapest, weights_of
+from cnncc.passes.schedules import cheaper, cheapest, weights_of
 
 GAIN = 0.95                 # of the cycles: what is worth a copy
 REUSE = 32                  # times that each element is used at least
@@ -54,19 +54,19 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
     """The operand that is worth a copy, if there is one."""
     assert n.kernel is not None
     weights, best = weights_of(n, graph), None
-    found = list(_computed(n, graph))
-    if not found:
+    tensors = list(_computed(n, graph))
+    if not tensors:
         return None
-    least = GAIN * cheapest(n.kernel, weights, target).cycles
+    least = GAIN * cheapest(n.kernel, weights, target).price
     compute = n.kernel.flops() / (2 * target.fmas * target.lanes)       # what no order is faster than
-    for t in found:
+    for t in tensors:
         copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
         if compute + copy >= least:
             continue
         names = tuple(x.name for x in n.kernel.operands if x.name in (*weights, t.name))
-        cycles = cheapest(n.kernel, names, target).cycles + copy
-        if cycles < least:
-            least, best = cycles, t
+        found = cheaper(n.kernel, names, target, least - copy)
+        if found is not None:
+            least, best = found.price + copy, t
     return best
 
 

@@ -85,13 +85,20 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
 @functools.lru_cache(maxsize=1024)
 def cheapest(kernel: Kernel, weights: tuple[str, ...], target: Target) -> Candidate:
     """The first of all candidates, found without most of the others; passes ask for it several times."""
+    best = cheaper(kernel, weights, target, math.inf)
+    assert best is not None
+    return best
+
+
+def cheaper(kernel: Kernel, weights: tuple[str, ...], target: Target, price: float) -> Candidate | None:
+    """The first of all candidates if it costs less than a price; found faster the lower that is."""
     best: Candidate | None = None
     for space in _spaces(collapse(kernel), weights, target):
-        space.limit = best.price if best else math.inf
+        space.limit = price
         for c in space.all():
-            if best is None or c.price < best.price:
-                best, space.limit = c, c.price
-    assert best is not None
+            if c.price < price:
+                best, price = c, c.price
+                space.limit = price
     return best
 
 

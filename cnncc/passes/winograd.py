@@ -24,6 +24,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 POINTS = (0, 1, -1, 2, -2)
 """Where the polynomials are evaluated, in this order; infinity comes last. More points round worse."""
+WEIGHTS = 1 << 16           # transformed weights computed at a time, in double precision
 PHASES = 12                 # results of a tile in all phases that are accumulated at a time
 
 
@@ -99,8 +100,12 @@ def in_tiles(b: Rebuild, n: Node, m: int) -> str:
         value = step("input_transform", f"{n.name}.tiles{i}", i, t.input, counts[i])
     # a group for each point, the last axis' outermost
     g = functools.reduce(np.kron, [np.asarray(t.weights) for t in reversed(matrices.values())])
-    u = g @ w.transpose(*reversed(range(2, w.ndim)), 0, 1).reshape(g.shape[1], -1).astype(np.float64)
-    weights = b.const(f"{n.name}.weights", u.astype(w.dtype).reshape(-1, w.shape[1], *ones))
+    u = np.empty((len(g), *w.shape[:2]), w.dtype)
+    rows = max(1, WEIGHTS // (len(g) * w.shape[1]))
+    for part, result in ((w[at:at + rows], u[:, at:at + rows]) for at in range(0, len(w), rows)):
+        taps = part.transpose(*reversed(range(2, w.ndim)), 0, 1).reshape(g.shape[1], -1)
+        result[:] = (g @ taps.astype(np.float64)).reshape(result.shape)
+    weights = b.const(f"{n.name}.weights", u.reshape(-1, w.shape[1], *ones))
     value = b.op("conv", [value, weights], f"{n.name}.points", n.origin, strides=ones, dilations=ones,
                  begin=(0,) * len(ones), end=(0,) * len(ones), group=len(g) * n.attr["group"])
     for i, t in reversed(matrices.items()):
