@@ -7,6 +7,7 @@ for the parsing, nothing is ever evaluated by Python.
 from __future__ import annotations
 
 import ast
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ OPERATORS: dict[type[ast.operator | ast.cmpop], str] = {
 BARE = "f32"                # the dtype of constants that are written without one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Index:
     """An affine integer expression over loop dimensions: sum(coefficient * dimension) + const.
 
@@ -45,7 +46,7 @@ class Index:
     def of(dim: str, coefficient: int = 1) -> Index:
         return Index(((dim, coefficient),))
 
-    @property
+    @functools.cached_property
     def dims(self) -> tuple[str, ...]:
         """All that the value depends on, also through the lookup."""
         own = tuple([d for d, _ in self.terms])
@@ -59,7 +60,10 @@ class Index:
         return None
 
     def coefficient(self, dim: str) -> int:
-        return next((c for d, c in self.terms if d == dim), 0)
+        for d, c in self.terms:
+            if d == dim:
+                return c
+        return 0
 
     def __add__(self, other: Index) -> Index:
         total = dict(self.terms)

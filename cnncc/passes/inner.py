@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -108,12 +109,15 @@ class Inner(Prices):
         at = loops.index(first)
         return [*loops[:at], Loop("part", first.dim, part), *loops[at:]]
 
-    def _held(self, tile: str | None, rw: int, nb: int) -> int:
+    def _held(self, windows: Sequence[tuple[Load, int]]) -> int:
         """Vectors that overlapping taps and the factors of a table keep in registers."""
-        factors = {v for t in tables(self.stage.first.expr) for row in t.values for v in row} - {-1, 0, 1}
-        if factors:
-            return len(factors) + 1
-        return max((n for _, n in self._windows(tile, rw, nb)), default=0)
+        return len(self.factors) + 1 if self.factors else max((n for _, n in windows), default=0)
+
+    @functools.cached_property
+    def factors(self) -> frozenset[float]:
+        """The numbers in tables that are multiplied by."""
+        found = tables(self.stage.first.expr)
+        return frozenset(v for t in found for row in t.values for v in row) - {-1, 0, 1}
 
     def _windows(self, tile: str | None, rw: int, nb: int) -> list[tuple[Load, int]]:
         """The loads of vectors that taps along unrolled rows share, and how many are held at a time."""

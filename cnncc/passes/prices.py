@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cnncc.ir.expr import Load, cost, size
 from cnncc.ir.formula import outside
@@ -71,6 +72,25 @@ class _Access:
     jump: Callable[[str, int], int]     # bytes from turn to turn of a loop over a dimension, by its step
 
 
+_Reading: TypeAlias = tuple[float, bool, bool, int, int]
+"""Loads for a vector of one row, whether there are more for each vector and for each row; the stride and
+length of windows of which what rows share is read once, or zeros."""
+
+
+def reads_of(reading: Sequence[_Reading], width: int, blocks: int) -> float:
+    """The loads of a step of a tile of so many rows and vectors."""
+    total = 0.0
+    for n, high, along, stride, window in reading:
+        if high:
+            n *= blocks
+        if window:
+            n *= min(width * window, (width - 1) * stride + window) / window
+        elif along:
+            n *= width
+        total += n
+    return total
+
+
 class Prices:
     """A kernel of one stage with vectors along a dimension: what its loops cost.
 
@@ -83,6 +103,8 @@ class Prices:
         self.kernel, self.target, self.weights = kernel, target, weights
         self.known: dict[int, frozenset[str]] = {}
         self.blocks: dict[str, bool] = {}
+        self.distances: dict[tuple[int, str | None], int] = {}
+        self.around: dict[str | None, tuple[int, int]] = {}
         self.computed: tuple[Sequence[Loop], tuple[int, ...], float] = ((), (), 0.0)    # priced last
         self.stage: Stage = kernel.stages[-1]
         self.extents = self.stage.extents
@@ -196,6 +218,12 @@ class Prices:
 
     def _gathered(self, x: Load, d: str | None) -> int:
         """The distance in memory between neighbours along d where it isn't 1; 0: they make a vector."""
+        found = self.distances.get((id(x), d))
+        if found is None:
+            found = self.distances[id(x), d] = self._distance(x, d)
+        return found
+
+    def _distance(self, x: Load, d: str | None) -> int:
         if d not in self._dims(x) or x.tensor in self.weights:
             return 0
         t = self.tensors[x.tensor]
@@ -207,34 +235,41 @@ class Prices:
 
     def _around_tile(self, tile: str | None) -> tuple[int, int]:
         """How many steps a tile's sum has, and how many times all tiles of its two dimensions are walked."""
+        if tile in self.around:
+            return self.around[tile]
         steps = product(number(self.extents[d]) for d in self.reduced)
         if self.simd in self.reduced:
             steps = -(-steps // self.lanes)
         beside, _ = self.wide(tile)
-        return steps, product(number(self.extents[d]) for d in self.rows if d not in (tile, beside))
+        others = product(number(self.extents[d]) for d in self.rows if d not in (tile, beside))
+        self.around[tile] = steps, others
+        return steps, others
 
-    def _least(self, tile: str | None, rw: int, nb: int, fold: int) -> float:
-        """Cycles that a tile's arithmetic takes at least, whatever the loops inside and around it."""
+    def _least(self, tile: str | None, tiles: Iterable[tuple[int, int]],
+               fold: int) -> Iterator[tuple[float, tuple[int, int]]]:
+        """Cycles that the arithmetic in tiles of (vectors, rows) takes at least, whatever the loops in and
+        around them.
+        """
         steps, others = self._around_tile(tile)
         tiled = self._vectors(tile) * (number(self.extents[tile]) if tile else 1) * fold
-        acc = rw * nb * fold
-        ops = acc * self.instructions
-        unrolled = [Loop("unroll", d) for d in self.reduced]
-        reads = sum(self._reads(x, tile, rw, nb, fold, unrolled) for x in self.loads)
-        near = not self.reduced or steps * (ops + reads) < WINDOW
-        cycle = max(ops / self.target.fmas, reads / self.target.loads, 0 if near else self.target.latency)
-        return steps * others * tiled * cycle / acc
+        reading = self._reading(tile, fold, [Loop("unroll", d) for d in self.reduced])
+        for nb, rw in tiles:
+            acc = rw * nb * fold
+            ops, reads = acc * self.instructions, reads_of(reading, rw, nb)
+            near = not self.reduced or steps * (ops + reads) < WINDOW
+            cycle = max(ops / self.target.fmas, reads / self.target.loads, 0 if near else self.target.latency)
+            yield steps * others * tiled * cycle / acc, (nb, rw)
 
     def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop],
                  chunks: int, again: Sequence[int]) -> float:
         t = self.target
         beside, vectors = self.wide(tile)[0], self._vectors(tile)
         steps, others = self._around_tile(tile)
-        total = 0.0
+        total, reading = 0.0, self._reading(tile, fold, inside)
         for width, wide in sizes(number(self.extents[tile]), rw) if tile else [(1, 1)]:
             for blocks, high in sizes(vectors, nb):
                 acc = width * blocks * fold
-                reads = sum(self._reads(x, tile, width, blocks, fold, inside) for x in self.loads)
+                reads = reads_of(reading, width, blocks)
                 ops = acc * self.instructions
                 streamed = sum(self._streamed(steps // chunks, blocks if beside in self._dims(x) else 1, n, x,
                                               tile, width) for x, n in zip(self.vectors, again, strict=True))
@@ -265,13 +300,16 @@ class Prices:
         tiles = float(variants * rw * nb * fold * 3 ** len(clipped))
         return tiles * (2 * terms + 3 * len(self.stage.formulas))
 
-    def _again(self, outside: Sequence[Loop]) -> tuple[int, ...]:
+    def _again(self, walked: Sequence[tuple[Loop, int]]) -> tuple[int, ...]:
         """How many tiles' vectors each load goes through before it reads the same ones again."""
         found = []
-        walked = [(x.dim, turns) for x, turns in self._walked(outside) if turns > 1][::-1]
         for own in map(self._dims, self.vectors):
-            inner = next((i for i, (d, _) in enumerate(walked) if d not in own), len(walked))
-            found.append(product([turns for _, turns in walked[:inner]]))
+            total = 1
+            for x, turns in reversed(walked):
+                if turns > 1 and x.dim not in own:
+                    break
+                total *= turns
+            found.append(total)
         return tuple(found)
 
     def _walked(self, loops: Iterable[Loop]) -> Iterator[tuple[Loop, int]]:
@@ -313,29 +351,27 @@ class Prices:
             return (1.5 * rounds + 1) * count_of(width, self.lanes) * self.lanes / width
         return 2 * self.lanes
 
-    def _reads(self, x: Load, tile: str | None, width: int, blocks: int, fold: int,
-               inside: Sequence[Loop]) -> float:
-        dims = self._dims(x)
-        wide, _ = self.wide(tile)
-        n = float(blocks if wide in dims else 1) if self.simd in dims else BROADCAST
-        if x in self.shifted:
-            n *= UNALIGNED
-        if distance := self._gathered(x, self.simd):
-            far = self.tensors[x.tensor].nbytes > self.target.l2
-            n *= 3 if distance == 2 else (FAR if far else 2) * self.lanes
-        if dims & set(self.folded):
-            n *= fold
-        if tile in dims:
-            taps = {l.dim for l in inside if l.kind == "unroll"}
-            shared = [(c, d) for y, row, d, c in self.sliding if y is x and row == tile and d in taps]
-            again = any(l.kind == "reload" and l.dim == x.tensor for l in inside)
-            if shared and self.simd in dims and not again:      # overlapping vectors are read once
-                stride, d = shared[0]
-                window = number(self.extents[d])
-                n *= min(width * window, (width - 1) * abs(stride) + window) / window
-            else:
-                n *= width
-        return n
+    def _reading(self, tile: str | None, fold: int, inside: Sequence[Loop]) -> list[_Reading]:
+        """How a step of a tile reads each load."""
+        wide, found = self.wide(tile)[0], []
+        taps = {l.dim for l in inside if l.kind == "unroll"}
+        again = {l.dim for l in inside if l.kind == "reload"}
+        for x in self.loads:
+            dims = self._dims(x)
+            n = 1.0 if self.simd in dims else BROADCAST
+            if x in self.shifted:
+                n *= UNALIGNED
+            if distance := self._gathered(x, self.simd):
+                far = self.tensors[x.tensor].nbytes > self.target.l2
+                n *= 3 if distance == 2 else (FAR if far else 2) * self.lanes
+            if not dims.isdisjoint(self.folded):
+                n *= fold
+            shared = tile in dims and self.simd in dims and x.tensor not in again and next(
+                ((abs(c), number(self.extents[d])) for y, row, d, c in self.sliding
+                 if y is x and row == tile and d in taps), None)     # overlapping vectors are read once
+            stride, window = shared or (0, 0)
+            found.append((n, self.simd in dims and wide in dims, tile in dims, stride, window))
+        return found
 
     def _rate(self, a: _Access, loops: Sequence[Loop]) -> float:
         """Bytes per cycle of what comes from beyond L2: a stream, or pieces between which loops jump."""
@@ -356,18 +392,19 @@ class Prices:
             near *= turns
         return self.target.l3_stream / HIDDEN
 
-    def _memory(self, outside: Sequence[Loop], inside: Sequence[Loop]) -> float:
+    def _memory(self, walked: Sequence[tuple[Loop, int]], inside: Sequence[Loop]) -> float:
         """Cycles lost to bytes from beyond L2: what doesn't fit is read in every turn of loops around it.
 
         Vectors come in streams that are mostly hidden; single elements of scattered lines are waited for.
         """
         live = [float(a.nbytes) for a in self.accesses]
         turns = [1.0] * len(live)
-        for loop, count in self._walked(outside):
-            walked = [loop.dim in a.dims for a in self.accesses]
-            live = [n / count if w else n for n, w in zip(live, walked, strict=True)]   # one tile of it
+        for loop, count in walked:
+            own = [loop.dim in a.dims for a in self.accesses]
+            live = [n / count if w else n for n, w in zip(live, own, strict=True)]   # one tile of it
             if sum(live) > self.target.l2 * ROOM:                   # gone by the next turn
-                turns = [n if w else n * count for n, w in zip(turns, walked, strict=True)]
+                turns = [n if w else n * count for n, w in zip(turns, own, strict=True)]
+        outside = [x for x, _ in walked]
         order = [x.dim for x in outside]
         again = next((d for d in order if order.count(d) > 1 and d not in (self.simd, self.batch)), None)
         # pixels in chunks around channels: what is written or added comes in pieces, not in streams

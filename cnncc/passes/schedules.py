@@ -150,7 +150,7 @@ class _Space(Inner):
 
     def all(self) -> Iterator[Candidate]:
         if self.stage.first.scattered:
-            yield self.priced(self._in_order(), None, 1, 1, 1)
+            yield from self.priced(self._in_order(), None, 1, 1, 1)
             return
         for tile in self.tiles():
             yield from self._tiled(tile)
@@ -199,24 +199,27 @@ class _Space(Inner):
         flying = 2 if fold == 1 and first.fold == "+=" and len(self.loads) > 1 else 1
         tiles = [(nb, rw) for nb in heights.values() for rw in widths.values()
                  if rw * nb == 1 or rw * nb * long <= LONG]
-        for least, (nb, rw) in sorted((self._least(tile, rw, nb, fold), (nb, rw)) for nb, rw in tiles):
+        for least, (nb, rw) in sorted(self._least(tile, tiles, fold)):
             if fits and least > self.limit:
                 break
             loaded = nb * fold if self.taps and rw > 1 else max(nb, flying)
-            held, free = self._held(tile, rw, nb), spare - rw * nb * fold - loaded - 1
-            shared = [x.tensor for x, _ in self._windows(tile, rw, nb)]
-            loops = [*self.orders(tile, rw, nb)] if free >= 0 else []
-            if held <= free:
+            free = spare - rw * nb * fold - loaded - 1
+            if free < 0:
+                continue
+            windows = self._windows(tile, rw, nb)
+            shared = [x.tensor for x, _ in windows]
+            loops = [*self.orders(tile, rw, nb)]
+            if self._held(windows) <= free:
                 fits |= bool(loops)
-                yield from (self.priced(x, tile, rw, nb, fold) for x in loops)
+                yield from chain(*(self.priced(x, tile, rw, nb, fold) for x in loops))
             if shared and len(shared) < len(self.loads):
                 fits |= bool(loops)
                 hints = [Loop("reload", t) for t in shared]
                 again = {id(inside): [*inside, *hints] for _, inside in loops}
-                yield from (self.priced((outside, again[id(inside)]), tile, rw, nb, fold)
-                            for outside, inside in loops)
+                yield from chain(*(self.priced((outside, again[id(inside)]), tile, rw, nb, fold)
+                                   for outside, inside in loops))
         if not fits:                        # more than there are registers, whatever the tile
-            yield from (self.priced(x, tile, 1, 1, fold) for x in self.orders(tile, 1, 1))
+            yield from chain(*(self.priced(x, tile, 1, 1, fold) for x in self.orders(tile, 1, 1)))
 
     def _in_order(self) -> tuple[list[Loop], list[Loop]]:
         """The loops of what data scatter: the dimensions that may meet at one place stay in their order."""
@@ -416,20 +419,25 @@ class _Space(Inner):
     # ---- price
 
     def priced(self, loops: tuple[list[Loop], list[Loop]], tile: str | None, rw: int, nb: int,
-               fold: int) -> Candidate:
+               fold: int) -> Iterator[Candidate]:
+        """The candidate, where it isn't beyond the limit."""
         outside, inside = loops
         chunks = self._turns([x for x in outside if x.kind == "chunk"])
-        again = self._again(outside)
+        walked = [*self._walked(outside)]
+        again = self._again(walked)
         if self.computed[0] is not inside or self.computed[1] != (chunks, *again):
             cycles = self._compute(tile, rw, nb, fold, inside, chunks, again)
             self.computed = inside, (chunks, *again), cycles
-        cycles = self.computed[2] + self._memory(outside, inside)
+        cycles = self.computed[2]
+        if cycles >= self.limit:
+            return
+        cycles += self._memory(walked, inside)
         outside = self._parallel(outside, cycles)
         tasks = self._turns([x for x in outside if x.kind == "par"])
         if cycles > SMALL:
             cycles *= 1 + max(0, 1 / max(tasks, 1) - 1 / ENOUGH)
         code = self._code(tile, rw, nb, fold, inside) if self.target.small else 0.0
-        return Candidate(cycles, tuple(outside), tuple(inside), self, code)
+        yield Candidate(cycles, tuple(outside), tuple(inside), self, code)
 
     def kernel_with(self, chosen: Candidate) -> Kernel:
         par = tuple(x for x in chosen.outside if x.kind == "par")
