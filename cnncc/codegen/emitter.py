@@ -10,6 +10,7 @@ import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 LLVM = {"f16": "half", "bf16": "i16", "f32": "float", "f64": "double", "bool": "i1", "ptr": "ptr"} | {
@@ -18,7 +19,7 @@ BITS = {name: int(name[1:]) for name in LLVM if name[1:].isdigit()}
 MASKED = 512                # bits of the vectors whose masks cost nothing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Type:
     """An element type and a number of lanes (0: a scalar)."""
 
@@ -26,9 +27,13 @@ class Type:
     lanes: int = 0
 
     def __str__(self) -> str:
+        return self.text
+
+    @cached_property
+    def text(self) -> str:
         return f"<{self.lanes} x {LLVM[self.dtype]}>" if self.lanes else LLVM[self.dtype]
 
-    @property
+    @cached_property
     def mangled(self) -> str:
         name = self.dtype if self.floating else LLVM[self.dtype]
         return f"v{self.lanes}{name}" if self.lanes else name
@@ -52,7 +57,7 @@ class Type:
         return (-1 << self.bits - 1, (1 << self.bits - 1) - 1) if self.signed else (0, (1 << self.bits) - 1)
 
     def of(self, dtype: str) -> Type:
-        return Type(dtype, self.lanes)
+        return self if dtype == self.dtype else Type(dtype, self.lanes)
 
 
 I64, PTR, BOOL = Type("i64"), Type("ptr"), Type("bool")
@@ -67,7 +72,7 @@ class Value:
 
     @property
     def typed(self) -> str:
-        return f"{self.type} {self.text}"
+        return f"{self.type.text} {self.text}"
 
 
 Int: TypeAlias = int | Value

@@ -75,6 +75,8 @@ class StageLowering:
                 raise InternalError(f"the schedule doesn't walk {d}: {', '.join(map(str, self.loops))}")
         self.simd = next((x for x in self.loops if x.kind == "simd"), None)
         self.lanes = stage_lanes(stage, tensors, target) if self.simd else 0
+        self.factors = multiply_add(self.first)
+        self.table = next((f for f in self.factors or () if isinstance(f, Table)), None)
         self.dtype = stage_dtypes(stage, tensors)[0]
         self.tile_dims = tuple(d for d in self.extents if d not in reduced)
         self.memo: dict[tuple[str, int, str, int, int, tuple[int, ...]], Value] = {}
@@ -317,9 +319,8 @@ class StageLowering:
             return acc
         j = self.order[self.key(pos)]
         wide = acc[j].type
-        factors = multiply_add(self.first)
+        factors, table = self.factors, self.table
         across_lanes = simd is not None and simd.dim in self.reduced
-        table = next((f for f in factors or () if isinstance(f, Table)), None)
         if factors and table:
             other = factors[factors[0] is table]
             new = self.scaled(table.at({d: p.rep for d, p in pos.items()}), other, pos, ptrs, acc[j], active)

@@ -126,12 +126,19 @@ class Const:
         return repr(int(self.value) if whole else self.value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Load:
     tensor: str
     index: tuple[Index, ...]
 
-    @property
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.tensor, self.index))
+
+    @functools.cached_property
     def dims(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(d for i in self.index for d in i.dims))
 
