@@ -289,10 +289,11 @@ def _compile(source: Source, options: Options, threads: int | None, report: Call
             external[name] = ""
             with suppress(ModelError):              # the reader says what is wrong
                 external[name] = store.file_hash(path)
-    model = _build(source, options, threads, report, values, opening)
-    model.meta["external"] = external
-    if _unchanged(source, external):    # else it is open which content was read
-        store.store(key, model.save)
+    with store.Making(key) as entry:
+        model = _build(source, options, threads, report, values, opening, entry.begin)
+        model.meta["external"] = external
+        if _unchanged(source, external):    # else it is open which content was read
+            entry.finish(*model.parts())
     return model
 
 
@@ -339,7 +340,8 @@ def check_ops(ops: Any) -> dict[str, UserOp]:
 
 
 def _build(source: Source, options: Options, threads: int | None, report: Callable[[str, float], None],
-           values: Mapping[str, Array] | None = None, opening: Opening | None = None) -> CompiledModel:
+           values: Mapping[str, Array] | None = None, opening: Opening | None = None,
+           packed: Callable[[memoryview], None] | None = None) -> CompiledModel:
     from cnncc.codegen.worker import Compiler, Machine
     from cnncc.passes.memory import pack
     from cnncc.runtime import buffers, env
@@ -358,6 +360,8 @@ def _build(source: Source, options: Options, threads: int | None, report: Callab
             compiler.submit(text)
         weights = buffers.aligned(max(code.plan.weights, 1))[:code.plan.weights]
         pack(code.constants, code.packings, weights)
+        if packed is not None:
+            packed(weights.data)
         objects = compiler.results(lambda done, total: report("compiling", 0.2 + 0.8 * done / total))
     meta = {"version": __version__, "target": target.record(), "folded": folded(original, code.plan)}
     return CompiledModel(code.plan, objects, weights, meta, threads)

@@ -61,8 +61,8 @@ def test_truncated_or_extended(path: Path, cut: float, extra: bytes) -> None:
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_flipped_bits(path: Path, where: float, bit: int) -> None:
     data, bad = bytearray(path.read_bytes()), path.with_name("bad.cnncc")
-    checked = artifact._HEADER_BYTES + len(CODE) + len(artifact.read(path).meta)
-    data[int(where * checked)] ^= 1 << bit
+    checked = [*range(artifact._HEADER_BYTES), *range(artifact.WEIGHTS_START + len(WEIGHTS), len(data))]
+    data[checked[int(where * (len(checked) - 1))]] ^= 1 << bit
     damaged(bad, bytes(data))
 
 
@@ -76,7 +76,7 @@ def test_every_byte_of_the_header(path: Path) -> None:
 
 def test_flipped_weight_is_found_on_request(path: Path) -> None:
     data, bad = bytearray(path.read_bytes()), path.with_name("bad.cnncc")
-    data[-1] ^= 1
+    data[artifact.WEIGHTS_START] ^= 1
     assert "weights" in damaged(bad, bytes(data), verify=True)
     assert artifact.read(bad).object == CODE
 
@@ -88,12 +88,13 @@ def test_foreign_bytes(tmp_path: Path, data: bytes) -> None:
     damaged(tmp_path / "bad.cnncc", artifact.MAGIC + b"\1\0" + data)
 
 
-def forged(meta: bytes, meta_size: int, object_size: int, weights_size: int, version: int = 1) -> bytes:
+def forged(meta: bytes, meta_size: int, object_size: int, weights_size: int,
+           version: int = artifact.FORMAT) -> bytes:
     """A file whose hashes are all right, whatever else is wrong with it."""
     empty = hashlib.sha256().digest()
     sizes = (meta_size, object_size, weights_size)
     head = struct.pack("<6sHQQQ32s32s", artifact.MAGIC, version, *sizes, empty, empty)
-    return (head + hashlib.sha256(head + meta).digest() + meta).ljust(4096, b"\0")
+    return (head + hashlib.sha256(head + meta).digest()).ljust(artifact.WEIGHTS_START, b"\0") + meta
 
 
 @pytest.mark.parametrize(
@@ -101,8 +102,8 @@ def forged(meta: bytes, meta_size: int, object_size: int, weights_size: int, ver
     [
         (b"", "empty"),
         (b"\x7fELF" * 99, "not a .cnncc file"),
-        (forged(b"{}", 2, 0, 0, version=2), "newer"),
-        (forged(b"{}", 2, 0, 0, version=0), "older"),
+        (forged(b"{}", 2, 0, 0, version=3), "newer"),
+        (forged(b"{}", 2, 0, 0, version=1), "older"),
         (forged(b"{}", 2**63, 0, 0), "absurd"),
         (forged(b"{}", 2, 2**64 - 1, 0), "absurd"),
         (forged(b"{}", 2, 0, 2**64 - 1), "expected"),
@@ -146,6 +147,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path: Path, monkeyp
             patch.setattr(os, name, lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
             artifact.write(path, {}, b"")
     assert list(path.parent.iterdir()) == [path] and artifact.read(path).meta == META
+
+
+def test_a_draft_that_is_abandoned_leaves_nothing(path: Path) -> None:
+    draft = artifact.Draft(path, bytes(100_000))
+    assert len(list(path.parent.iterdir())) == 2
+    draft.abandon()
+    assert list(path.parent.iterdir()) == [path] and artifact.read(path).meta == META
+    draft = artifact.Draft(path, bytes(100_000))
+    draft.finish({}, b"code")
+    draft.abandon()
+    assert artifact.read(path, verify=True).object == b"code" and list(path.parent.iterdir()) == [path]
 
 
 def test_disk_full_while_writing(path: Path) -> None:

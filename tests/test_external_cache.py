@@ -140,12 +140,12 @@ def test_weights_that_change_while_they_are_read(folder: Path, monkeypatch: pyte
     build = compiler._build
 
     def build_late(*args: Any) -> Any:
-        *rest, opening = args
+        *rest, opening, packed = args
 
         def change(name: str, file: Path) -> None:
             opening(name, file)
             weights(file, 2)
-        return build(*rest, change)
+        return build(*rest, change, packed)
     monkeypatch.setattr(compiler, "_build", build_late)
     np.testing.assert_allclose(compiler.compile(path)(X), X + floats(4, seed=2), rtol=1e-6)
     assert cache.entries() == []

@@ -1,10 +1,10 @@
 """The `.cnncc` file: a compiled model, which is also an entry of the cache.
 
-    header    128 bytes, little-endian: magic, format version, lengths of the three parts,
+    header    128 bytes, little-endian: magic, format version, lengths of metadata, object and weights,
               SHA-256 of the object, of the weights, and of (the header so far + metadata)
+    weights   packed, from byte 4096 on: they can be written while the code is still being made
     metadata  JSON
-    object    native code
-    weights   packed, at the next multiple of 4096 bytes, to the end of the file
+    object    native code, to the end of the file
 
 An artifact is native code: trust it as you trust a shared library. Its hashes detect damage, not malice.
 """
@@ -17,6 +17,7 @@ import mmap
 import os
 import stat
 import struct
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ from numpy.typing import NDArray
 from cnncc.ir.errors import ArtifactError, ModelError
 
 MAGIC = b"CNNCC\0"
-FORMAT = 1      # of the container; what is inside the metadata has versions of its own
-WEIGHTS_ALIGNMENT = 4096
+FORMAT = 2      # of the container; what is inside the metadata has versions of its own
+WEIGHTS_START = 4096
 MAX_META, MAX_OBJECT = 64 << 20, 1 << 30
 _HEAD = struct.Struct("<6sHQQQ32s32s")  # then the 32 bytes of the hash of these and of the metadata
 _HEADER_BYTES = _HEAD.size + 32
@@ -48,32 +49,32 @@ class Artifact:
 
 
 def write(path: PathLike, meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview = b"") -> None:
-    """Write an artifact atomically; `weights` (of an array of bytes: `array.data`) go last.
+    """Write an artifact atomically, of the weights (of an array of bytes: `array.data`).
 
     Raises OSError if the disk refuses, ArtifactError if a part is beyond what `read` accepts or `path`
     is something other than a file. Either way an older file at `path` is unharmed.
     """
-    front = _front(os.fspath(path), meta, code, weights)
-    with replacing(path) as file:
-        file.write(front)
-        file.write(weights)
+    Draft(path, weights).finish(meta, code)
 
 
 def to_bytes(meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview = b"") -> bytes:
     """What `write` puts into a file. Raises ArtifactError if a part is beyond what `read` accepts."""
-    return b"".join((_front("the model", meta, code, weights), weights))
+    text, digest = _text("the model", meta, code), hashlib.sha256(weights).digest()
+    return b"".join((_header(text, code, len(weights), digest), weights, text, code))
 
 
-def _front(where: object, meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview) -> bytes:
-    """All that goes before the weights."""
+def _text(where: object, meta: Mapping[str, Any], code: bytes) -> bytes:
     text = json.dumps(dict(meta), separators=(",", ":")).encode()
     if len(text) > MAX_META or len(code) > MAX_OBJECT:
         raise ArtifactError(f"{where}: too large: {len(text):,} bytes of metadata (at most {MAX_META:,}), "
                             f"{len(code):,} of object code (at most {MAX_OBJECT:,})")
-    head = _HEAD.pack(MAGIC, FORMAT, len(text), len(code), len(weights), hashlib.sha256(code).digest(),
-                      hashlib.sha256(weights).digest())
-    front = head + hashlib.sha256(head + text).digest() + text + code
-    return front.ljust(_weights_start(len(text), len(code)), b"\0")
+    return text
+
+
+def _header(text: bytes, code: bytes, nbytes: int, weights: bytes) -> bytes:
+    """All that goes before the weights, by their size and hash."""
+    head = _HEAD.pack(MAGIC, FORMAT, len(text), len(code), nbytes, hashlib.sha256(code).digest(), weights)
+    return (head + hashlib.sha256(head + text).digest()).ljust(WEIGHTS_START, b"\0")
 
 
 def read(path: PathLike, verify: bool = False) -> Artifact:
@@ -109,9 +110,9 @@ def _read(file: BinaryIO, where: object, verify: bool) -> Artifact:
     require(version == FORMAT, f"format {version}, from {'a newer' if version > FORMAT else 'an older'} "
             f"cnncc; this one reads {FORMAT}: compile the model again")
     require(meta_size <= MAX_META and code_size <= MAX_OBJECT, "damaged header: absurd lengths")
-    start = _weights_start(meta_size, code_size)
-    require(nbytes == start + weights_size,
-            f"truncated or damaged: {nbytes:,} bytes, expected {start + weights_size:,}")
+    expected = WEIGHTS_START + weights_size + meta_size + code_size
+    require(nbytes == expected, f"truncated or damaged: {nbytes:,} bytes, expected {expected:,}")
+    file.seek(WEIGHTS_START + weights_size)
     text = file.read(meta_size)
     require(hashlib.sha256(header[:_HEAD.size] + text).digest() == header[_HEAD.size:],
             "damaged header or metadata: the SHA-256 differs")
@@ -125,7 +126,7 @@ def _read(file: BinaryIO, where: object, verify: bool) -> Artifact:
     weights = np.empty(0, np.uint8)
     if weights_size:
         weights = np.frombuffer(
-            mmap.mmap(file.fileno(), weights_size, access=mmap.ACCESS_READ, offset=start), np.uint8)
+            mmap.mmap(file.fileno(), weights_size, access=mmap.ACCESS_READ, offset=WEIGHTS_START), np.uint8)
     require(not verify or hashlib.sha256(weights.data).digest() == weights_hash,
             "damaged weights: the SHA-256 differs")
     return Artifact(meta, code, weights)
@@ -145,32 +146,90 @@ def opened(path: PathLike, kind: type[ModelError]) -> Iterator[BufferedReader]:
         raise kind(f"{os.fspath(path)}: cannot be read: {reason}") from error
 
 
-def _weights_start(meta_size: int, object_size: int) -> int:
-    return -(-(_HEADER_BYTES + meta_size + object_size) // WEIGHTS_ALIGNMENT) * WEIGHTS_ALIGNMENT
+class Replacement:
+    """A new `file` that takes the place of `path` with `commit`, or vanishes with `abandon`.
+
+    Raises OSError if the disk refuses, ArtifactError if `path` is a directory, device or pipe.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self._target = os.path.realpath(path)
+        if os.path.exists(self._target) and not os.path.isfile(self._target):
+            raise ArtifactError(f"{os.fspath(path)}: not a regular file")
+        self._temporary = os.path.join(os.path.dirname(self._target), f".{os.urandom(8).hex()}.tmp")
+        try:
+            descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            error.filename = os.fspath(path)
+            raise
+        self.file = os.fdopen(descriptor, "wb")
+
+    def flush(self) -> None:
+        """What was written is on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def commit(self) -> None:
+        self.flush()
+        self.file.close()
+        os.replace(self._temporary, self._target)
+
+    def abandon(self) -> None:
+        """Nothing is left, unless it was committed."""
+        with suppress(OSError):
+            self.file.close()
+        with suppress(OSError):
+            os.unlink(self._temporary)
 
 
 @contextmanager
 def replacing(path: PathLike) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends, and vanishes if the block raises.
+    """The file of a Replacement that is committed when the block ends. Raises as that does."""
+    new = Replacement(path)
+    try:
+        yield new.file
+        new.commit()
+    finally:
+        new.abandon()
 
-    Raises OSError if the disk refuses, ArtifactError if `path` is a directory, device or pipe.
+
+class Draft:
+    """An artifact at `path` in the making: its weights are written, by a thread, while the rest is made.
+
+    `finish` or `abandon` it; until then the weights must stay as they are. Raises as `write`.
     """
-    target = os.path.realpath(path)
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise ArtifactError(f"{os.fspath(path)}: not a regular file")
-    temporary = os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        error.filename = os.fspath(path)
-        raise
-    try:
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+
+    def __init__(self, path: PathLike, weights: bytes | memoryview) -> None:
+        self._path, self._weights, self._digest = path, weights, b""
+        self._new = Replacement(path)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._write, name="cnncc-save")
+        self._thread.start()
+
+    def _write(self) -> None:
+        try:
+            self._digest = hashlib.sha256(self._weights).digest()
+            self._new.file.seek(WEIGHTS_START)
+            self._new.file.write(self._weights)
+            self._new.flush()
+        except Exception as error:      # for `finish`
+            self._error = error
+
+    def finish(self, meta: Mapping[str, Any], code: bytes) -> None:
+        try:
+            self._thread.join()
+            if self._error is not None:
+                raise self._error
+            text, file = _text(os.fspath(self._path), meta, code), self._new.file
+            file.write(text)
+            file.write(code)
+            file.seek(0)
+            file.write(_header(text, code, len(self._weights), self._digest))
+            self._new.commit()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Nothing is left, unless it is finished."""
+        self._thread.join()
+        self._new.abandon()

@@ -14,12 +14,12 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cnncc.ir.errors import ArtifactError, InputError, ModelError
 from cnncc.runtime import artifact
@@ -95,6 +95,36 @@ def load(key: str) -> artifact.Artifact | None:
         return None
     _touch(path)
     return found
+
+
+class Making:
+    """An entry of which the weights are written while the code is made; unfinished it leaves nothing."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._draft: artifact.Draft | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._draft is not None:
+            self._draft.abandon()
+
+    def begin(self, weights: memoryview) -> None:
+        """Start to write; until the end the weights must stay as they are."""
+        if (folder := directory()) is None:
+            return
+        try:
+            self._draft = artifact.Draft(folder / f"{self.key}.cnncc", weights)
+        except (OSError, ArtifactError) as error:
+            reason = getattr(error, "strerror", None) or error
+            _without(f"not stored in the compile cache: {folder}: {reason}")
+
+    def finish(self, meta: Mapping[str, Any], code: bytes) -> None:
+        """Write the rest, and keep it as `store` does."""
+        if (draft := self._draft) is not None:
+            store(self.key, lambda _: draft.finish(meta, code))
 
 
 def store(key: str, write: Callable[[Path], None]) -> Path | None:

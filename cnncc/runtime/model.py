@@ -193,9 +193,13 @@ class CompiledModel(Threaded):
         return {**self.meta, "abi": loader.ABI, "objects": [*map(len, self._objects)],
                 "plan": self.plan.record()}
 
+    def parts(self) -> tuple[dict[str, Any], bytes]:
+        """The metadata and the code of the model's artifact."""
+        return self.record(), b"".join(self._objects)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.cnncc` file, for `cnncc.load`. Raises OSError, or ArtifactError if `path` is no file."""
-        artifact.write(path, self.record(), b"".join(self._objects), self._weights.data)
+        artifact.write(path, *self.parts(), self._weights.data)
 
     def __repr__(self) -> str:
         describe = profiler.describe
@@ -203,7 +207,7 @@ class CompiledModel(Threaded):
 
     def __reduce__(self) -> tuple[Callable[[bytes, int], CompiledModel], tuple[bytes, int]]:
         """For copies and for other processes: what a `.cnncc` file holds, and the number of threads."""
-        data = artifact.to_bytes(self.record(), b"".join(self._objects), self._weights.data)
+        data = artifact.to_bytes(*self.parts(), self._weights.data)
         return from_bytes, (data, self._threads)
 
     def _folded(self) -> str:
