@@ -1,40 +1,81 @@
 """The native entry of a network: `i64 run(ptr frame)` calls all kernels of a plan in order.
 
-Per step it fills a kernel's argument slots and hands the kernel to the thread pool, or calls it where it runs
-alone; loops go round their steps. Denormals are flushed meanwhile; the caller's state comes back.
+What it does is in tables, so that its code, and the time to compile it, don't grow with the network. Per step
+it fills a kernel's argument slots and hands the kernel to the thread pool, or calls it where it runs alone;
+loops go round their steps. Denormals are flushed meanwhile; the caller's state comes back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from itertools import accumulate
 
 from cnncc.codegen.emitter import BOOL, I64, PTR, Emitter, Int, Type, Value
 from cnncc.codegen.lower import SLOT_OPERANDS
-from cnncc.ir.plan import FRAME, Place, Plan, Step, Turns
+from cnncc.ir.plan import FRAME, Place, Plan, Turns
 
 ENTRY = "cnncc_run"
 FLUSH = 0x8040              # MXCSR: denormals are zero, flush to zero
 I32 = Type("i32")
-PART = 256                  # steps of one function
+STEPS, PLACES, PARTS = (Value(f"@{name}", PTR) for name in ("steps", "places", "parts"))
 
 
 def driver(plan: Plan, entry: str = ENTRY) -> str:
     """The LLVM text of the module with the entry; the kernels are declared."""
     e = Emitter()
-    for symbol in dict.fromkeys(s.symbol for s in plan.steps):
-        e.declare(f"void @{symbol}(ptr, i64, i64, i64)")
-    parts: list[str] = []
-    for turns in _runs(plan):
-        parts.append(f"part{len(parts)}")
-        params = [(PTR, "frame"), (PTR, "args"), (I64, "threads")]
-        with e.function(parts[-1], "internal void", params, "noinline nounwind") as values:
-            _Part(e, plan, *values).emit(turns)
-            e.line("ret void")
+    kernels = {symbol: i for i, symbol in enumerate(dict.fromkeys(s.symbol for s in plan.steps))}
+    ends = [*accumulate((len(s.places) for s in plan.steps), initial=0)]
+    _table(e, STEPS, [(kernels[s.symbol], 0 if s.batched else s.tasks, s.tasks if s.batched else 0,
+                       *ends[i:i + 2]) for i, s in enumerate(plan.steps)])
+    _table(e, PLACES, [_place(plan, place) for s in plan.steps for place in s.places])
+    parts = [*_parts(plan)]
+    _table(e, PARTS, [(x.first, x.last, x.count) for x in parts])
+    with e.function("kernel", "internal ptr", [(I64, "number")], "noinline nounwind") as (number,):
+        _choice(e, number, [*kernels])
     with e.function(entry, "i64", [(PTR, "frame")], "nounwind") as (frame,):
-        _Entry(e, plan, frame).emit(parts)
+        _Entry(e, plan, frame).emit(len(parts))
         e.line("ret i64 0")
     return e.module()
+
+
+def _table(e: Emitter, name: Value, rows: Sequence[Sequence[int]]) -> None:
+    """Rows of numbers, one after the other."""
+    numbers = ", ".join(f"i64 {n}" for row in rows for n in row)
+    e.lines.append(f"{name.text} = internal constant [{sum(map(len, rows))} x i64] [{numbers}]")
+
+
+def _choice(e: Emitter, number: Value, kernels: Sequence[str]) -> None:
+    """Return the kernel of a number. (A table of addresses would be data that a loader writes.)"""
+    cases = " ".join(f"i64 {i}, label %kernel{i}" for i in range(len(kernels)))
+    e.line(f"switch {number.typed}, label %none [{cases}]")
+    for i, symbol in enumerate(kernels):
+        e.declare(f"void @{symbol}(ptr, i64, i64, i64)")
+        e.label(f"kernel{i}")
+        e.line(f"ret ptr @{symbol}")
+    e.label("none")
+    e.line("unreachable")
+
+
+def _parts(plan: Plan) -> Iterator[Turns]:
+    """The steps in order: loops, and what is between them."""
+    at = 0
+    for loop in (*plan.loops, Turns(len(plan.steps), len(plan.steps), 0)):
+        if at < loop.first:
+            yield Turns(at, loop.first, 1)
+        if loop.count:
+            yield loop
+        at = loop.last
+
+
+def _place(plan: Plan, place: Place) -> tuple[int, int, int, int]:
+    """Where in the frame an address begins, and what is added: per unit of the batch, always, per turn."""
+    match place.space:
+        case "work":
+            return 8 * FRAME.index("work"), place.number, place.first, place.move
+        case "weights" | "state":
+            return 8 * FRAME.index(place.space), 0, place.number + place.first, place.move
+    first = len(FRAME) + (len(plan.inputs) if place.space == "output" else 0)
+    return 8 * (first + place.number), 0, place.first, place.move
 
 
 def flush(e: Emitter, state: Value) -> Value:
@@ -53,18 +94,8 @@ def restore(e: Emitter, state: Value, old: Value) -> None:
     e.line(f"call void @llvm.x86.sse.ldmxcsr(ptr {state.text})")
 
 
-def _runs(plan: Plan) -> Iterator[Turns]:
-    """The steps in order: loops, and what is between them in parts that LLVM can compile in linear time."""
-    at = 0
-    for loop in (*plan.loops, Turns(len(plan.steps), len(plan.steps), 0)):
-        yield from (Turns(i, min(i + PART, loop.first), 1) for i in range(at, loop.first, PART))
-        if loop.count:
-            yield loop
-        at = loop.last
-
-
-class _Slots:
-    """A function to which a call's frame is known."""
+class _Entry:
+    """The function to which a call's frame is given."""
 
     def __init__(self, e: Emitter, plan: Plan, frame: Value) -> None:
         self.e, self.plan, self.frame = e, plan, frame
@@ -72,15 +103,15 @@ class _Slots:
     def slot(self, name: str, type: Type) -> Value:
         return self.e.load(self.frame, 8 * FRAME.index(name), type, 8)
 
-
-class _Entry(_Slots):
-    def emit(self, parts: Sequence[str]) -> None:
+    def emit(self, parts: int) -> None:
         e = self.e
         slots = SLOT_OPERANDS + max((len(s.places) for s in self.plan.steps), default=0)
-        args = e.emit(f"alloca [{slots} x i64], align 64", PTR)
+        self.args = e.emit(f"alloca [{slots} x i64], align 64", PTR)
         floats = e.emit("alloca i32, align 4", PTR)
         wanted = self.slot("threads", I64)
         acquire, release = self.slot("acquire", PTR), self.slot("release", PTR)
+        self.parallel, self.context = self.slot("parallel", PTR), self.slot("context", PTR)
+        self.batch, first, last = (self.slot(name, I64) for name in ("batch", "first", "last"))
         old = flush(e, floats)
         several = e.compare("ugt", wanted, 1)
         before, ask, ready = e.block, e.name("ask"), e.name("ready")
@@ -89,70 +120,43 @@ class _Entry(_Slots):
         granted = e.emit(f"call i64 {acquire.text}(i64 {wanted.text})", I64)
         e.line(f"br label %{ready}")
         e.label(ready)
-        threads = e.emit(f"phi i64 [1, %{before}], [{granted.text}, %{ask}]", I64)
-        e.store(self.slot("batch", I64), args, 0, 8)
-        e.store(self.slot("scratch", PTR), args, 8, 8)
-        for part in parts:
-            e.line(f"call void @{part}({self.frame.typed}, {args.typed}, {threads.typed})")
-        with e.when(e.compare("ugt", threads, 1)):
+        self.threads = e.emit(f"phi i64 [1, %{before}], [{granted.text}, %{ask}]", I64)
+        self.together = e.compare("ugt", self.threads, 1)
+        e.store(self.batch, self.args, 0, 8)
+        e.store(self.slot("scratch", PTR), self.args, 8, 8)
+        with e.loop(0, parts, 1, maybe_empty=True) as part:
+            low, high, count = self.row(PARTS, part.index, 3)
+            within = e.greatest(low, first), e.least(high, last)
+            with e.loop(0, count, 1) as turn, e.loop(*within, 1, maybe_empty=True) as step:
+                self.step(step.index, turn.index)
+        with e.when(self.together):
             e.line(f"call void {release.text}()")
         restore(e, floats, old)
 
+    def row(self, table: Value, index: Int, width: int) -> list[Value]:
+        """The numbers in a row of a table."""
+        p = self.e.offset(table, self.e.mul(index, 8 * width))
+        return [self.e.load(p, 8 * i, I64, 8) for i in range(width)]
 
-class _Part(_Slots):
-    """Some of the steps; `args` are the slots for a kernel's arguments."""
-
-    def __init__(self, e: Emitter, plan: Plan, frame: Value, args: Value, threads: Value) -> None:
-        super().__init__(e, plan, frame)
-        self.args, self.threads = args, threads
-        self.batch, self.first, self.last = (self.slot(name, I64) for name in ("batch", "first", "last"))
-        self.work, self.weights, self.state = (self.slot(name, PTR) for name in ("work", "weights", "state"))
-        self.parallel, self.context = self.slot("parallel", PTR), self.slot("context", PTR)
-        self.together = e.compare("ugt", threads, 1)
-
-    def emit(self, turns: Turns) -> None:
-        with self.e.loop(0, turns.count, 1) if turns.count > 1 else nullcontext() as turn:
-            self.steps(range(turns.first, turns.last), turn.index if turn else 0)
-
-    def steps(self, steps: range, turn: Int) -> None:
-        """Those of a range that the frame asks for."""
-        for i in steps:
-            within = self.e.compare("ult", self.e.sub(i, self.first), self.e.sub(self.last, self.first))
-            with self.e.when(within):
-                self.step(self.plan.steps[i], turn)
-
-    def step(self, s: Step, turn: Int) -> None:
+    def step(self, index: Int, turn: Int) -> None:
         e = self.e
-        for j, place in enumerate(s.places):
-            e.store(self.address(place, turn), self.args, 8 * (SLOT_OPERANDS + j), 8)
-        tasks: Int = e.mul(self.batch, s.tasks) if s.batched else s.tasks
-        alone = f"call void @{s.symbol}(ptr {self.args.text}, i64 0, i64 {e.text(tasks)}, i64 0)"
-        if not s.batched and s.tasks == 1:
-            e.line(alone)
-            return
+        number, tasks, batched, first, last = self.row(STEPS, index, 5)
+        with e.loop(first, last, 1) as place:
+            slot, scaled, plain, move = self.row(PLACES, place.index, 4)
+            at = e.add(e.mul(self.batch, scaled), e.add(plain, e.mul(turn, move)))
+            address = e.offset(e.load(self.frame, slot, PTR, 8), at)
+            e.store(address, e.offset(self.args, e.mul(e.sub(place.index, first), 8)), 8 * SLOT_OPERANDS, 8)
+        kernel = e.emit(f"call ptr @kernel({number.typed})", PTR)
+        count = e.text(e.add(tasks, e.mul(self.batch, batched)))
+        several = e.compare("ugt", Value(count, I64), 1)
+        share = e.emit(f"and i1 {self.together.text}, {several.text}", BOOL)
         pool, single, done = e.name("pool"), e.name("single"), e.name("done")
-        share = self.together
-        if not isinstance(tasks, int):
-            several = e.compare("ugt", tasks, 1)
-            share = e.emit(f"and i1 {share.text}, {several.text}", BOOL)
         e.line(f"br i1 {share.text}, label %{pool}, label %{single}")
         e.label(pool)
-        e.line(f"call void {self.parallel.text}(ptr @{s.symbol}, ptr {self.args.text}, i64 {e.text(tasks)}, "
-               f"i64 {self.threads.text}, ptr {self.context.text})")
+        e.line(f"call void {self.parallel.text}({kernel.typed}, {self.args.typed}, i64 {count}, "
+               f"{self.threads.typed}, {self.context.typed})")
         e.line(f"br label %{done}")
         e.label(single)
-        e.line(alone)
+        e.line(f"call void {kernel.text}({self.args.typed}, i64 0, i64 {count}, i64 0)")
         e.line(f"br label %{done}")
         e.label(done)
-
-    def address(self, place: Place, turn: Int) -> Value:
-        e, moved = self.e, self.e.add(place.first, self.e.mul(turn, place.move))
-        match place.space:
-            case "weights":
-                return e.offset(self.weights, e.add(moved, place.number))
-            case "state":
-                return e.offset(self.state, e.add(moved, place.number))
-            case "work":
-                return e.offset(e.offset(self.work, e.mul(self.batch, place.number)), moved)
-        first = len(FRAME) + (len(self.plan.inputs) if place.space == "output" else 0)
-        return e.offset(e.load(self.frame, 8 * (first + place.number), PTR, 8), moved)
