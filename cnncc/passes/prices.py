@@ -33,6 +33,7 @@ RESUMED, RESUME = 1.5, 60   # cycles that a chunk takes for each accumulator tha
 WINDOW = 128                # instructions that are in flight at a time
 BROADCAST = 1.2             # loads of vectors that loading one element into all lanes is worth
 FAR = 6                     # the same for an element of a vector that is gathered from beyond L2
+ENDS = 12                   # instructions that end a tile, beside those for each vector
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 COUNTED = "par", "for", "part", "chunk"
 BODY = 40                   # multiply-adds that an inner loop should have at least
@@ -247,18 +248,28 @@ class Prices:
 
     def _least(self, tile: str | None, tiles: Iterable[tuple[int, int]],
                fold: int) -> Iterator[tuple[float, tuple[int, int]]]:
-        """Cycles that the arithmetic in tiles of (vectors, rows) takes at least, whatever the loops in and
-        around them.
-        """
+        """Cycles that tiles of (vectors, rows) take at least, whatever the loops in and around them."""
         steps, others = self._around_tile(tile)
-        tiled = self._vectors(tile) * (number(self.extents[tile]) if tile else 1) * fold
+        extent, vectors = number(self.extents[tile]) if tile else 1, self._vectors(tile)
+        tiled = vectors * extent * fold
+        end = tiled * (len(self.stage.formulas) / 2 + self.functions)
         reading = self._reading(tile, fold, [Loop("unroll", d) for d in self.reduced])
         for nb, rw in tiles:
             acc = rw * nb * fold
             ops, reads = acc * self.instructions, reads_of(reading, rw, nb)
             near = not self.reduced or steps * (ops + reads) < WINDOW
             cycle = max(ops / self.target.fmas, reads / self.target.loads, 0 if near else self.target.latency)
-            yield steps * others * tiled * cycle / acc, (nb, rw)
+            ends = end + ENDS / 2 * count_of(extent, rw) * count_of(vectors, nb)
+            yield others * (steps * tiled * cycle / acc + ends) + self.streams, (nb, rw)
+
+    @functools.cached_property
+    def streams(self) -> float:
+        """Cycles lost to memory at least."""
+        total, t = 0.0, self.target
+        for a in self.accesses:
+            stream = 0 if a.broadcast else t.l3_stream / (AHEAD if a.ordered else HIDDEN)
+            total += 0 if a.near else a.nbytes * a.batch / max(t.l3_bytes, stream)
+        return total
 
     def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop],
                  chunks: int, again: Sequence[int]) -> float:
@@ -278,7 +289,7 @@ class Prices:
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
                             streamed)
                 cycle += LOOP / turns_of(acc) + STALL * streamed
-                epilogue = acc * (len(self.stage.formulas) + self._apart_at_end(tile, width)) + 12
+                epilogue = acc * (len(self.stage.formulas) + self._apart_at_end(tile, width)) + ENDS
                 epilogue = epilogue / (2 if near else 1) + acc * self.functions
                 resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
                 total += (steps * cycle + epilogue + resumed) * wide * high

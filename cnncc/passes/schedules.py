@@ -429,7 +429,7 @@ class _Space(Inner):
             cycles = self._compute(tile, rw, nb, fold, inside, chunks, again)
             self.computed = inside, (chunks, *again), cycles
         cycles = self.computed[2]
-        if cycles >= self.limit:
+        if cycles + self.streams >= self.limit:
             return
         cycles += self._memory(walked, inside)
         outside = self._parallel(outside, cycles)
