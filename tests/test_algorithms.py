@@ -24,11 +24,11 @@ SCALE = {2: 2, 4: 24}
 """The weights' multiple per axis that makes the transformed weights whole numbers."""
 
 
-def forced(graph: Graph, m: int) -> Graph:
+def forced(graph: Graph, m: int, **target: Any) -> Graph:
     """The graph with every convolution in tiles of m."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(algorithms, "tile_sizes", lambda n, g, t: {1: 1.0, m: 0.0} if n.op == "conv" else {})
-        return algorithms.choose_algorithms(graph, target_for())
+        return algorithms.choose_algorithms(graph, replace(target_for(), **target))
 
 
 @pytest.mark.parametrize(("m", "r"), [(2, 2), (2, 3), (3, 3), (4, 3), (3, 4), (2, 5), (5, 2)])
@@ -59,20 +59,46 @@ def test_exact(size: tuple[int, ...], window: tuple[int, ...], begin: tuple[int,
     """Ragged tiles, padding, one to three axes, dilated, in groups, with a bias, a residual and more."""
     if absent := missing(level):
         pytest.skip(f"this CPU has no {absent}")
+    graph = scaled(size, window, batch, m, begin=begin, end=end, dilations=dilations)
+    model = compiled(forced(graph, m), replace(target_for(level), strict=True))
+    assert any("output_transform" in s.ops for s in model.plan.steps)
+    check(model, graph, batch)
+
+
+def scaled(size: tuple[int, ...], window: tuple[int, ...], batch: int | str, m: int, **how: Any) -> Graph:
+    """A convolution whose transformed weights are whole numbers, with a bias, maybe a residual, and ReLU."""
     net = Net(reach=1)
     x = net.x(batch, 32, *size)
-    y = net.bias(net.conv(x, 32, window, begin=begin, end=end, dilations=dilations, group=2))
+    y = net.bias(net.conv(x, 32, window, group=2, **how))
     if net.type(y).shape == net.type(x).shape:
         y = net.op("add", [y, x], "sum")
     graph = net.result(net.relu(y))
     scale = SCALE[m] ** sum(r > 1 for r in window)
     weights = next(n.inputs[1] for n in graph if n.op == "conv")
-    graph = replace(graph, constants=graph.constants | {weights: graph.constants[weights] * scale})
+    return replace(graph, constants=graph.constants | {weights: graph.constants[weights] * scale})
+
+
+def check(model: cnncc.CompiledModel, graph: Graph, batch: int | str) -> None:
     inputs = feeds(graph, 3 if batch == "N" else 1, reach=1)
-    model = compiled(forced(graph, m), replace(target_for(level), strict=True))
-    assert any("output_transform" in s.ops for s in model.plan.steps)
     poison(model, inputs)
     np.testing.assert_array_equal(results(model, inputs)["y0"], Oracle(graph, inputs).outputs["y0"])
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+@pytest.mark.parametrize(("m", "l2"), [(2, 1 << 13), (4, 1 << 14), (4, 1 << 15)])
+@pytest.mark.parametrize(("size", "begin", "end", "batch"), [
+    ((30, 29), (1, 1), (1, 1), "N"), ((32, 32), (1, 1), (1, 1), 1), ((27, 20), (0, 2), (2, 0), 2),
+    ((22, 18), (0, 0), (0, 0), 1), ((9, 8, 14), (1, 1, 1), (1, 1, 1), 1)])
+def test_strips(size: tuple[int, ...], begin: tuple[int, ...], end: tuple[int, ...], batch: int | str, m: int,
+                l2: int, level: str) -> None:
+    """Transforms of two axes share strips of rows of a vector of channels, padding left out at both ends."""
+    if absent := missing(level):
+        pytest.skip(f"this CPU has no {absent}")
+    graph = scaled(size, (3,) * len(size), batch, m, begin=begin, end=end)
+    model = compiled(forced(graph, m, l2=l2), replace(target_for(level), strict=True, l2=l2))
+    does = {s.ops.partition("+")[0] for s in model.plan.steps}
+    assert {"input_transform>input_transform", "output_transform>output_transform"} <= does or len(size) > 2
+    check(model, graph, batch)
 
 
 @FEW

@@ -7,16 +7,18 @@ par loops.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnncc.codegen.access import Pos, Positions, Run, Term
 from cnncc.codegen.emitter import I64, PTR, Emitter, Int, Value
 from cnncc.codegen.stage import Pointers, StageLowering
+from cnncc.codegen.validity import Constraint
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index
 from cnncc.ir.kernel import Kernel, Stage
-from cnncc.ir.regions import accumulators, scratch_offsets, scratch_shapes
+from cnncc.ir.regions import accumulators, lifted, scratch_offsets, scratch_shapes
 from cnncc.ir.target import Target
 from cnncc.ir.types import Extent
 
@@ -60,6 +62,11 @@ class _KernelLowering:
         waits = accumulators(kernel)
         self.stages = [StageLowering(e, kernel, s, target, self.shapes, waits.get(j))
                        for j, s in enumerate(kernel.stages)]
+        shared, whole = kernel.loops.loops, self.stages[-1].validity
+        for s in self.stages:
+            for c in s.validity.around:
+                for index, extents in lifted(kernel, s.stage, c.index):
+                    whole.split_around(shared, Constraint(index, c.size), extents)
 
     def extent(self, e: Extent) -> Int:
         return self.batch if isinstance(e, str) else e
@@ -114,15 +121,18 @@ class _KernelLowering:
         regions: dict[str, Positions] = {}
         consumers: list[tuple[Stage, Positions]] = [(self.last, pos)]
         self.origins = {}
-        for stage in reversed(self.kernel.stages[:-1]):
-            region = self.region(stage, consumers)
+        for stage, lowering in zip(self.kernel.stages[-2::-1], self.stages[-2::-1], strict=True):
+            region = self.region(stage, consumers, bool(lowering.validity.around))
             regions[stage.out.tensor] = region
             consumers.append((stage, region))
         for stage, lowering in zip(self.kernel.stages, self.stages, strict=True):
             lowering.run(pos if stage is self.last else regions[stage.out.tensor], self.bases, self.origins)
 
-    def region(self, stage: Stage, consumers: Sequence[tuple[Stage, Positions]]) -> Positions:
-        """What later stages read of a stage's result inside the shared loops, by interval arithmetic."""
+    def region(self, stage: Stage, consumers: Sequence[tuple[Stage, Positions]], exact: bool) -> Positions:
+        """What later stages read of a stage's result inside the shared loops, by interval arithmetic.
+
+        It may not be cut where it has to be `exact`: validity is decided before.
+        """
         name = stage.out.tensor
         full = self.kernel.tensors[name].type.shape
         pos = {d: Pos(0, 0, (), self.extent(x)) for d, x in stage.extents.items()}
@@ -132,14 +142,22 @@ class _KernelLowering:
                      for x in other.loads if x.tensor == name}
             intervals = [self._interval(i, at) for (i, _), at in reads.items()]
             low, span = self._union(intervals, size)
+            if exact and isinstance(low, Value) and not any(i.low is low for i in intervals):
+                raise InternalError(f"{stage.out}: validity is decided by loops around, where it is cut")
             self.origins[name].append(low)
             if index.single:
-                terms = () if isinstance(low, int) else (Term(low, 1, 1 << 30),)
-                start = low if isinstance(low, int) else 0
-                pos[index.single] = Pos(start, start, terms, span)
-            elif index.terms:
-                raise InternalError(f"{stage.out}: a scratch index must be one dimension")
+                pos[index.single] = self._placed(low, span, intervals)
+            elif index.terms and (low, span) != (0, size):
+                raise InternalError(f"{stage.out}: of a scratch index of several dimensions all is read")
         return pos
+
+    def _placed(self, low: Int, span: Int, intervals: Sequence[_Interval]) -> Pos:
+        """Where a dimension begins that covers intervals."""
+        if isinstance(low, int):
+            return Pos(low, low, (), span)
+        one = next((i for i in intervals if i.low is low), None)
+        term = Term(low, one.multiple, one.most) if one else Term(low, 1, 1 << 30)
+        return Pos(0, one.rep if one else 0, (term,), span)
 
     def _union(self, intervals: Sequence[_Interval], size: Extent) -> tuple[Int, Int]:
         """(first, how many) of what lies in any of the intervals and inside of the tensor."""
@@ -160,28 +178,35 @@ class _KernelLowering:
         e = self.e
         low: Int = index.const
         length: Int = 1
-        least = most = index.const
+        least = most = rep = multiple = index.const
         for d, c in index.terms:
             if c < 0:
                 raise InternalError(f"{index}: a scratch index must not fall")
             p = pos[d]
             low = e.add(low, c * p.const)
             least, most = least + c * p.const, most + c * p.const
+            rep += c * p.rep
+            multiple = math.gcd(multiple, c * p.const, *(c * t.multiple for t in p.terms))
             for t in p.terms:
                 low = e.add(low, e.mul(t.value, c))
                 most += c * t.most
             length = e.add(length, e.mul(e.sub(p.span, 1), c))
-        return _Interval(low, length, least, most, index.single is not None)
+        return _Interval(low, length, least, most, rep, multiple, index.single is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Interval:
-    """`length` indices from `low`, which lies between `least` and `most`."""
+    """`length` indices from `low`, a multiple of `multiple` that lies between `least` and `most`.
+
+    `rep` stands for it in tests of validity.
+    """
 
     low: Int
     length: Int
     least: int
     most: int
+    rep: int
+    multiple: int
     single: bool
 
     def inside(self, size: Extent) -> bool:

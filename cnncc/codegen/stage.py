@@ -116,7 +116,7 @@ class StageLowering:
         result: list[Run] = []
         last: object = None
         for start, size in ((first + j * size, size) for first, size, count in equal for j in range(count)):
-            sign = (size, signature(split, loop.dim, base + start, size, self.extents))
+            sign = (size, signature(split, loop.dim, base + start, size, self.validity.extents))
             if sign == last:
                 result[-1] = replace(result[-1], count=self.e.add(result[-1].count, 1))
             else:

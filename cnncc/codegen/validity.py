@@ -35,11 +35,23 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """`static`: tested where a tap is emitted; `split`, `clamp`: constraints by position of the loop."""
+    """`static`: tested where a tap is emitted; `split`, `clamp`: constraints by position of the loop.
+
+    `around`: those of `static` that loops around all stages must be split by, too.
+    """
 
     static: tuple[Constraint, ...]
     split: dict[int, list[Constraint]]
     clamp: dict[int, list[Constraint]]
+    around: tuple[Constraint, ...]
+    extents: dict[str, Extent]
+
+    def split_around(self, loops: Sequence[Loop], c: Constraint, extents: Mapping[str, Extent]) -> None:
+        """Split loops also by a constraint of another stage; `extents` are those of its own dimensions."""
+        self.extents.update(extents)
+        for i, loop in enumerate(loops):
+            if loop.dim in c.index.dims:
+                self.split.setdefault(i, []).append(c)
 
 
 def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extents: Mapping[str, Extent],
@@ -54,24 +66,29 @@ def decide(loads: Sequence[Load], shapes: Mapping[str, Sequence[Extent]], extent
     static: list[Constraint] = []
     split: dict[int, list[Constraint]] = {}
     clamp: dict[int, list[Constraint]] = {}
+    around: list[Constraint] = []
     for c in sorted(constraints, key=lambda c: str(c.index)):
         counted = [i for i, x in enumerate(loops) if x.kind in ("par", "for", "chunk", "part")
                    and x.dim in c.index.dims and _extent(extents[x.dim]) > x.step]
+        alone = len({loops[i].dim for i in counted}) <= 1
         placed = outer & set(c.index.dims)
-        if len({loops[i].dim for i in counted}) <= 1 and not placed:
-            static.append(c)
-            for i in counted:
-                split.setdefault(i, []).append(c)
-            continue
         last = counted[-1] if counted else -1
         loop = loops[last] if counted else None
         inside = {x.dim for x in loops[last + 1:] if x.dim in c.index.dims}
-        if loop is None or loop.kind != "for" or loop.step != 1 or c.index.coefficient(loop.dim) < 1 \
-                or inside - {loop.dim} or (loop.dim in result and not constraints[c]):
+        clamps = loop is not None and loop.kind == "for" and loop.step == 1 \
+            and c.index.coefficient(loop.dim) >= 1 and not inside - {loop.dim} \
+            and (loop.dim not in result or constraints[c])
+        if alone and not (placed and clamps):
+            static.append(c)
+            around += [c] if placed else []
+            for i in counted:
+                split.setdefault(i, []).append(c)
+        elif clamps:
+            clamp.setdefault(last, []).append(c)
+        else:
             listed = ", ".join(map(str, loops))
             raise InternalError(f"the schedule decides {c.index} < {c.size} nowhere: {listed}")
-        clamp.setdefault(last, []).append(c)
-    return Validity(tuple(static), split, clamp)
+    return Validity(tuple(static), split, clamp, tuple(around), dict(extents))
 
 
 def _extent(e: Extent) -> int:

@@ -167,24 +167,38 @@ def relation(name: str, template: str, window: bool = False) -> Op:
 
 
 def transform(name: str, template: str) -> Op:
-    """Tiles along the spatial `axis` times the attribute `matrix`, t; braces are the indices of all axes.
+    """Tiles along the spatial `axis` times the attribute `matrix`, t; braces are the indices of those axes.
 
     `tile` is the distance of tiles, `count` their number, `begin` how far the first starts before its axis.
     What the last one gives beyond `extent` is left out. With a `dilation` d, one of d phases takes each d-th
     element: tile p of phase f is number p*d + f.
+
+    `points` are the axes, behind the channels, of points along other axes of the image: <others>. <all> adds
+    the points a of this one before: as axes too where `apart`, else a group of channels for each.
     """
     def bound(shapes: Shapes, attrs: Attrs) -> tuple[Formula, tuple[Extent, ...]]:
         axis, matrix, count = int(attrs["axis"]), attrs["matrix"], int(attrs["count"])
+        others = {f"b{i}": int(e) for i, e in enumerate(attrs["points"])}
+        number, source = "a", "<all>" if "x[n, <all>" in template else "<others>"
+        for point, e in others.items():
+            number = f"({number})*{e} + {point}"
+        lists = {"<others>": ["c", *others],
+                 "<all>": ["c", "a", *others] if attrs["apart"] else [f"({number})*C + c"]}
+        merged = source == "<all>" and not attrs["apart"]
+        groups = len(matrix[0]) * product(attrs["points"]) if merged else 1
+        channels, spatial = int(shapes[0][1]) // groups, len(shapes[0]) - 1 - len(lists[source])
+        text = re.sub("<.*?>", lambda match: ", ".join(lists[match[0]]), template)
         def indices(match: re.Match[str]) -> str:
-            return ", ".join(match[1] if i == axis else f"q{i}" for i in range(len(shapes[0]) - 2))
+            return ", ".join(match[1] if i == axis else f"q{i}" for i in range(spatial))
         operands = [("t", (len(matrix), len(matrix[0]))), ("x", shapes[0])]
         m, d = int(attrs["tile"]), int(attrs["dilation"])
-        symbols = {"m": m, "d": d, "b": int(attrs["begin"]), "e": count * m * d}
-        f, shape = bind(re.sub(r"\{([^}]*)\}", indices, template), operands, symbols, {"p": count, "f": d})
+        symbols = {"m": m, "d": d, "b": int(attrs["begin"]), "e": count * m * d, "C": channels}
+        given = {"p": count, "f": d, "c": channels, **others}
+        f, shape = bind(re.sub(r"\{([^}]*)\}", indices, text), operands, symbols, given)
         def known(x: Load) -> Expr:
             return x if x.tensor == "x" else Table(matrix, (x.index[0], x.index[1]))
-        result = (*shape[:2 + axis], int(attrs["extent"]), *shape[3 + axis:])
-        return replace(f, expr=rewrite(f.expr, known)), result
+        at = len(shape) - spatial + axis
+        return replace(f, expr=rewrite(f.expr, known)), (*shape[:at], int(attrs["extent"]), *shape[at + 1:])
     return register(Op(name, bound))
 
 

@@ -5,6 +5,7 @@ Accumulators that wait between the chunks of a sum are scratch tensors too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from cnncc.ir.errors import InternalError
@@ -66,7 +67,8 @@ def _boxes(kernel: Kernel) -> tuple[dict[str, tuple[Extent, ...]], list[dict[str
         lows = [min((low for low, _ in found), default=0) for found in bounds]
         lengths = [max((high for _, high in found), default=1) - low
                    for found, low in zip(bounds, lows, strict=True)]
-        box = tuple(1 if isinstance(e, str) else min(n, e) for n, e in zip(lengths, full, strict=True))
+        box = tuple(1 if isinstance(e, str) else min(n, e) if own.single else e
+                    for own, n, e in zip(stage.out.index, lengths, full, strict=True))
         result[name] = box
         for index, low, n in zip(stage.out.index, lows, box, strict=True):
             if index.single:
@@ -133,6 +135,27 @@ def placed(kernel: Kernel, stage: Stage) -> set[str]:
                              if own.single and result[id(other)] & set(index.dims)}
         result[id(producer)] = mine
     return result[id(stage)]
+
+
+def lifted(kernel: Kernel, stage: Stage, index: Index) -> Iterator[tuple[Index, dict[str, Extent]]]:
+    """An index of an early stage in terms of the last one's dimensions, for every way on which it is read.
+
+    With it the extents of other dimensions, which get names of their own.
+    """
+    if stage is kernel.stages[-1]:
+        yield index, {}
+        return
+    j = kernel.stages.index(stage)
+    mine, own = placed(kernel, stage), {d: f"{d}.{j}" for d in stage.extents}
+    extents = {own[d]: stage.extents[d] for d in index.dims if d in own and d not in mine}
+    for other in kernel.stages[j + 1:]:
+        for x in other.loads:
+            if x.tensor == stage.out.tensor:
+                to = {d: Index.of(name) for d, name in own.items() if d not in mine}
+                to |= {i.single: read for i, read in zip(stage.out.index, x.index, strict=True)
+                       if i.single in mine}
+                for found, more in lifted(kernel, other, index.substitute(to)):
+                    yield found, extents | more
 
 
 def scratch_offsets(kernel: Kernel) -> tuple[dict[str, int], int]:

@@ -28,7 +28,7 @@ def choose_algorithms(graph: Graph, target: Target) -> Graph:
         costs = tile_sizes(n, graph, target)
         best = min(costs, key=lambda m: costs[m], default=1)
         if best > 1 and costs[best] < GAIN * costs[1]:
-            b.renamed[n.name] = in_tiles(b, n, best)
+            b.renamed[n.name] = in_tiles(b, n, best, target.l2)
         elif n.op == "conv" and any(int(w) > longest and (low or high) for w, low, high in zip(
                 graph[n.inputs[1]].type.shape[2:], n.attr["begin"], n.attr["end"], strict=True)):
             b.renamed[n.name] = _bordered(b, n)

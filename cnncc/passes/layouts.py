@@ -223,7 +223,8 @@ def _along(kernel: Kernel, f: Formula, channel: Index) -> bool:
     first = kernel.stages[0].first
     if first.fold != "+=" or f is not kernel.stages[-1].formulas[-1]:
         return True
-    return all(set(channel.dims).isdisjoint(i.dims) for x in first.loads for i in x.index[CHANNEL + 1:])
+    vector = {d for d, c in channel.terms if c == 1}
+    return all(vector.isdisjoint(i.dims) for x in first.loads for i in x.index[CHANNEL + 1:])
 
 
 def _copy_results(graph: Graph, blocked: set[str]) -> Graph:

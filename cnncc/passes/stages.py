@@ -13,11 +13,13 @@ from itertools import chain, count
 
 from cnncc.ir.expr import Load
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import HINT, product
 from cnncc.passes.layouts import CHANNEL
+from cnncc.passes.schedules import ENOUGH
 
 ROW = 1 << 12               # elements of a row that one task may hold
 LIGHT = 64                  # operations per element below which a kernel is limited by memory
@@ -33,7 +35,7 @@ def fuse_stages(graph: Graph, target: Target) -> Graph:
     for name in reversed(list(nodes)):
         while (n := nodes.get(name)) is not None and n.kernel is not None:
             own = [p for p in dict.fromkeys(n.inputs) if nodes[p].kernel and users[p] == {name}
-                   and p != n.base and not nodes[p].base and single(nodes[p]) and rises(p, n)]
+                   and p != n.base and not nodes[p].base and rises(p, n)]
             joined = (_rows(nodes[p], n) or _strips(nodes[p], n, target) for p in own)
             made = next(filter(None, joined), None)
             if made is None:
@@ -100,7 +102,7 @@ def _reached(kernel: Kernel, t: Tensor) -> int:
 def _rows(p: Node, n: Node) -> Node | None:
     """One kernel per batch index, where all values of a row are few."""
     assert p.kernel is not None and n.kernel is not None
-    if len(n.kernel.stages) == STAGES:
+    if len(n.kernel.stages) == STAGES or not single(p):
         return None
     if len(p.kernel.stages) != 1 or any(
             _reached(k, t) > ROW for k in (p.kernel, n.kernel) for t in k.operands):
@@ -126,17 +128,23 @@ def _elementwise(s: Stage) -> bool:
 
 
 def _strips(p: Node, n: Node, target: Target) -> Node | None:
-    """Strips of rows, where the memory traffic saved is worth more than the rows computed twice."""
+    """Strips of rows, where the memory traffic saved is worth more than the rows computed twice.
+
+    Where channels share nothing, strips are of one vector of these, and longer.
+    """
     assert p.kernel is not None and n.kernel is not None
-    if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or p.type.rank <= AXIS_ROWS:
+    if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or n.type.rank <= AXIS_ROWS:
         return None
     first, last = p.kernel.stages[0], n.kernel.stages[0]
     found = reads(p.name, n)
     if len(found) != 1 or len(last.out.index) <= AXIS_ROWS or "=" in (first.first.fold, last.first.fold):
         return None
-    rows, own = found[0].index[AXIS_ROWS], first.out.index[AXIS_ROWS].single
-    row = last.out.index[AXIS_ROWS].single
-    if row is None or own is None or rows.coefficient(row) < 1:
+    row = next((d for d in last.out.index[AXIS_ROWS].dims if d in found[0].dims), "")
+    axes = [a for a, i in enumerate(found[0].index) if row in i.dims]
+    if len(axes) != 1 or not _whole(p, found[0], last, axes[0]):
+        return None
+    rows, size = found[0].index[axes[0]], int(p.type.shape[axes[0]])
+    if rows.coefficient(row) < 1:
         return None
     work = [k.flops() / _elements(k.output) for k in (p.kernel, n.kernel)]
     if min(work) > LIGHT:
@@ -145,23 +153,49 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
     window = 1 + sum(c * (int(last.extents[d]) - 1) for d, c in rows.terms if d != row)
     height = int(last.extents[row])
     images = 1 if isinstance(p.type.shape[0], str) else int(p.type.shape[0])
-    bytes_per_row = p.kernel.output.nbytes / images / int(p.type.shape[AXIS_ROWS])
-    room = target.l2 / (2 if window > stride else 8)         # what overlaps is worth long strips
+    lanes = stage_lanes(last, n.kernel.tensors, target)
+    channel = _apart(first, last, found[0])
+    blocks = int(p.type.shape[CHANNEL]) // lanes if channel and int(p.type.shape[CHANNEL]) % lanes == 0 else 1
+    bytes_per_row = p.kernel.output.nbytes / images / size / blocks
+    room = target.l2 / (2 if window > stride or blocks > 1 else 8)      # what overlaps is worth long strips
     strip = min(height, int((room / bytes_per_row - max(window - stride, 0)) // stride))
     if strip < 1:
         return None
-    strip = -(-height // -(-height // strip))
+    tasks = -(-ENOUGH // (blocks * images)) if blocks > 1 else 1
+    strip = -(-height // max(-(-height // strip), min(tasks, height)))
     again = max(window - stride, 0) / (strip * stride)
     batch_size = HINT if p.type.symbols else 1
     nbytes = p.kernel.output.nbytes * batch_size
     compute = [k.flops() * batch_size / (2 * target.fmas * target.lanes) for k in (p.kernel, n.kernel)]
     cost = again * compute[0] + ROWWISE * sum(compute)
-    saved = 2 * nbytes / target.memory_bytes if nbytes > target.l3 / 2 else 0
+    near = nbytes / target.l3_stream if blocks > 1 and nbytes > target.l2 else 0
+    saved = 2 * nbytes / target.memory_bytes if nbytes > target.l3 / 2 else near
     if cost >= saved:
         return None
     lead = last.out.index[0].single
-    batch = (Loop("par", lead),) if lead is not None else ()
-    return merged(p, n, Schedule((*batch, Loop("par", row, strip))))
+    shared = [Loop("par", lead)] if lead is not None else []
+    shared += [Loop("par", channel, lanes)] if channel and blocks > 1 else []
+    return merged(p, n, Schedule((*shared, Loop("par", row, strip))))
+
+
+def _apart(first: Stage, last: Stage, read: Load) -> str | None:
+    """The last stage's channels where they share nothing: each is made of one, and all loads differ."""
+    own, channel = first.out.index[CHANNEL].single, read.index[CHANNEL].single
+    apart = channel in last.out.dims and all(channel in x.dims for x in last.first.loads) \
+        and all(own in x.dims for x in first.first.loads)
+    return channel if apart else None
+
+
+def _whole(p: Node, read: Load, last: Stage, rows: int) -> bool:
+    """Whether each axis of a kernel's result is one dimension, or else no row's and read from end to end."""
+    assert p.kernel is not None
+    sizes = {d: HINT if isinstance(e, str) else e for d, e in last.extents.items()}
+    indices = zip(p.kernel.stages[0].out.index, read.index, p.type.shape, strict=True)
+    for axis, (own, i, e) in enumerate(indices):
+        low, high = i.bounds(sizes)
+        if own.terms and not own.single and (axis in (CHANNEL, rows) or low > 0 or high < int(e) - 1):
+            return False
+    return True
 
 
 def merged(p: Node, n: Node, shared: Schedule) -> Node:

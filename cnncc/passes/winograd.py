@@ -18,6 +18,7 @@ import numpy as np
 
 from cnncc.ir.graph import Node
 from cnncc.ir.ops import OPS
+from cnncc.ir.types import HINT
 from cnncc.passes.fold import Rebuild
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -74,8 +75,11 @@ def amid_zeros(b: Rebuild, n: Node, begin: Sequence[int], end: Sequence[int]) ->
     return pad(b, replace(n, name=f"{n.name}.image", inputs=(b.name_of(n.inputs[0]),), attrs=attrs))
 
 
-def in_tiles(b: Rebuild, n: Node, m: int) -> str:
+def in_tiles(b: Rebuild, n: Node, m: int, near: int) -> str:
     """The nodes of a convolution in tiles of m.
+
+    Between the transforms of two axes the first one's points are axes of their own where there are more than
+    `near` bytes: both transforms can then go over a part of the image at a time. Else they are channels.
 
     A dilated axis has tiles of every d-th element, which are read whole: the image ends in stored zeros. What
     they give too much is cut off, or not stored, where accumulators for all phases fit into registers.
@@ -93,11 +97,18 @@ def in_tiles(b: Rebuild, n: Node, m: int) -> str:
             more[i] = max(0, reach - begin[i] - int(b.type(value).shape[2 + i]))
         value = amid_zeros(b, n, [begin[i] if i in dilated else 0 for i in range(len(ones))], more)
         begin = [0 if i in dilated else e for i, e in enumerate(begin)]
-    def step(op: str, name: str, i: int, matrix: Matrix, extent: int) -> str:
+    points = {i: len(t.input) for i, t in matrices.items()}
+    batch = HINT if isinstance(n.type.shape[0], str) else n.type.shape[0]
+    between = prod((batch, *extents)) * len(matrices[max(matrices)].input) / m * w.itemsize     # by channel
+    def step(op: str, name: str, i: int, matrix: Matrix, extent: int, channels: int) -> str:
+        apart = channels * between > near
         return b.op(op, [value], name, n.origin, axis=i, matrix=matrix, tile=m, extent=extent,
-                    dilation=dilations[i], count=counts[i] // dilations[i], begin=begin[i])
+                    dilation=dilations[i], count=counts[i] // dilations[i], begin=begin[i],
+                    points=tuple(points[j] for j in reversed(points) if apart and j < i),
+                    apart=apart and i < max(points))
     for i, t in matrices.items():
-        value = step("input_transform", f"{n.name}.tiles{i}", i, t.input, counts[i])
+        value = step("input_transform", f"{n.name}.tiles{i}", i, t.input, counts[i],
+                     w.shape[1] * n.attr["group"])
     # a group for each point, the last axis' outermost
     g = functools.reduce(np.kron, [np.asarray(t.weights) for t in reversed(matrices.values())])
     u = np.empty((len(g), *w.shape[:2]), w.dtype)
@@ -109,8 +120,9 @@ def in_tiles(b: Rebuild, n: Node, m: int) -> str:
     value = b.op("conv", [value, weights], f"{n.name}.points", n.origin, strides=ones, dilations=ones,
                  begin=(0,) * len(ones), end=(0,) * len(ones), group=len(g) * n.attr["group"])
     for i, t in reversed(matrices.items()):
+        whole = i in dilated and m * dilations[i] > PHASES
         value = step("output_transform", f"{n.name}.results{i}", i, t.output,
-                     dilated[i] if i in dilated and m * dilations[i] > PHASES else extents[i])
+                     dilated[i] if whole else extents[i], len(w))
     if b.type(value) != n.type:
         rank = n.type.rank
         value = b.op("slice", [value], f"{n.name}.results", n.origin, begin=(0,) * rank, steps=(1,) * rank,

@@ -56,8 +56,8 @@ relation("first_in_window", "y[n, c, {p}] min= where(x[n, c, {p*s + r*d - a | b}
                             "2147483647, u[{p*s + r*d - a | b}])", window=True)
 relation("chosen_in_window", "y[n, c, {p}] += where(w[n, c, {p}] == u[{p*s + r*d - a | b}], "
                              "x[n, c, {p*s + r*d - a | b}], 0)", window=True)
-transform("input_transform", "y[n, a*C + c, {p*d + f}] += t[a, i] * x[n, c, {p*m*d + i*d + f - b | e}]")
-transform("output_transform", "y[n, c, {p*m*d + i*d + f}] += t[i, a] * x[n, a*C + c, {p*d + f}]")
+transform("input_transform", "y[n, <all>, {p*d + f}] += t[a, i] * x[n, <others>, {p*m*d + i*d + f - b | e}]")
+transform("output_transform", "y[n, <others>, {p*m*d + i*d + f}] += t[i, a] * x[n, <all>, {p*d + f}]")
 reduction("reduce_sum", "+=")
 reduction("reduce_prod", "*=")
 reduction("reduce_max", "max=")
