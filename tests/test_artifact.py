@@ -61,7 +61,7 @@ def test_truncated_or_extended(path: Path, cut: float, extra: bytes) -> None:
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_flipped_bits(path: Path, where: float, bit: int) -> None:
     data, bad = bytearray(path.read_bytes()), path.with_name("bad.cnncc")
-    checked = [*range(artifact._HEADER_BYTES), *range(artifact.WEIGHTS_START + len(WEIGHTS), len(data))]
+    checked = [*range(artifact.WEIGHTS_START), *range(artifact.WEIGHTS_START + len(WEIGHTS), len(data))]
     data[checked[int(where * (len(checked) - 1))]] ^= 1 << bit
     damaged(bad, bytes(data))
 
@@ -94,7 +94,8 @@ def forged(meta: bytes, meta_size: int, object_size: int, weights_size: int,
     empty = hashlib.sha256().digest()
     sizes = (meta_size, object_size, weights_size)
     head = struct.pack("<6sHQQQ32s32s", artifact.MAGIC, version, *sizes, empty, empty)
-    return (head + hashlib.sha256(head + meta).digest()).ljust(artifact.WEIGHTS_START, b"\0") + meta
+    filled = bytes(artifact.WEIGHTS_START - len(head) - 32)
+    return head + hashlib.sha256(head + filled + meta).digest() + filled + meta
 
 
 @pytest.mark.parametrize(

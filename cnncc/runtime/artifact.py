@@ -1,7 +1,7 @@
 """The `.cnncc` file: a compiled model, which is also an entry of the cache.
 
     header    128 bytes, little-endian: magic, format version, lengths of metadata, object and weights,
-              SHA-256 of the object, of the weights, and of (the header so far + metadata)
+              SHA-256 of the object, of the weights, and of (the header so far + zeros behind it + metadata)
     weights   packed, from byte 4096 on: they can be written while the code is still being made
     metadata  JSON
     object    native code, to the end of the file
@@ -35,6 +35,7 @@ WEIGHTS_START = 4096
 MAX_META, MAX_OBJECT = 64 << 20, 1 << 30
 _HEAD = struct.Struct("<6sHQQQ32s32s")  # then the 32 bytes of the hash of these and of the metadata
 _HEADER_BYTES = _HEAD.size + 32
+_FILLED = bytes(WEIGHTS_START - _HEADER_BYTES)
 
 PathLike = str | os.PathLike[str]
 
@@ -74,7 +75,7 @@ def _text(where: object, meta: Mapping[str, Any], code: bytes) -> bytes:
 def _header(text: bytes, code: bytes, nbytes: int, weights: bytes) -> bytes:
     """All that goes before the weights, by their size and hash."""
     head = _HEAD.pack(MAGIC, FORMAT, len(text), len(code), nbytes, hashlib.sha256(code).digest(), weights)
-    return (head + hashlib.sha256(head + text).digest()).ljust(WEIGHTS_START, b"\0")
+    return head + hashlib.sha256(head + _FILLED + text).digest() + _FILLED
 
 
 def read(path: PathLike, verify: bool = False) -> Artifact:
@@ -102,7 +103,8 @@ def _read(file: BinaryIO, where: object, verify: bool) -> Artifact:
     def require(right: bool, otherwise: str) -> None:
         if not right:
             raise ArtifactError(f"{where}: {otherwise}")
-    nbytes, header = os.fstat(file.fileno()).st_size, file.read(_HEADER_BYTES)
+    nbytes, front = os.fstat(file.fileno()).st_size, file.read(WEIGHTS_START)
+    header, filled = front[:_HEADER_BYTES], front[_HEADER_BYTES:]
     require(header[:len(MAGIC)] == MAGIC, "not a .cnncc file: compile models with cnncc.compile"
             if header else "empty file")
     require(len(header) == _HEADER_BYTES, f"truncated within the {_HEADER_BYTES} bytes of its header")
@@ -114,7 +116,7 @@ def _read(file: BinaryIO, where: object, verify: bool) -> Artifact:
     require(nbytes == expected, f"truncated or damaged: {nbytes:,} bytes, expected {expected:,}")
     file.seek(WEIGHTS_START + weights_size)
     text = file.read(meta_size)
-    require(hashlib.sha256(header[:_HEAD.size] + text).digest() == header[_HEAD.size:],
+    require(hashlib.sha256(header[:_HEAD.size] + filled + text).digest() == header[_HEAD.size:],
             "damaged header or metadata: the SHA-256 differs")
     try:
         meta = json.loads(text)
