@@ -26,6 +26,7 @@ Matrix = tuple[tuple[float, ...], ...]
 POINTS = (0, 1, -1, 2, -2)
 """Where the polynomials are evaluated, in this order; infinity comes last. More points round worse."""
 WEIGHTS = 1 << 16           # transformed weights computed at a time, in double precision
+TILES = 64                  # of an image from which on those of a point are long pieces of memory
 PHASES = 12                 # results of a tile in all phases that are accumulated at a time
 
 
@@ -79,7 +80,8 @@ def in_tiles(b: Rebuild, n: Node, m: int, near: int) -> str:
     """The nodes of a convolution in tiles of m.
 
     Between the transforms of two axes the first one's points are axes of their own where there are more than
-    `near` bytes: both transforms can then go over a part of the image at a time. Else they are channels.
+    `near` bytes: both transforms can then go over a part of the image at a time. Else, and where images have
+    so few tiles that each point of such a part would be a short piece of memory, they are channels.
 
     A dilated axis has tiles of every d-th element, which are read whole: the image ends in stored zeros. What
     they give too much is cut off, or not stored, where accumulators for all phases fit into registers.
@@ -101,7 +103,7 @@ def in_tiles(b: Rebuild, n: Node, m: int, near: int) -> str:
     batch = HINT if isinstance(n.type.shape[0], str) else n.type.shape[0]
     between = prod((batch, *extents)) * len(matrices[max(matrices)].input) / m * w.itemsize     # by channel
     def step(op: str, name: str, i: int, matrix: Matrix, extent: int, channels: int) -> str:
-        apart = channels * between > near
+        apart = channels * between > near and prod(counts.values()) >= TILES
         return b.op(op, [value], name, n.origin, axis=i, matrix=matrix, tile=m, extent=extent,
                     dilation=dilations[i], count=counts[i] // dilations[i], begin=begin[i],
                     points=tuple(points[j] for j in reversed(points) if apart and j < i),
