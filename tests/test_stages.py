@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernels import Net, check_exact, compiled, feeds, missing, poison, results
+from kernels import Net, Oracle, check_exact, compiled, feeds, missing, poison, results
 
 from cnncc.compiler import optimize
 from cnncc.ir.graph import Graph
 from cnncc.ir.target import LEVELS, Target, target_for
-from cnncc.passes import inputs
+from cnncc.passes import inputs, stages
 
 
 def does(graph: Graph, target: Target | None = None) -> list[str]:
@@ -127,3 +128,34 @@ def test_bits_of_stages(staged: None) -> None:
             np.testing.assert_array_equal(value, wanted[name])
             alone = results(model, {k: v[2:] for k, v in batch.items()})[name]
             np.testing.assert_array_equal(alone, value[2:])
+
+
+def test_rows_are_no_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel reads by rows of its result may be channels there: no strips, which would be both."""
+    monkeypatch.setattr(stages, "ROWWISE", 0.0)
+    net = Net(reach=1)
+    q, k, v = (net.x(1, 24, 16, 8) for _ in range(3))
+    scores = net.op("contract", [q, k], "scores", equation="bqhd,bkhd->bhqk")
+    graph = net.result(net.op("contract", [scores, v], "mixed", equation="bhqk,bkhd->bqhd"))
+    model = compiled(graph, replace(target_for(precision="strict"), l2=1 << 12, l3=1 << 14))
+    given = feeds(graph, reach=1)
+    poison(model, given)
+    x, w, u = given.values()
+    expected = np.einsum("bhqk,bkhd->bqhd", np.einsum("bqhd,bkhd->bhqk", x, w), u)
+    np.testing.assert_array_equal(results(model, given)["y0"], expected)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_strips_of_channels(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools over strips of one vector of channels, where that is one for both."""
+    monkeypatch.setattr(stages, "ROWWISE", 0.0)
+    net, target = Net(), replace(target_for("x86-64-v2", "strict"), l2=1 << 14, l3=1 << 16)
+    x = net.relu(net.conv(net.x("N", 8, 26, 27), 32, (1, 1)))
+    y = net.pool(x, "max_pool", (3, 3), (1, 1), begin=(1, 1), end=(1, 1))
+    y = net.pool(y, "max_pool", (3, 3), (2, 2))
+    plain = net.result(y).live()
+    model = compiled(net.result(net.op("cast", [y], "wide", to=dtype)), target)
+    given = feeds(plain, 2)
+    poison(model, given)
+    np.testing.assert_array_equal(results(model, given)["y0"], Oracle(plain, given).outputs["y0"])
+    assert any("max_pool>max_pool" in s.ops for s in model.plan.steps) == (dtype == "f32")

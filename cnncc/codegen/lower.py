@@ -121,8 +121,9 @@ class _KernelLowering:
         regions: dict[str, Positions] = {}
         consumers: list[tuple[Stage, Positions]] = [(self.last, pos)]
         self.origins = {}
-        for stage, lowering in zip(self.kernel.stages[-2::-1], self.stages[-2::-1], strict=True):
-            region = self.region(stage, consumers, bool(lowering.validity.around))
+        for j in range(len(self.stages) - 2, -1, -1):
+            stage = self.kernel.stages[j]
+            region = self.region(stage, consumers, any(s.validity.around for s in self.stages[:j + 1]))
             regions[stage.out.tensor] = region
             consumers.append((stage, region))
         for stage, lowering in zip(self.kernel.stages, self.stages, strict=True):

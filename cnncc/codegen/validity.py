@@ -1,8 +1,8 @@
 """Taps that fall outside of an operand are skipped, not computed: where each test of validity is decided.
 
 A constraint says 0 <= index < size. Where loops count over only one of its dimensions and all others are
-unrolled, those loops are split into runs of tiles with equal sets of valid taps. Otherwise the innermost
-counted loop is clamped.
+unrolled, those loops are split into runs of tiles with equal sets of valid taps, and where loops around all
+stages place an early one, these too. Otherwise the innermost counted loop is clamped.
 """
 
 from __future__ import annotations

@@ -138,6 +138,9 @@ class Load:
     def _hash(self) -> int:
         return hash((self.tensor, self.index))
 
+    def __reduce__(self) -> tuple[type[Load], tuple[str, tuple[Index, ...]]]:
+        return Load, (self.tensor, self.index)      # the hash is this process's own
+
     @functools.cached_property
     def dims(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(d for i in self.index for d in i.dims))

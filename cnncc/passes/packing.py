@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -57,16 +58,16 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
     tensors = list(_computed(n, graph))
     if not tensors:
         return None
-    least = GAIN * cheapest(n.kernel, weights, target).price
+    least = GAIN * cheapest(n.kernel, weights, target).cycles
     compute = n.kernel.flops() / (2 * target.fmas * target.lanes)       # what no order is faster than
     for t in tensors:
         copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
         if compute + copy >= least:
             continue
         names = tuple(x.name for x in n.kernel.operands if x.name in (*weights, t.name))
-        found = cheaper(n.kernel, names, target, least - copy)
-        if found is not None:
-            least, best = found.price + copy, t
+        found = cheaper(n.kernel, names, target, math.inf if target.small else least - copy)
+        if found is not None and found.cycles + copy < least:
+            least, best = found.cycles + copy, t
     return best
 
 

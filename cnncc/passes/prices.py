@@ -105,7 +105,7 @@ class Prices:
         self.known: dict[int, frozenset[str]] = {}
         self.blocks: dict[str, bool] = {}
         self.distances: dict[tuple[int, str | None], int] = {}
-        self.around: dict[str | None, tuple[int, int]] = {}
+        self.walks: dict[str | None, tuple[int, int]] = {}
         self.computed: tuple[Sequence[Loop], tuple[int, ...], float] = ((), (), 0.0)    # priced last
         self.stage: Stage = kernel.stages[-1]
         self.extents = self.stage.extents
@@ -236,14 +236,14 @@ class Prices:
 
     def _around_tile(self, tile: str | None) -> tuple[int, int]:
         """How many steps a tile's sum has, and how many times all tiles of its two dimensions are walked."""
-        if tile in self.around:
-            return self.around[tile]
+        if tile in self.walks:
+            return self.walks[tile]
         steps = product(number(self.extents[d]) for d in self.reduced)
         if self.simd in self.reduced:
             steps = -(-steps // self.lanes)
         beside, _ = self.wide(tile)
         others = product(number(self.extents[d]) for d in self.rows if d not in (tile, beside))
-        self.around[tile] = steps, others
+        self.walks[tile] = steps, others
         return steps, others
 
     def _least(self, tile: str | None, tiles: Iterable[tuple[int, int]],
@@ -260,10 +260,10 @@ class Prices:
             near = not self.reduced or steps * (ops + reads) < WINDOW
             cycle = max(ops / self.target.fmas, reads / self.target.loads, 0 if near else self.target.latency)
             ends = end + ENDS / 2 * count_of(extent, rw) * count_of(vectors, nb)
-            yield others * (steps * tiled * cycle / acc + ends) + self.streams, (nb, rw)
+            yield others * (steps * tiled * cycle / acc + ends) + self.least_memory, (nb, rw)
 
     @functools.cached_property
-    def streams(self) -> float:
+    def least_memory(self) -> float:
         """Cycles lost to memory at least."""
         total, t = 0.0, self.target
         for a in self.accesses:

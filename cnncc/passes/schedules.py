@@ -113,7 +113,7 @@ def _spaces(kernel: Kernel, weights: tuple[str, ...], target: Target) -> Iterato
 class _Space(Inner):
     """What a kernel of one stage allows."""
 
-    limit = math.inf            # cycles that a tile's arithmetic may take
+    limit = math.inf            # what a candidate must cost less than
 
     def other_vectors(self) -> Iterator[str]:
         """Dimensions whose vectors are whole in all operands, where the result's are gathered or short."""
@@ -429,7 +429,7 @@ class _Space(Inner):
             cycles = self._compute(tile, rw, nb, fold, inside, chunks, again)
             self.computed = inside, (chunks, *again), cycles
         cycles = self.computed[2]
-        if cycles + self.streams >= self.limit:
+        if cycles + self.least_memory >= self.limit:
             return
         cycles += self._memory(walked, inside)
         outside = self._parallel(outside, cycles)

@@ -2,7 +2,8 @@
 
 Two cases, one mechanism. Rows: a chain of small kernels over the same batch index (softmax) is one kernel per
 row. Strips: where a large image goes from a kernel to its only reader and one of the two is limited by
-memory, both run on strips of rows; what the windows overlap is computed again.
+memory, both run on strips of rows; what the windows overlap is computed again. Where channels share nothing,
+as in Winograd's transforms, strips are of one vector of these, and pay from images on that leave L2.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ AXIS_ROWS = 2               # images are n, c, h, w: strips are of h
 
 
 def fuse_stages(graph: Graph, target: Target) -> Graph:
-    """Softmax-like chains per row; depthwise with pointwise, convolution with pooling per strip of rows."""
+    """Softmax-like chains per row; depthwise with pointwise, convolution with pooling, per strip of rows;
+    Winograd's transforms of two axes.
+    """
     nodes = dict(graph.nodes)
     users = {value: set(readers) for value, readers in graph.users().items()}
     for name in reversed(list(nodes)):
@@ -50,7 +53,7 @@ def fuse_stages(graph: Graph, target: Target) -> Graph:
 
 
 def single(p: Node) -> bool:
-    """Whether every axis of a kernel's result is indexed by one dimension, as scratch memory needs it."""
+    """Whether every axis of a kernel's result is indexed by one dimension."""
     assert p.kernel is not None
     return all(i.single or not i.terms for i in p.kernel.stages[-1].out.index)
 
@@ -141,7 +144,7 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
         return None
     row = next((d for d in last.out.index[AXIS_ROWS].dims if d in found[0].dims), "")
     axes = [a for a, i in enumerate(found[0].index) if row in i.dims]
-    if len(axes) != 1 or not _whole(p, found[0], last, axes[0]):
+    if len(axes) != 1 or axes[0] < AXIS_ROWS or not _whole(p, found[0], last, axes[0]):
         return None
     rows, size = found[0].index[axes[0]], int(p.type.shape[axes[0]])
     if rows.coefficient(row) < 1:
@@ -153,9 +156,10 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
     window = 1 + sum(c * (int(last.extents[d]) - 1) for d, c in rows.terms if d != row)
     height = int(last.extents[row])
     images = 1 if isinstance(p.type.shape[0], str) else int(p.type.shape[0])
-    lanes = stage_lanes(last, n.kernel.tensors, target)
-    channel = _apart(first, last, found[0])
-    blocks = int(p.type.shape[CHANNEL]) // lanes if channel and int(p.type.shape[CHANNEL]) % lanes == 0 else 1
+    lead, lanes = last.out.index[0].single, stage_lanes(last, n.kernel.tensors, target)
+    alike = stage_lanes(first, p.kernel.tensors, target) == lanes and int(p.type.shape[CHANNEL]) % lanes == 0
+    channel = _apart(first, last, found[0]) if alike else None
+    blocks = int(p.type.shape[CHANNEL]) // lanes if channel not in (None, lead, row) else 1
     bytes_per_row = p.kernel.output.nbytes / images / size / blocks
     room = target.l2 / (2 if window > stride or blocks > 1 else 8)      # what overlaps is worth long strips
     strip = min(height, int((room / bytes_per_row - max(window - stride, 0)) // stride))
@@ -172,7 +176,6 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
     saved = 2 * nbytes / target.memory_bytes if nbytes > target.l3 / 2 else near
     if cost >= saved:
         return None
-    lead = last.out.index[0].single
     shared = [Loop("par", lead)] if lead is not None else []
     shared += [Loop("par", channel, lanes)] if channel and blocks > 1 else []
     return merged(p, n, Schedule((*shared, Loop("par", row, strip))))
@@ -193,7 +196,7 @@ def _whole(p: Node, read: Load, last: Stage, rows: int) -> bool:
     indices = zip(p.kernel.stages[0].out.index, read.index, p.type.shape, strict=True)
     for axis, (own, i, e) in enumerate(indices):
         low, high = i.bounds(sizes)
-        if own.terms and not own.single and (axis in (CHANNEL, rows) or low > 0 or high < int(e) - 1):
+        if own.terms and not own.single and (axis in (0, CHANNEL, rows) or low > 0 or high < int(e) - 1):
             return False
     return True
 

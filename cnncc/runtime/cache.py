@@ -120,6 +120,9 @@ class Making:
         except (OSError, ArtifactError) as error:
             reason = getattr(error, "strerror", None) or error
             _without(f"not stored in the compile cache: {folder}: {reason}")
+            return
+        with suppress(RuntimeError):        # no more threads: all is written at the end
+            self._draft.start()
 
     def finish(self, meta: Mapping[str, Any], code: bytes) -> None:
         """Write the rest, and keep it as `store` does."""
