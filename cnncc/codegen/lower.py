@@ -143,22 +143,22 @@ class _KernelLowering:
                      for x in other.loads if x.tensor == name}
             intervals = [self._interval(i, at) for (i, _), at in reads.items()]
             low, span = self._union(intervals, size)
-            if exact and isinstance(low, Value) and not any(i.low is low for i in intervals):
+            whole = next((i for i in intervals if i.low is low), None)      # one that isn't cut
+            if exact and isinstance(low, Value) and whole is None:
                 raise InternalError(f"{stage.out}: validity is decided by loops around, where it is cut")
             self.origins[name].append(low)
             if index.single:
-                pos[index.single] = self._placed(low, span, intervals)
+                pos[index.single] = self._placed(low, span, whole)
             elif index.terms and (low, span) != (0, size):
                 raise InternalError(f"{stage.out}: of a scratch index of several dimensions all is read")
         return pos
 
-    def _placed(self, low: Int, span: Int, intervals: Sequence[_Interval]) -> Pos:
-        """Where a dimension begins that covers intervals."""
+    def _placed(self, low: Int, span: Int, whole: _Interval | None) -> Pos:
+        """Where a dimension begins, as the interval does which it covers where that is known."""
         if isinstance(low, int):
             return Pos(low, low, (), span)
-        one = next((i for i in intervals if i.low is low), None)
-        term = Term(low, one.multiple, one.most) if one else Term(low, 1, 1 << 30)
-        return Pos(0, one.rep if one else 0, (term,), span)
+        term = Term(low, whole.multiple, whole.most) if whole else Term(low, 1, 1 << 30)
+        return Pos(0, whole.rep if whole else 0, (term,), span)
 
     def _union(self, intervals: Sequence[_Interval], size: Extent) -> tuple[Int, Int]:
         """(first, how many) of what lies in any of the intervals and inside of the tensor."""

@@ -118,8 +118,7 @@ class Making:
         try:
             self._draft = artifact.Draft(folder / f"{self.key}.cnncc", weights)
         except (OSError, ArtifactError) as error:
-            reason = getattr(error, "strerror", None) or error
-            _without(f"not stored in the compile cache: {folder}: {reason}")
+            _unstored(folder, error)
             return
         with suppress(RuntimeError):        # no more threads: all is written at the end
             self._draft.start()
@@ -139,8 +138,7 @@ def store(key: str, write: Callable[[Path], None]) -> Path | None:
         write(path)
         nbytes = path.stat().st_size
     except (OSError, ArtifactError) as error:
-        reason = getattr(error, "strerror", None) or error  # without the name of the temporary file
-        return _without(f"not stored in the compile cache: {folder}: {reason}")
+        return _unstored(folder, error)
     if nbytes > limit():
         _remove(path)
         return _without(f"not stored in the compile cache: {nbytes:,} bytes exceed its limit of {limit():,}")
@@ -227,6 +225,12 @@ def _touch(path: Path) -> None:
     with suppress(OSError):
         now = time.time_ns()  # finer than the kernel's own clock for files
         os.utime(path, ns=(now, now))
+
+
+def _unstored(folder: Path, error: Exception) -> Path | None:
+    """None, and a warning, where writing fails."""
+    reason = getattr(error, "strerror", None) or error      # without the name of the temporary file
+    return _without(f"not stored in the compile cache: {folder}: {reason}")
 
 
 @functools.cache
