@@ -27,7 +27,7 @@ FILES: tuple[tuple[bytes, str, str, str], ...] = (
     (rb"[\t\n\r -~]{16}", "", "text", "definitions are called .yaml, ONNX as text .onnxtxt"))
 
 
-def advice(name: str, data: bytes) -> str:
+def advice(name: str, data: bytes | memoryview) -> str:
     """What to add to a message about a file that is no ONNX; empty where it looks like nothing known."""
     for start, suffix, what, how in FILES:
         if name.lower().endswith(suffix) and re.match(start, data[:5000], re.S):

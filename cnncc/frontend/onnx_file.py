@@ -8,14 +8,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cnncc.frontend import foreign, onnx_text
+from cnncc.frontend import foreign, onnx_text, onnx_wire
 from cnncc.frontend.files import LIMIT, Opening, expect, inside, opened
 from cnncc.ir.errors import InputError, ModelError
 from cnncc.ir.signature import Array
@@ -39,8 +39,8 @@ DTYPES = {1: "f32", 2: "u8", 3: "i8", 4: "u16", 5: "i16", 6: "i32", 7: "i64", 9:
 def dtype_name(number: int) -> str:
     """How messages call an element type: ours where we have it, else ONNX's."""
     from onnx import TensorProto
-    known: dict[int, str] = {n: name for name, n in TensorProto.DataType.items()} | DTYPES
-    return known.get(number, f"type {number}").lower()
+    names = (name.lower() for name, n in TensorProto.DataType.items() if n == number)
+    return DTYPES.get(number) or next(names, f"type {number}")
 
 
 def absurd(shape: Sequence[int], least: int) -> bool:
@@ -53,11 +53,13 @@ def absurd(shape: Sequence[int], least: int) -> bool:
 class OnnxFile:
     """A parsed model; `label` is how messages call it, `size` the bytes of arrays made of its own tensors.
 
-    Of files in `folder` slices are read, each once, that must not overlap; `taken` is their bytes by file.
+    Where a tensor's `raw_data` is a name in `large` its data is there. Of files in `folder` slices are read,
+    each once, that must not overlap; `taken` is their bytes by file.
     """
 
     label: str
     proto: ModelProto
+    large: Mapping[bytes, memoryview]
     folder: Path | None
     opening: Opening | None
     size: int = 0
@@ -102,7 +104,7 @@ class OnnxFile:
         if tensor.data_location == 1:
             data = self._external(tensor, need, what)
         elif tensor.HasField("raw_data"):
-            data = np.frombuffer(tensor.raw_data, np.uint8)
+            data = np.frombuffer(self.large.get(raw := tensor.raw_data, raw), np.uint8)
         else:       # halves are given by their bits
             numbers = getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))
             try:
@@ -205,39 +207,53 @@ def load(source: Source, folder: str | os.PathLike[str] | None = None,
     Raises ModelError where there is no ONNX model, InputError for another kind of source.
     """
     from onnx import ModelProto
-    label = f"the model ({type(source).__name__})"
+    label, data = f"the model ({type(source).__name__})", memoryview(b"")
+    large: Mapping[bytes, memoryview] = {}
     if isinstance(source, ModelProto):
         proto = source
     else:
         if isinstance(source, str | os.PathLike):
             label = os.fsdecode(source)
             folder = Path(label).parent if folder is None else folder
-            with opened(label, label) as (file, size):
-                expect(size < LIMIT, f"{label}: {size:,} bytes are more than an ONNX file can have (2 GiB); "
-                                     "save the model with its weights as external data")
-                source = file.readall()
-        elif not isinstance(source, bytes | bytearray | memoryview):
+            data = _contents(label)
+        elif isinstance(source, bytes | bytearray | memoryview):
+            data = memoryview(bytes(source))
+        else:
             raise InputError("a model is a path, bytes or an onnx.ModelProto (or a cnncc.Graph), not "
                              f"{type(source).__name__}{foreign.advice_on(source)}")
-        expect(source, f"{label}: can't be read as ONNX: it is empty")
+        expect(data, f"{label}: can't be read as ONNX: it is empty")
         try:        # protobuf's own exceptions differ between its implementations
-            text = label.lower().endswith(onnx_text.SUFFIXES)
-            proto = onnx_text.parse(source, label) if text else ModelProto.FromString(bytes(source))
+            if label.lower().endswith(onnx_text.SUFFIXES):
+                proto = onnx_text.parse(bytes(data), label)
+            else:
+                skimmed = onnx_wire.skim(data)
+                proto, large = ModelProto.FromString(skimmed.message), skimmed.arrays
         except ModelError:
             raise
         except Exception as error:
-            reason = foreign.advice(label, bytes(source)).removeprefix(": ") or error
+            reason = foreign.advice(label, data).removeprefix(": ") or error
             raise ModelError(f"{label}: can't be read as ONNX: {reason}") from None
     parts = sum(map(len, (part for g in _graphs(proto) for part in (
         g.node, g.initializer, g.sparse_initializer, g.input, g.output, g.value_info))))
     parts += sum(len(f.node) for f in proto.functions)
     expect(parts <= MAX_PARTS, f"{label}: its graph has too many parts")
     if lacks := "graph" * (not proto.HasField("graph")) or "opset" * (not proto.opset_import):
-        why = "" if isinstance(source, ModelProto) else foreign.advice(label, bytes(source))
-        raise ModelError(f"{label}: this is no ONNX model: it has no {lacks}{why}")
+        raise ModelError(f"{label}: this is no ONNX model: it has no {lacks}{foreign.advice(label, data)}")
     expect(all(isinstance(text, str) for text in _texts(proto)),
            f"{label}: the file is damaged: a name in it is no valid text")
-    return OnnxFile(label, proto, None if folder is None else Path(folder), opening)
+    return OnnxFile(label, proto, large, None if folder is None else Path(folder), opening)
+
+
+def _contents(path: str) -> memoryview:
+    """The bytes of a model file. Raises ModelError where it can't be read, or is too large to be one."""
+    with opened(path, path) as (file, size):
+        expect(size < LIMIT, f"{path}: {size:,} bytes are more than an ONNX file can have (2 GiB); "
+                             "save the model with its weights as external data")
+        data = np.empty(size, np.uint8).data        # in huge pages, where it is large
+        at = 0
+        while more := file.readinto(data[at:]):     # the system reads less than 2 GiB at a time
+            at += more
+        return data[:at]
 
 
 def _widened(value: Array, data_type: int) -> Array:
