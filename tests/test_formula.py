@@ -20,7 +20,7 @@ from cnncc.ir.layout import Layout, parse_layout
 from cnncc.ir.ops import OPS
 from cnncc.ir.reference import apply
 from cnncc.ir.scalars import FUNCTIONS
-from cnncc.ir.schedule import Loop, Schedule, parse_schedule, tiles
+from cnncc.ir.schedule import TWICE, Loop, Schedule, parse_schedule, tiles
 from cnncc.ir.types import BYTES, NUMPY, TensorType, parse_type
 
 QUICK = settings(max_examples=80, deadline=None)
@@ -273,3 +273,11 @@ def test_tiles(extent: int, step: int, unit: int) -> None:
     assert len(found) == math.ceil(math.ceil(extent / unit) / max(1, step // unit))     # the fewest
     blocks = [math.ceil(n / unit) for _, n in found]
     assert max(blocks) - min(blocks) <= 1
+    (first, size, count), *more = tiles(extent, step, unit, even=True)
+    if not more and count > 1:              # of one size, the last one where it ends at the extent
+        starts = [min(j * size, extent - size) for j in range(count)]
+        assert first == 0 and size <= most and count == len(found) and all(s % unit == 0 for s in starts)
+        assert {i for s in starts for i in range(s, s + size)} == {*range(extent)}
+        assert count * size <= extent * (1 + TWICE)
+    else:
+        assert [(first, size, count), *more] == runs

@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from kernels import Array, arguments, base_of, expected_memory, missing, run_memory, tables_of
+from kernels import Array, Net, arguments, base_of, expected_memory, missing, run_memory, tables_of
 from samples import SAMPLES
 
-from cnncc.compiler import stages
+from cnncc.codegen.lower import lower
+from cnncc.compiler import optimize, stages
 from cnncc.ir.errors import InternalError
 from cnncc.ir.kernel import Kernel, parse_kernel
 from cnncc.ir.schedule import Loop, Schedule
 from cnncc.ir.target import LEVELS, Target, target_for
-from cnncc.passes.choice import schedule
+from cnncc.passes.choice import even, schedule
 from cnncc.passes.schedules import candidates, weights_of
 
 MOST = 12
@@ -61,7 +62,7 @@ def test_candidates(name: str, level: str) -> None:
         found = candidates(kernel, weights, target)
         chosen = {0, len(found) - 1, *rng.integers(0, len(found), MOST // 2 if level == "x86-64-v4" else 2)}
         for i in sorted(chosen):
-            check(found[i].kernel, target, given)
+            check(even(found[i].kernel), target, given)
 
 
 def changed(loops: tuple[Loop, ...], kernel: Kernel, rng: np.random.Generator) -> tuple[Loop, ...]:
@@ -72,7 +73,7 @@ def changed(loops: tuple[Loop, ...], kernel: Kernel, rng: np.random.Generator) -
         if x.kind == "for" and isinstance(extent, int) and rng.random() < 0.5:
             unit = next((y.step for y in loops if y.kind == "unroll" and y.dim == x.dim), 1)
             if any(y.dim == x.dim for y in loops[i + 1:]) or x.step > 1:
-                result[i] = replace(x, step=int(rng.integers(1, 5)) * unit)
+                result[i] = replace(x, step=int(rng.integers(1, 5)) * unit, even=bool(rng.integers(0, 2)))
             elif extent < 6 and rng.random() < 0.5:
                 result[i] = replace(x, kind="unroll")
     if len(result) > 2 and rng.random() < 0.5:
@@ -101,6 +102,45 @@ def test_random_schedules(name: str) -> None:
                 continue
             taken += other != base
     assert taken
+
+
+CONVOLUTION = """in x f32[1, 8, 100, 39] as n, c:8, h, w, c
+in w f32[24, 8, 3, 3] as n:8, c, h, w, n
+out y f32[1, 24, 100, 39] as n, c:8, h, w, c
+loops {}
+stage k=24 p0=100 p1=39 c=8 r0=3 r1=3
+  acc[k, p0, p1] += x[0, c, p0 + r0 - 1, p1 + r1 - 1] * w[k, c, r0, r1]
+  y[0, k, p0, p1] = max(acc[k, p0, p1], 0)
+  loops {}"""
+TILE = "c, r0, unroll r1, unroll p1, unroll k:8, simd k"
+
+
+@pytest.mark.parametrize(("around", "inside", "ranges"), [
+    ("par k:8, par p0:35", f"p0, p1:4, {TILE}", "par k:8, par p0:35~; p0, p1:4~, "),     # 102, 40
+    ("par k:16, par p0:9", f"p0, p1:7, {TILE}", "par k:16, par p0:9; p0, p1:7, "),       # 32, 108, 42
+    ("par p0:17, par k:8", f"p1:10, p0, {TILE}", "par p0:17~, par k:8; p1:10~, p0, "),   # 102, 40
+    ("par k:8", f"p0:3, chunk c:4, p0, p1:4, {TILE}", "par k:8; p0:3~, chunk c:4, p0, p1:4, ")])
+def test_tiles_of_one_size(around: str, inside: str, ranges: str) -> None:
+    """Where that computes little twice the last tile begins earlier, also where the taps within it differ."""
+    kernel = even(parse_kernel(CONVOLUTION.format(around, inside)))
+    assert f"{kernel.loops}; {kernel.stages[0].schedule}".startswith(ranges)
+    check(kernel, target_for("x86-64-v3"), Given({}, False))
+
+
+def test_sums_are_not_added_to_twice() -> None:
+    for inside in (f"p0, p1:4, c:3~, {TILE}", f"chunk c:4, p0, p1:4~, {TILE}"):
+        with pytest.raises(InternalError, match="twice"):
+            lower(parse_kernel(CONVOLUTION.format("par k:8", inside)), "k", target_for("x86-64-v3"))
+
+
+def test_what_is_written_over_its_operand_is_computed_once() -> None:
+    net = Net()
+    old = net.x(1, 16, 196)
+    new = net.conv(old, 16, (1,))
+    graph = net.result(new)
+    texts = [str(optimize(g, target_for("x86-64-v3"))[new].kernel) for g in (
+        graph, replace(graph, inputs=(), state=((old, new),)))]
+    assert ["~" in text for text in texts] == [True, False]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])

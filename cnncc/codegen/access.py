@@ -39,12 +39,20 @@ class Pos:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`count` tiles of `size`, the first at `start`; `rep` is the start for tests of validity."""
+    """`count` tiles of `size`, the first at `start`; `rep` is the start for tests of validity.
+
+    Where `last` is known no tile begins after it: the last one overlaps the one before.
+    """
 
     start: Int
     size: int
     count: Int
     rep: int = 0
+    last: int | None = None
+
+    def at(self, e: Emitter, index: Int) -> Int:
+        """Where the tile begins that would begin at `index` if none overlapped."""
+        return index if self.last is None else e.least(index, self.last)
 
 
 Positions = Mapping[str, Pos]

@@ -105,7 +105,7 @@ class _KernelLowering:
         for run in runs:
             def at(run: Run = run, first: int = first) -> None:
                 number = e.sub(indices[i], first)
-                value = run.start if run.count == 1 else e.add(run.start, e.mul(number, run.size))
+                value = run.start if run.count == 1 else run.at(e, e.add(run.start, e.mul(number, run.size)))
                 self.shared(i + 1, stage.placed(pos, loops[i].dim, value, run), indices)
             if len(runs) == 1:
                 at()

@@ -69,6 +69,10 @@ class StageLowering:
         if early or any(x.kind == "chunk" and x.dim not in reduced for x in self.loops):
             raise InternalError("loops over a sum are chunks where loops over the result are inside, only "
                                 f"there: {', '.join(map(str, self.loops))}")
+        chunked = next((i for i, x in enumerate(self.loops) if x.kind == "chunk"), len(self.loops))
+        twice = [x for i, x in enumerate(self.loops) if x.even and (x.dim in reduced or i > chunked)]
+        if twice or (self.first.scattered and any(x.even for x in self.loops)):
+            raise InternalError(f"tiles that overlap add to sums twice: {', '.join(map(str, self.loops))}")
         for d, extent in stage.extents.items():
             own = [x for x in self.loops if x.dim == d]
             if extent != 1 and not (own and (own[-1].kind == "simd" or own[-1].step == 1)):
@@ -110,15 +114,18 @@ class StageLowering:
         split = self.validity.split.get(i, [])
         unit = unit_of(self.kernel, self.stage, loop)
         base = pos[loop.dim].rep
-        equal = tiles(span, loop.step, unit)
+        equal = tiles(span, loop.step, unit, loop.even)
         if not split:
-            return [Run(start, size, count, start) for start, size, count in equal]
+            return [Run(start, size, count, start, span - size if start + count * size > span else None)
+                    for start, size, count in equal]
         result: list[Run] = []
         last: object = None
-        for start, size in ((first + j * size, size) for first, size, count in equal for j in range(count)):
+        for index, size in ((first + j * size, size) for first, size, count in equal for j in range(count)):
+            start = min(index, span - size)
             sign = (size, signature(split, loop.dim, base + start, size, self.validity.extents))
             if sign == last:
-                result[-1] = replace(result[-1], count=self.e.add(result[-1].count, 1))
+                result[-1] = replace(result[-1], count=self.e.add(result[-1].count, 1),
+                                     last=start if start < index else None)
             else:
                 result.append(Run(start, size, 1, start))
                 last = sign
@@ -131,7 +138,9 @@ class StageLowering:
             new = Pos(old.const + value, old.rep + value, old.terms, run.size)
         else:
             start = run.start if isinstance(run.start, int) else 0
-            if isinstance(run.count, int) and isinstance(run.start, int):
+            if run.last is not None:
+                most, multiple = run.last, math.gcd(start, run.size, run.last)
+            elif isinstance(run.count, int) and isinstance(run.start, int):
                 most = start + (run.count - 1) * run.size
                 multiple = math.gcd(start, run.size)
             else:
@@ -152,7 +161,7 @@ class StageLowering:
         end = e.add(run.start, e.mul(run.count, run.size))
         dynamic = not (isinstance(run.count, int) and isinstance(run.start, int))
         with e.loop(run.start, end, run.size, carry, maybe_empty=dynamic) as turn:
-            placed = self.placed(pos, loop.dim, turn.index, run)
+            placed = self.placed(pos, loop.dim, run.at(e, turn.index), run)
             turn.next = body(placed, self.moved(ptrs, loop.dim, placed[loop.dim].terms[-1]), turn.values)
         return turn.values
 

@@ -17,7 +17,7 @@ from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
-from cnncc.ir.schedule import Loop, Schedule
+from cnncc.ir.schedule import Loop, Schedule, tiles
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
@@ -108,6 +108,14 @@ def _spaces(kernel: Kernel, weights: tuple[str, ...], target: Target) -> Iterato
     for s in (first, *(_Space(kernel, weights, target, d) for d in first.other_vectors())):
         yield s
         yield from (_Space(kernel, weights, target, s.simd, taps) for taps in s.other_taps())
+
+
+def equal_parts(extent: int, most: int, unit: int) -> int:
+    """The largest part up to `most`, in units, of which there are whole ones only; `most` where half of it is
+    too much. (Parts of each size are code of their own.)
+    """
+    sizes = range(most // unit * unit, most // 2 - 1, -unit)
+    return next((size for size in sizes if size and extent % size == 0), most)
 
 
 class _Space(Inner):
@@ -320,7 +328,7 @@ class _Space(Inner):
                 int(extent * self.target.l1 / part / nbytes) for part in (4, 8))}
             for n in sorted({max(n // self.lanes, 1) * self.lanes for n in sizes}):
                 if n < extent:
-                    yield [Loop("chunk", d, n)]
+                    yield [Loop("chunk", d, equal_parts(extent, n, self.lanes))]
             return
         if sum(self.tensors[x.tensor].nbytes for x in self.loads) < self.target.l2:
             return
@@ -355,8 +363,10 @@ class _Space(Inner):
     def _groups(self, tile: str, rw: int) -> list[list[Loop]]:
         """Loops over some tiles at a time: few, or as many as make two or four chunks."""
         extent = number(self.extents[tile])
-        few = rw * max(1, min(8, extent // (16 * rw)))
-        sizes = {few, *(rw * count_of(extent, rw * n) for n in (2, 4))} if extent > 4 * rw else set()
+        few = max(1, min(8, extent // (16 * rw)))
+        near = sorted(range(max(1, few // 2), 2 * few + 1), key=lambda n: abs(n - few))
+        few = next((n for n in near if len(tiles(extent, rw * n, rw, even=True)) == 1), few)
+        sizes = {rw * few, *(rw * count_of(extent, rw * n) for n in (2, 4))} if extent > 4 * rw else set()
         return [[Loop("for", tile, size)] for size in sorted(sizes) if size < extent]
 
     def _apart(self, d: str) -> bool:
@@ -376,8 +386,8 @@ class _Space(Inner):
     def _slab(self, nb: int) -> int:
         """How many rows of weights, of several tiles, stay in L2 while everything else goes by; 0: all."""
         fitting = int(self.target.l2 * SLAB / self._tile_bytes(nb)) if self._streams() else 0
-        step = fitting * nb * self.lanes
-        return step if fitting > 1 and step < number(self.extents[str(self.simd)]) else 0
+        step, extent = nb * self.lanes, number(self.extents[str(self.simd)])
+        return equal_parts(extent, fitting * step, step) if fitting > 1 and fitting * step < extent else 0
 
     def _tile_bytes(self, nb: int) -> int:
         """Bytes of weights that one tile reads."""
