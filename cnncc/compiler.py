@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cnncc.ir.constants import Constants, Later
 from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
 from cnncc.ir.target import Target, target_for
 from cnncc.version import __version__
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from cnncc.passes.memory import Packing
     from cnncc.passes.tuned import Tuned
     from cnncc.reference_model import OpenReference, Reference
+    from cnncc.runtime.aside import Aside
+    from cnncc.runtime.cache import Making
     from cnncc.runtime.model import CompiledModel
     from cnncc.runtime.specialise import SpecialisingModel
 
@@ -147,13 +150,23 @@ def stages(graph: Graph, target: Target, tuned: Tuned | None = None) -> Iterator
         yield name, graph
 
 
-def optimize(graph: Graph, target: Target, tuned: Tuned | None = None) -> Graph:
-    """The graph after all passes. Raises as `stages`, UnsupportedError for types that the target lacks."""
+def optimize(graph: Graph, target: Target, tuned: Tuned | None = None, aside: Aside | None = None) -> Graph:
+    """The graph after all passes; what they leave to be computed later is begun `aside`.
+
+    Raises as `stages`, UnsupportedError for types that the target lacks.
+    """
     halves = [n for n in graph if n.type.dtype == "f16"]
     if halves and "+f16c" not in target.features.split(","):
         raise UnsupportedError(f"{graph.name}: half precision needs x86-64-v3, the target is {target.level}",
                                [(n.op, n.name, f"is {n.type}") for n in halves])
-    return functools.reduce(lambda _, step: step[1], stages(graph, target, tuned), graph)
+    begun: set[Later] = set()
+    for _, new in stages(graph, target, tuned):
+        graph = new
+        for later in Constants(graph.constants).open() if aside else ():
+            if aside and later not in begun:
+                begun.add(later)
+                aside.start(later.get)
+    return graph
 
 
 @dataclass(frozen=True)
@@ -290,7 +303,7 @@ def _compile(source: Source, options: Options, threads: int | None, report: Call
             with suppress(ModelError):              # the reader says what is wrong
                 external[name] = store.file_hash(path)
     with store.Making(key) as entry:
-        model = _build(source, options, threads, report, values, opening, entry.begin)
+        model = _build(source, options, threads, report, values, opening, entry)
         model.meta["external"] = external
         if _unchanged(source, external):    # else it is open which content was read
             entry.finish(*model.parts())
@@ -341,30 +354,47 @@ def check_ops(ops: Any) -> dict[str, UserOp]:
 
 def _build(source: Source, options: Options, threads: int | None, report: Callable[[str, float], None],
            values: Mapping[str, Array] | None = None, opening: Opening | None = None,
-           packed: Callable[[memoryview], None] | None = None) -> CompiledModel:
+           entry: Making | None = None) -> CompiledModel:
+    """The model; its weights are made, and written into an `entry` of the cache, while its code is."""
     from cnncc.codegen.worker import Compiler, Machine
-    from cnncc.passes.memory import pack
-    from cnncc.runtime import buffers, env
+    from cnncc.runtime import env
+    from cnncc.runtime.aside import Aside
     from cnncc.runtime.model import CompiledModel
     target = options.target
     machine = Machine(target.triple, target.cpu, target.features)
     jobs = options.jobs or env.available_cpus()
-    with Compiler(machine, jobs, expected=_expected(source)) as compiler:
+    with Compiler(machine, jobs, expected=_expected(source)) as compiler, Aside() as aside:
         report("reading", 0.0)
         original = read(source, opening, options.shapes, options.outputs, values, options.ops,
                         options.preprocess)
-        graph = optimize(original, target, options.tuned)
+        graph = optimize(original, target, options.tuned, aside)
         code = plan(graph)
+        making = aside.start(functools.partial(_packed, code, entry, aside))
+        writing = aside.start(entry.flush) if entry else None
         report("compiling", 0.2)
         for _, text in code.texts(target):
             compiler.submit(text)
-        weights = buffers.aligned(max(code.plan.weights, 1))[:code.plan.weights]
-        pack(code.constants, code.packings, weights)
-        if packed is not None:
-            packed(weights.data)
         objects = compiler.results(lambda done, total: report("compiling", 0.2 + 0.8 * done / total))
-    meta = {"version": __version__, "target": target.record(), "folded": folded(original, code.plan)}
-    return CompiledModel(code.plan, objects, weights, meta, threads)
+        meta = {"version": __version__, "target": target.record(), "folded": folded(original, code.plan)}
+        model = CompiledModel(code.plan, objects, making(), meta, threads)
+        if writing:
+            writing()
+    return model
+
+
+def _packed(code: Code, entry: Making | None, aside: Aside) -> Array:
+    """The memory of the weights, each in its order, as uint8; what is done goes into the `entry` at once."""
+    from cnncc.passes.memory import packing
+    from cnncc.runtime import buffers
+    weights = buffers.aligned(max(code.plan.weights, 1))[:code.plan.weights]
+    at = 0
+    for done in packing(code.constants, code.packings, weights):
+        if aside.ending.is_set():
+            break
+        if entry:
+            entry.append(weights[at:done].data)
+            at = done
+    return weights
 
 
 def folded(graph: Graph, plan: Plan) -> dict[str, str]:

@@ -75,7 +75,7 @@ def scaled(size: tuple[int, ...], window: tuple[int, ...], batch: int | str, m: 
     graph = net.result(net.relu(y))
     scale = SCALE[m] ** sum(r > 1 for r in window)
     weights = next(n.inputs[1] for n in graph if n.op == "conv")
-    return replace(graph, constants=graph.constants | {weights: graph.constants[weights] * scale})
+    return replace(graph, constants={**graph.constants, weights: graph.constants[weights] * scale})
 
 
 def check(model: cnncc.CompiledModel, graph: Graph, batch: int | str) -> None:

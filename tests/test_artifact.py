@@ -5,7 +5,6 @@ import os
 import struct
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -152,27 +151,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path: Path, monkeyp
 
 
 def test_a_draft_that_is_abandoned_leaves_nothing(path: Path) -> None:
-    draft = artifact.Draft(path, bytes(100_000))
-    draft.start()
+    draft = artifact.Draft(path)
+    draft.append(bytes(100_000))
     assert len(list(path.parent.iterdir())) == 2
     draft.abandon()
     assert list(path.parent.iterdir()) == [path] and artifact.read(path).meta == META
-    draft = artifact.Draft(path, bytes(100_000))
-    draft.start()
+    draft = artifact.Draft(path)
+    draft.append(b"w" * 100_000)
+    draft.flush()
+    draft.append(b"v" * 5)
     draft.finish({}, b"code")
     draft.abandon()
-    assert artifact.read(path, verify=True).object == b"code" and list(path.parent.iterdir()) == [path]
-
-
-def test_a_draft_without_a_thread(path: Path, monkeypatch: Any) -> None:
-    """Where no thread can be started all is written at the end."""
-    monkeypatch.setattr(threading, "Thread", lambda **_: (_ for _ in ()).throw(RuntimeError("no threads")))
-    draft = artifact.Draft(path, b"w" * 5000)
-    with pytest.raises(RuntimeError, match="no threads"):
-        draft.start()
-    draft.finish({"a": 1}, b"code")
     found = artifact.read(path, verify=True)
-    assert (found.meta, found.weights.tobytes()) == ({"a": 1}, b"w" * 5000)
+    assert found.object == b"code" and found.weights.tobytes() == b"w" * 100_000 + b"v" * 5
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_disk_full_while_writing(path: Path) -> None:

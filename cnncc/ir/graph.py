@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cnncc.ir.constants import Constants, Later
 from cnncc.ir.errors import InputError, InternalError, ModelError, hint
 from cnncc.ir.expr import Index
 from cnncc.ir.formula import Formula, outside
@@ -149,7 +150,7 @@ class Graph:
                 needed.add(name)
                 stack.extend(self.nodes[name].needs)
         nodes = {k: n for k, n in self.nodes.items() if k in needed or n.op == "input"}
-        return replace(self, nodes=nodes, constants={k: v for k, v in self.constants.items() if k in needed})
+        return replace(self, nodes=nodes, constants=Constants(self.constants).only(needed))
 
     def cut(self, outputs: Sequence[str]) -> Graph:
         """The graph of what computes these values. Raises InputError for one that it hasn't got."""
@@ -165,6 +166,7 @@ class Graph:
         """Raises InternalError where an invariant is broken, in bodies of loops too."""
         seen: set[str] = set()
         over: dict[str, str] = {}
+        constants = Constants(self.constants)
         for name, n in self.nodes.items():
             if n.name != name:
                 raise InternalError(f"node {name} calls itself {n.name}")
@@ -175,8 +177,8 @@ class Graph:
             for i in n.needs:
                 if i not in seen:
                     raise InternalError(f"node {name} reads {i}, which doesn't come before it")
-            if n.op == "const" and self.constants[name].shape != n.type.shape:
-                raise InternalError(f"constant {name} has shape {self.constants[name].shape}, not {n.type}")
+            if n.op == "const" and constants.held(name).shape != n.type.shape:
+                raise InternalError(f"constant {name} has shape {constants.held(name).shape}, not {n.type}")
             if n.op == "kernel" and (n.kernel is None or len(n.kernel.operands) != len(n.inputs) + 1):
                 raise InternalError(f"node {name}: the kernel's operands don't match the inputs")
             self._verify_loads(n)
@@ -310,7 +312,7 @@ class Builder:
         self.name = name
         self.nodes: dict[str, Node] = {}
         self.inputs: list[str] = []
-        self.constants: dict[str, np.ndarray] = dict(constants or {})
+        self.constants = Constants(constants)
         self._numbers: dict[str, int] = {}      # up to which a name is taken
 
     def fresh(self, name: str) -> str:
@@ -340,7 +342,7 @@ class Builder:
         self.inputs.append(name)
         return self.add(Node(name, op, (), type))
 
-    def const(self, name: str, value: np.ndarray) -> str:
+    def const(self, name: str, value: np.ndarray | Later) -> str:
         name = self.fresh(name)
         self.constants[name] = value
         return self.add(Node(name, "const", (), TensorType(name_of(value.dtype), value.shape)))

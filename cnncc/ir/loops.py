@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cnncc.ir.constants import Constants
 from cnncc.ir.graph import Graph, Loop, Node
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
@@ -50,7 +51,7 @@ class Inlined:
 def inlined(graph: Graph) -> Inlined:
     """The graph as one list of nodes, for the plan. What loops take is plain in memory."""
     nodes: dict[str, Node] = {}
-    constants = dict(graph.constants)
+    constants = Constants(graph.constants)
     result = Inlined(replace(graph, nodes=nodes, constants=constants), {}, {})
     for n in graph:
         if n.loop is not None:

@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from cnncc.ir.constants import Constants
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, HINT
@@ -128,9 +129,9 @@ def _parts(n: Node, graph: Graph, target: Target) -> int:
             or prod(int(e) for e in graph[n.inputs[1]].type.shape[2:]) > 1:
         return 1
     batch, channels, *_ = (HINT if isinstance(e, str) else e for e in graph[n.inputs[0]].type.shape)
-    w = graph.constants[n.inputs[1]]
-    image = prod(int(e) for e in graph[n.inputs[0]].type.shape[1:]) * w.itemsize
-    tile = w.nbytes * 2 * target.lanes // len(w)        # of two vectors of results
+    w = Constants(graph.constants).held(n.inputs[1])
+    image = prod(int(e) for e in graph[n.inputs[0]].type.shape[1:]) * w.dtype.itemsize
+    tile = w.nbytes * 2 * target.lanes // w.shape[0]        # of two vectors of results
     parts = -(-(image + tile) // int(target.l2 * FILLED))
     whole = channels % (parts * target.lanes) == 0
     return parts if batch == 1 and w.nbytes > target.l2 and 1 < parts <= PARTS and whole else 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from cnncc.ir.constants import Array, Later
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.loops import absorbed
 from cnncc.ir.ops import OPS
@@ -16,7 +17,6 @@ from cnncc.ir.reference import evaluate
 from cnncc.ir.target import Target
 from cnncc.ir.types import NUMPY, product
 
-Array = np.ndarray[Any, Any]
 FOLD_LIMIT = 1 << 26        # elements that a folded constant may have
 
 
@@ -93,13 +93,17 @@ def fold_batchnorm(graph: Graph, target: Target) -> Graph:
             shift = bias - mean * scale
         else:
             w = graph.constants[x.inputs[1]]
-            folded = room.like(w)
-            with np.errstate(all="ignore"):
-                np.multiply(w, scale.reshape(-1, *[1] * (w.ndim - 1)), out=folded, casting="unsafe")
-            weights = b.const(x.inputs[1] + ".bn", folded)
+            folded = functools.partial(_scaled, w, scale.reshape(-1, *[1] * (w.ndim - 1)), room.like(w))
+            weights = b.const(x.inputs[1] + ".bn", Later(w.shape, w.dtype, folded))
             y = b.op("conv", [b.name_of(x.inputs[0]), weights], n.name + ".conv", origin, **x.attr)
         b.renamed[n.name] = b.op("add", [y, b.const(n.name + ".shift", shift.astype(dtype))], n.name, origin)
     return b.finish()
+
+
+def _scaled(weights: Array, factor: Array, out: Array) -> Array:
+    """Their product in double precision, rounded into `out`."""
+    with np.errstate(all="ignore"):
+        return np.multiply(weights, factor, out=out, casting="unsafe")
 
 
 def expand(graph: Graph, target: Target) -> Graph:

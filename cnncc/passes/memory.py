@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -214,6 +214,14 @@ def _first_fit(lives: Sequence[Life]) -> dict[str, int]:
 
 def pack(constants: Mapping[str, np.ndarray], packings: tuple[Packing, ...], memory: np.ndarray) -> None:
     """Write all constants into the weights' memory (uint8), each in its order."""
+    for _ in packing(constants, packings, memory):
+        pass
+
+
+def packing(constants: Mapping[str, np.ndarray], packings: tuple[Packing, ...],
+            memory: np.ndarray) -> Iterator[int]:
+    """The same one after the other; after each up to which byte the memory is as it will be."""
     for p in packings:
         value = constants[p.value].reshape([int(e) for e in p.shape])
         p.layout.pack(value, memory[p.offset:p.offset + p.nbytes].view(value.dtype))
+        yield p.offset + aligned(p.nbytes)

@@ -16,6 +16,7 @@ from math import prod
 
 import numpy as np
 
+from cnncc.ir.constants import Array, Later
 from cnncc.ir.graph import Node
 from cnncc.ir.ops import OPS
 from cnncc.ir.types import HINT
@@ -25,7 +26,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 POINTS = (0, 1, -1, 2, -2)
 """Where the polynomials are evaluated, in this order; infinity comes last. More points round worse."""
-WEIGHTS = 1 << 16           # transformed weights computed at a time, in double precision
+WEIGHTS = 1 << 20           # transformed weights computed at a time, in double precision
 TILES = 64                  # of an image from which on those of a point are long pieces of memory
 PHASES = 12                 # results of a tile in all phases that are accumulated at a time
 
@@ -86,8 +87,8 @@ def in_tiles(b: Rebuild, n: Node, m: int, near: int) -> str:
     A dilated axis has tiles of every d-th element, which are read whole: the image ends in stored zeros. What
     they give too much is cut off, or not stored, where accumulators for all phases fit into registers.
     """
-    value, w = b.name_of(n.inputs[0]), b.constants[n.inputs[1]]
-    extents, ones = [int(e) for e in n.type.shape[2:]], (1,) * (w.ndim - 2)
+    value, w = b.name_of(n.inputs[0]), b.constants.held(n.inputs[1])
+    extents, ones = [int(e) for e in n.type.shape[2:]], (1,) * (len(w.shape) - 2)
     matrices = {i: transform(m, r) for i, r in enumerate(w.shape[2:]) if r > 1}
     begin, dilations = list(n.attr["begin"]), n.attr["dilations"]
     counts = {i: tiles(extents[i], m, dilations[i]) for i in matrices}
@@ -101,7 +102,7 @@ def in_tiles(b: Rebuild, n: Node, m: int, near: int) -> str:
         begin = [0 if i in dilated else e for i, e in enumerate(begin)]
     points = {i: len(t.input) for i, t in matrices.items()}
     batch = HINT if isinstance(n.type.shape[0], str) else n.type.shape[0]
-    between = prod((batch, *extents)) * len(matrices[max(matrices)].input) / m * w.itemsize     # by channel
+    between = prod((batch, *extents)) * len(matrices[max(matrices)].input) / m * w.dtype.itemsize
     def step(op: str, name: str, i: int, matrix: Matrix, extent: int, channels: int) -> str:
         apart = channels * between > near and prod(counts.values()) >= TILES
         return b.op(op, [value], name, n.origin, axis=i, matrix=matrix, tile=m, extent=extent,
@@ -113,20 +114,28 @@ def in_tiles(b: Rebuild, n: Node, m: int, near: int) -> str:
                      w.shape[1] * n.attr["group"])
     # a group for each point, the last axis' outermost
     g = functools.reduce(np.kron, [np.asarray(t.weights) for t in reversed(matrices.values())])
-    u = np.empty((len(g), *w.shape[:2]), w.dtype)
-    rows = max(1, WEIGHTS // (len(g) * w.shape[1]))
-    for part, result in ((w[at:at + rows], u[:, at:at + rows]) for at in range(0, len(w), rows)):
-        taps = part.transpose(*reversed(range(2, w.ndim)), 0, 1).reshape(g.shape[1], -1)
-        result[:] = (g @ taps.astype(np.float64)).reshape(result.shape)
-    weights = b.const(f"{n.name}.weights", u.reshape(-1, w.shape[1], *ones))
+    shape = len(g) * w.shape[0], w.shape[1], *ones
+    made = functools.partial(_points, w, g, shape)
+    weights = b.const(f"{n.name}.weights", Later(shape, w.dtype, made))
     value = b.op("conv", [value, weights], f"{n.name}.points", n.origin, strides=ones, dilations=ones,
                  begin=(0,) * len(ones), end=(0,) * len(ones), group=len(g) * n.attr["group"])
     for i, t in reversed(matrices.items()):
         whole = i in dilated and m * dilations[i] > PHASES
         value = step("output_transform", f"{n.name}.results{i}", i, t.output,
-                     dilated[i] if whole else extents[i], len(w))
+                     dilated[i] if whole else extents[i], w.shape[0])
     if b.type(value) != n.type:
         rank = n.type.rank
         value = b.op("slice", [value], f"{n.name}.results", n.origin, begin=(0,) * rank, steps=(1,) * rank,
                      shape=n.type.shape)
     return value
+
+
+def _points(weights: Array | Later, g: Array, shape: tuple[int, ...]) -> Array:
+    """The weights of a convolution of all points, transformed in double precision."""
+    w = weights.get() if isinstance(weights, Later) else weights
+    u = np.empty((len(g), *w.shape[:2]), w.dtype)
+    rows = max(1, WEIGHTS // (len(g) * w.shape[1]))
+    for part, result in ((w[at:at + rows], u[:, at:at + rows]) for at in range(0, len(w), rows)):
+        taps = part.transpose(0, *reversed(range(2, w.ndim)), 1).reshape(len(part), g.shape[1], -1)
+        result[:] = (g @ taps.astype(np.float64)).swapaxes(0, 1)    # small products, one after the other
+    return u.reshape(shape)

@@ -17,7 +17,6 @@ import mmap
 import os
 import stat
 import struct
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from cnncc.ir.errors import ArtifactError, ModelError
 
 MAGIC = b"CNNCC\0"
 FORMAT = 2      # of the container; what is inside the metadata has versions of its own
-WEIGHTS_START, PIECE = 4096, 4 << 20    # bytes: where the weights begin; of them written at a time
+WEIGHTS_START = 4096    # bytes: where the weights begin
 MAX_META, MAX_OBJECT = 64 << 20, 1 << 30
 _HEAD = struct.Struct("<6sHQQQ32s32s")  # then the 32 bytes of the hash of these and of the metadata
 _HEADER_BYTES = _HEAD.size + 32
@@ -55,7 +54,12 @@ def write(path: PathLike, meta: Mapping[str, Any], code: bytes, weights: bytes |
     Raises OSError if the disk refuses, ArtifactError if a part is beyond what `read` accepts or `path`
     is something other than a file. Either way an older file at `path` is unharmed.
     """
-    Draft(path, weights).finish(meta, code)
+    draft = Draft(path)
+    try:
+        draft.append(weights)
+        draft.finish(meta, code)
+    finally:
+        draft.abandon()
 
 
 def to_bytes(meta: Mapping[str, Any], code: bytes, weights: bytes | memoryview = b"") -> bytes:
@@ -196,64 +200,40 @@ def replacing(path: PathLike) -> Iterator[BinaryIO]:
 
 
 class Draft:
-    """An artifact at `path` in the making: from `start` on, a thread writes its weights.
+    """An artifact at `path` in the making: first all of its weights, then `finish`, or `abandon`.
 
-    `finish` or `abandon` it; until then the weights must stay as they are. Raises as `write`.
+    Raises as `write`.
     """
 
-    def __init__(self, path: PathLike, weights: bytes | memoryview) -> None:
-        self._path, self._weights, self._digest = path, weights, hashlib.sha256()
+    def __init__(self, path: PathLike) -> None:
+        self._path, self._nbytes, self._digest = path, 0, hashlib.sha256()
         self._new = Replacement(path)
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
-        self._stopped = False
-
-    def start(self) -> None:
-        """Raises RuntimeError where there is no thread to be had; `finish` does it all then."""
-        thread = threading.Thread(target=self._aside, name="cnncc-save")
-        thread.start()
-        self._thread = thread
-
-    def _aside(self) -> None:
-        try:
-            self._write()
-            if not self._stopped:
-                self._new.flush()
-        except Exception as error:      # for `finish`
-            self._error = error
-
-    def _write(self) -> None:
         self._new.file.seek(WEIGHTS_START)
-        for at in range(0, len(self._weights), PIECE):
-            if self._stopped:
-                return
-            piece = self._weights[at:at + PIECE]
-            self._digest.update(piece)
-            self._new.file.write(piece)
+
+    def append(self, weights: bytes | memoryview) -> None:
+        """Write these behind those before."""
+        self._digest.update(weights)
+        file, at = self._new.file, WEIGHTS_START + self._nbytes
+        file.write(weights)
+        self._nbytes += len(weights)
+        if hasattr(os, "posix_fadvise"):        # so Linux begins to write to the disk what is only in memory
+            os.posix_fadvise(file.fileno(), at, len(weights), os.POSIX_FADV_DONTNEED)
+
+    def flush(self) -> None:
+        """What was written is on the disk: so much less is left for `finish`."""
+        self._new.flush()
 
     def finish(self, meta: Mapping[str, Any], code: bytes) -> None:
         try:
-            if self._thread is None:
-                self._write()
-            else:
-                self._thread.join()
-            if self._error is not None:
-                raise self._error
             text, file = _text(os.fspath(self._path), meta, code), self._new.file
-            file.seek(WEIGHTS_START + len(self._weights))
             file.write(text)
             file.write(code)
             file.seek(0)
-            file.write(_header(text, code, len(self._weights), self._digest.digest()))
+            file.write(_header(text, code, self._nbytes, self._digest.digest()))
             self._new.commit()
         finally:
             self.abandon()
 
     def abandon(self) -> None:
-        """Nothing is left, unless it is finished; what is being written is not waited for."""
-        self._stopped = True
-        try:
-            if self._thread is not None:
-                self._thread.join()
-        finally:
-            self._new.abandon()
+        """Nothing is left, unless it is finished."""
+        self._new.abandon()

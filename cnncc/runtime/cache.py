@@ -98,10 +98,14 @@ def load(key: str) -> artifact.Artifact | None:
 
 
 class Making:
-    """An entry of which the weights are written while the code is made; unfinished it leaves nothing."""
+    """An entry of which the weights are written while the code is made; unfinished it leaves nothing.
+
+    What goes wrong is warned of once: then there is no entry.
+    """
 
     def __init__(self, key: str) -> None:
         self.key = key
+        self._folder = directory()
         self._draft: artifact.Draft | None = None
 
     def __enter__(self) -> Self:
@@ -111,21 +115,28 @@ class Making:
         if self._draft is not None:
             self._draft.abandon()
 
-    def begin(self, weights: memoryview) -> None:
-        """Start to write; until the end the weights must stay as they are."""
-        if (folder := directory()) is None:
+    def append(self, weights: memoryview) -> None:
+        """Write weights behind those before."""
+        self._attempt(lambda draft: draft.append(weights))
+
+    def flush(self) -> None:
+        """What was written is on the disk: so much less is left for `finish`."""
+        self._attempt(artifact.Draft.flush)
+
+    def _attempt(self, do: Callable[[artifact.Draft], None]) -> None:
+        if self._folder is None:
             return
         try:
-            self._draft = artifact.Draft(folder / f"{self.key}.cnncc", weights)
+            self._draft = self._draft or artifact.Draft(self._folder / f"{self.key}.cnncc")
+            do(self._draft)
         except (OSError, ArtifactError) as error:
-            _unstored(folder, error)
-            return
-        with suppress(RuntimeError):        # no more threads: all is written at the end
-            self._draft.start()
+            _unstored(self._folder, error)
+            self._folder = None
 
     def finish(self, meta: Mapping[str, Any], code: bytes) -> None:
         """Write the rest, and keep it as `store` does."""
-        if (draft := self._draft) is not None:
+        self._attempt(lambda draft: None)       # also where there are no weights
+        if (draft := self._draft) is not None and self._folder is not None:
             store(self.key, lambda _: draft.finish(meta, code))
 
 
