@@ -107,14 +107,17 @@ def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Wh
             loops = None
             if taken is not None:   # a kernel's only stage has the kernel's own loops outside
                 shared = taken.loops.loops if len(taken.stages) == 1 else ()
-                loops = str(Schedule((*shared, *taken.stages[i].schedule.loops))).replace("par ", "")
-            place = next((j for j, (_, text) in enumerate(rows) if text.replace("par ", "") == loops), None)
+                loops = _bare(str(Schedule((*shared, *taken.stages[i].schedule.loops))))
+            place = next((j for j, (_, text) in enumerate(rows) if _bare(text) == loops), None)
             what = f", stage {i + 1} of {len(several)}" if len(several) > 1 else ""
             found.append(Why(n.name, str(n.attr.get("does", n.op)) + what, n.origin, len(rows),
                              tuple(rows[:top]), place))
     return found, "" if found else folded(graph, plan(final).plan).get(name, "no kernel computes it")
 
 
+def _bare(loops: str) -> str:
+    """Loops without what is decided after they are chosen."""
+    return loops.replace("par ", "").replace("~", "")
 
 
 def native(graph: Graph, target: Target, name: str | None, emit: str) -> Iterator[tuple[str, str]]:
