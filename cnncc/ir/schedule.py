@@ -23,7 +23,7 @@ from cnncc.ir.errors import InternalError
 Kind = Literal["par", "for", "chunk", "part", "unroll", "simd", "prefetch", "reload"]
 HINTS = "prefetch", "reload"
 """Items that are no loops: they name an operand."""
-TWICE = 1 / 32              # the part of an extent that may be computed twice for tiles of one size
+TWICE = 1 / 64              # the part of an extent that may be computed twice for tiles of one size
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.layout import Layout
-from cnncc.ir.schedule import Loop, Schedule, tiles
+from cnncc.ir.schedule import TWICE, Loop, Schedule
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, product
 from cnncc.passes.collapse import collapse
@@ -364,10 +364,15 @@ class _Space(Inner):
         """Loops over some tiles at a time: few, or as many as make two or four chunks."""
         extent = number(self.extents[tile])
         few = max(1, min(8, extent // (16 * rw)))
-        near = sorted(range(max(1, few // 2), 2 * few + 1), key=lambda n: abs(n - few))
-        few = next((n for n in near if len(tiles(extent, rw * n, rw, even=True)) == 1), few)
-        sizes = {rw * few, *(rw * count_of(extent, rw * n) for n in (2, 4))} if extent > 4 * rw else set()
+        counts = {few, *(count_of(extent, rw * n) for n in (2, 4))} if extent > 4 * rw else set()
+        sizes = {rw * self._fitting(extent, rw, n) for n in counts}
         return [[Loop("for", tile, size)] for size in sorted(sizes) if size < extent]
+
+    def _fitting(self, extent: int, rw: int, count: int) -> int:
+        """About so many tiles, of which groups of one size cover an extent if there are such."""
+        computed = {n: count_of(extent, rw * n) * rw * n for n in range(max(1, count // 2), 2 * count + 1)}
+        best = min(computed, key=lambda n: (computed[n], abs(n - count)))
+        return best if computed[best] <= extent * (1 + TWICE) else count
 
     def _apart(self, d: str) -> bool:
         """Whether nothing that one turn of a dimension's loop reads is read by another turn."""
