@@ -17,7 +17,7 @@ from cnncc.compiler import stages
 from cnncc.ir.graph import Builder
 from cnncc.ir.target import Target, target_for
 from cnncc.ir.types import TensorType
-from cnncc.passes.choice import even
+from cnncc.passes.refine import refined
 from cnncc.passes.schedules import Candidate, candidates, weights_of
 
 FLOPS = 4e6, 1.5e9
@@ -107,7 +107,7 @@ def search(shape: Shape, target: Target, cheapest: int, others: int, rounds: int
     runs: list[Alone] = []
     for i in ranks:
         progress(f"{shape}: {len(runs) + 1} of {len(ranks)} candidates")
-        runs.append(Alone(even(known[i].kernel), target))
+        runs.append(Alone(refined(known[i].kernel, known[i].space.weights, target), target))
         runs[-1]()
         np.testing.assert_array_equal(runs[-1].output, runs[0].output, f"{shape}: {runs[-1].schedule()}")
     times = [min(t) for t in alternate(runs, rounds)]

@@ -117,7 +117,8 @@ def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Wh
 
 def _bare(loops: str) -> str:
     """Loops without what is decided after they are chosen."""
-    return loops.replace("par ", "").replace("~", "")
+    kept = (x for x in loops.split(", ") if not x.startswith(("prefetch ", "stream ")))
+    return ", ".join(kept).replace("par ", "").replace("~", "")
 
 
 def native(graph: Graph, target: Target, name: str | None, emit: str) -> Iterator[tuple[str, str]]:

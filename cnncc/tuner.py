@@ -18,8 +18,8 @@ from cnncc.compiler import Source, read, schedules_from, stages
 from cnncc.ir.graph import Graph
 from cnncc.ir.kernel import Kernel
 from cnncc.ir.target import Target, target_for
-from cnncc.passes.choice import even
 from cnncc.passes.layouts import PACKED
+from cnncc.passes.refine import refined
 from cnncc.passes.schedules import Candidate, candidates, weights_of
 from cnncc.passes.tuned import Choice, Tuned, target_text
 from cnncc.runtime.artifact import replacing
@@ -128,7 +128,7 @@ def _measured(task: _Task, target: Target, tries: int, batch: int, end: float) -
     for c in task.known[:tries]:
         if len(runs) > 1 and time.monotonic() >= end:
             break
-        runs.append((c, Alone(even(c.kernel), target, batch)))
+        runs.append((c, Alone(refined(c.kernel, task.weights, target), target, batch)))
         runs[-1][1]()
     runs = [r for r in runs if np.array_equal(r[1].output, runs[0][1].output, equal_nan=True)] or runs[:1]
     times = _least([r for _, r in runs], ROUNDS)

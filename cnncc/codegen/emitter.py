@@ -270,10 +270,11 @@ class Emitter:
         """The same pointer, about which LLVM knows nothing: so it can't merge loads into long live ranges."""
         return self.emit(f'call ptr asm "", "=r,0"(ptr {pointer.text})', PTR)
 
-    def prefetch(self, pointer: Value, nbytes: Int) -> None:
+    def prefetch(self, pointer: Value, nbytes: Int, near: bool = True) -> None:
+        """Ask for what will be read, `near` soon, else into L2."""
         self.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         p = self.offset(pointer, nbytes)
-        self.line(f"call void @llvm.prefetch.p0({p.typed}, i32 0, i32 3, i32 1)")
+        self.line(f"call void @llvm.prefetch.p0({p.typed}, i32 0, i32 {3 if near else 2}, i32 1)")
 
     # ---- floating point and vectors
 

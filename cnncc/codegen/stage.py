@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
-from cnncc.codegen import transpose
+from cnncc.codegen import ahead, transpose
 from cnncc.codegen.access import Access, Pos, Positions, Run, Term, named
 from cnncc.codegen.chunks import Chunk, Waiting
 from cnncc.codegen.emitter import Emitter, Int, Type, Value
+from cnncc.codegen.legal import tile_begin
 from cnncc.codegen.scalar import across, apply, narrow, stored, widen
 from cnncc.codegen.validity import Constraint, Validity, clamped, decide, lanes_within, signature
 from cnncc.ir.errors import InternalError
@@ -26,7 +27,6 @@ from cnncc.ir.types import Extent
 
 Pointers = Mapping[int, Value]
 Key = tuple[int, ...]
-LINE = 64                   # bytes of the cache that one prefetch brings
 
 
 class StageLowering:
@@ -42,7 +42,7 @@ class StageLowering:
         last = stage is kernel.stages[-1]
         shared = kernel.loops.loops if last else ()
         self.loops = (*shared, *(x for x in stage.schedule.loops if x.kind not in HINTS))
-        self.ahead = stage.schedule.prefetch
+        self.distances = stage.schedule.prefetch
         self.begin = len(shared)
         tensors = kernel.tensors
         self.accesses = [Access(x, tensors[x.tensor], shapes[x.tensor])
@@ -62,23 +62,11 @@ class StageLowering:
         ends = zip(stage.out.index, logical[stage.out.tensor], strict=True)
         self.clipped = [Constraint(i, int(e)) for i, e in ends if outside(i, e, self.extents)]
         self.reduced = reduced = set(self.first.reduced) if self.first.fold != "=" else set()
-        counted = [i for i, x in enumerate(self.loops) if x.kind in ("par", "for") and x.dim not in reduced]
-        self.tile_at = max([self.begin, *(i + 1 for i in counted)])
-        early = [x for i, x in enumerate(self.loops) if x.dim in reduced
-                 and (i < self.tile_at) != (x.kind == "chunk")]
-        if early or any(x.kind == "chunk" and x.dim not in reduced for x in self.loops):
-            raise InternalError("loops over a sum are chunks where loops over the result are inside, only "
-                                f"there: {', '.join(map(str, self.loops))}")
-        chunked = next((i for i, x in enumerate(self.loops) if x.kind == "chunk"), len(self.loops))
-        twice = [x for i, x in enumerate(self.loops) if x.even and (x.dim in reduced or i > chunked)]
-        if twice or (self.first.scattered and any(x.even for x in self.loops)):
-            raise InternalError(f"tiles that overlap add to sums twice: {', '.join(map(str, self.loops))}")
-        for d, extent in stage.extents.items():
-            own = [x for x in self.loops if x.dim == d]
-            if extent != 1 and not (own and (own[-1].kind == "simd" or own[-1].step == 1)):
-                raise InternalError(f"the schedule doesn't walk {d}: {', '.join(map(str, self.loops))}")
+        self.tile_at = tile_begin(stage, self.loops, self.begin, reduced)
         self.simd = next((x for x in self.loops if x.kind == "simd"), None)
         self.lanes = stage_lanes(stage, tensors, target) if self.simd else 0
+        self.streams = dict(enumerate(ahead.streams(kernel, stage, shapes, self.lanes), len(self.accesses)))
+        self.accesses += self.streams.values()
         self.factors = multiply_add(self.first)
         self.table = next((f for f in self.factors or () if isinstance(f, Table)), None)
         self.dtype = stage_dtypes(stage, tensors)[0]
@@ -193,6 +181,8 @@ class StageLowering:
 
     def nest(self, i: int, pos: Positions, ptrs: Pointers, chunk: Chunk) -> None:
         """Loops outside of the register tile."""
+        ptrs = {**ptrs, **{number: stream.beside(self.e, ptrs[self.number[stream.load]], pos)
+                           for number, stream in self.streams.items() if i == stream.sharing.at}}
         if i == self.tile_at:
             self.tile(pos, ptrs, chunk)
             return
@@ -267,7 +257,8 @@ class StageLowering:
         wide = folded[0].type
         values = dict(zip(places, folded, strict=True))
         if self.clipped:
-            values = {k: v for k, v in values.items() if self.inside(places[k])}
+            at = {k: {d: p.rep for d, p in pos.items()} for k, pos in places.items()}
+            values = {k: v for k, v in values.items() if all(c.holds(at[k]) for c in self.clipped)}
         for f in self.stage.formulas[1:]:
             values, places = self.epilogue(f, values, places, ptrs, wide)
         self.stores(values, places, ptrs)
@@ -360,10 +351,6 @@ class StageLowering:
         c = self.e.constant(factor, wide)
         return self.e.arith("fmul", c, v) if zero else self.e.fma(c, v, acc)
 
-    def inside(self, pos: Positions) -> bool:
-        """Whether an element of the result lies within its tensor."""
-        return all(c.holds({d: p.rep for d, p in pos.items()}) for c in self.clipped)
-
     def valid(self, pos: Positions) -> Sequence[int]:
         """The lanes (0 alone without a vector) that are within the extent and whose taps are valid."""
         return lanes_within(self.validity.static, self.simd.dim if self.simd else None, pos,
@@ -411,15 +398,13 @@ class StageLowering:
                     known = self.e.insert(known, one, lane)
             elif not vector or self.simd is None:
                 known = self.e.splat(self.e.load(ptrs[i], at, scalar, a.bytes), wide)
-                if a.tensor.name in self.ahead and at % LINE == 0:
-                    self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
+                self.ask(i, ptrs, pos, at)
             elif (stride := a.stride(self.simd.dim, 1, span - 1)) == a.bytes:
                 whole = len(lanes) == wide.lanes or \
                     (len(lanes) == span and a.padded(self.simd.dim, wide.lanes))
                 known = self.e.load(ptrs[i], at, wide, a.bytes) if whole else \
                     self.e.masked_load(ptrs[i], at, wide, lanes, a.bytes)
-                if a.tensor.name in self.ahead and at % LINE == 0:
-                    self.e.prefetch(ptrs[i], at + self.ahead[a.tensor.name])
+                self.ask(i, ptrs, pos, at)
             elif stride == 2 * a.bytes and len(lanes) == wide.lanes:    # of the last pair only the first
                 half = wide.lanes // 2
                 ends = (self.e.load(ptrs[i], at + n, wide, a.bytes) for n in (0, stride * half - a.bytes))
@@ -432,6 +417,15 @@ class StageLowering:
                     known = self.e.insert(known, one, lane)
             known = self.memo[memo] = widen(self.e, known, a.tensor.type.dtype)
         return known
+
+    def ask(self, i: int, ptrs: Pointers, pos: Positions, at: int) -> None:
+        """Prefetch beside a load `at` a position, as the schedule says."""
+        load = self.accesses[i].load
+        if load.tensor in self.distances and at % ahead.LINE == 0:
+            self.e.prefetch(ptrs[i], at + self.distances[load.tensor])
+        for number, stream in self.streams.items():
+            if stream.load == load:
+                stream.ask(self.e, ptrs[number], pos)
 
     def found(self, i: int, pos: Positions, ptrs: Pointers, lane: int = 0) -> Value:
         """The pointer of an access, moved by what its tables, or data within the extent, say for a lane."""

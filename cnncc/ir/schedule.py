@@ -10,6 +10,7 @@ before is computed twice (ragged tiles are code of their own).
 `chunk c:64` around loops over the result does 64 c of all sums inside at a time: between its turns the
 accumulators wait in scratch memory, and the epilogue is in the last turn only.
 `prefetch w:8192` asks for what lies 8192 bytes beyond each vector that is loaded of the operand w.
+`stream w` has each tile that reads the same of the operand w ask for a part of what the next ones will read.
 `reload x` loads what unrolled taps share of the operand x once for each: registers are left for more sums.
 """
 
@@ -20,8 +21,8 @@ from typing import Literal, cast, get_args
 
 from cnncc.ir.errors import InternalError
 
-Kind = Literal["par", "for", "chunk", "part", "unroll", "simd", "prefetch", "reload"]
-HINTS = "prefetch", "reload"
+Kind = Literal["par", "for", "chunk", "part", "unroll", "simd", "prefetch", "stream", "reload"]
+HINTS = "prefetch", "stream", "reload"
 """Items that are no loops: they name an operand."""
 TWICE = 1 / 64              # the part of an extent that may be computed twice for tiles of one size
 
@@ -56,6 +57,11 @@ class Schedule:
     def prefetch(self) -> dict[str, int]:
         """Distance in bytes by operand."""
         return {x.dim: x.step for x in self.loops if x.kind == "prefetch"}
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The operands that are asked for in parts."""
+        return tuple(x.dim for x in self.loops if x.kind == "stream")
 
     @property
     def reload(self) -> frozenset[str]:

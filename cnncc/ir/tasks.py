@@ -1,9 +1,13 @@
-"""Tasks of a kernel: the tiles of its par loops."""
+"""Tasks of a kernel: the tiles of its par loops; tiles that read the same of an operand."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
+from cnncc.ir.expr import Load
 from cnncc.ir.kernel import Kernel, Stage
-from cnncc.ir.schedule import Loop, tiles
+from cnncc.ir.schedule import HINTS, Loop, tiles
+from cnncc.ir.types import product
 
 
 def unit_of(kernel: Kernel, stage: Stage, loop: Loop) -> int:
@@ -35,3 +39,48 @@ def task_count(kernel: Kernel) -> tuple[int, str | None]:
         else:
             total *= sum(n for *_, n in tiles(extent, x.step, unit_of(kernel, last, x)))
     return total, symbol
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """The innermost loops of a stage around its tile whose turns read the same of an operand.
+
+    `loops` are these with the number of their turns, from the one numbered `at` on; `around` is the loop that
+    moves the operand on. A turn reads so many `terms` of sums.
+    """
+
+    at: int
+    around: Loop
+    loops: tuple[tuple[Loop, int], ...]
+    terms: int = 0
+
+    @property
+    def turns(self) -> int:
+        return product([count for _, count in self.loops])
+
+
+def sharing(kernel: Kernel, stage: Stage, load: Load) -> Sharing | None:
+    """Which loops share what a load reads; None where none does, or it isn't known how often."""
+    own = [x for x in stage.schedule.loops if x.kind not in HINTS]
+    shared = kernel.loops.loops if stage is kernel.stages[-1] else ()
+    loops, reduced = [*shared, *own], {*stage.first.reduced}
+    spans = dict(stage.extents)
+    counted = [i for i, x in enumerate(loops) if x.kind in ("par", "for") and x.dim not in reduced]
+    result: Sharing | None = None
+    for i, x in enumerate(loops[:max(counted, default=-1) + 1]):
+        span = spans[x.dim]
+        if not isinstance(span, int):
+            result = None
+            continue
+        runs = tiles(span, x.step, unit_of(kernel, stage, x), x.even)
+        count, spans[x.dim] = sum(n for *_, n in runs), runs[0][1]
+        if x.dim in load.dims:
+            result = Sharing(i + 1, x, ()) if count > 1 else result
+        elif i < len(shared):
+            result = result and Sharing(i + 1, result.around, ())   # each task asks for all
+        elif result is not None and count > 1:
+            result = Sharing(result.at, result.around, (*result.loops, (x, count)))
+    terms = [spans[d] for d in reduced if d in load.dims]
+    if result is None or result.turns == 1 or any(isinstance(n, str) for n in terms):
+        return None
+    return replace(result, terms=product([int(n) for n in terms]))

@@ -6,13 +6,13 @@ import logging
 from dataclasses import replace
 
 from cnncc.ir.graph import Graph, Node
-from cnncc.ir.kernel import Kernel, Stage
+from cnncc.ir.kernel import Kernel
 from cnncc.ir.regions import parts, placed
-from cnncc.ir.schedule import Schedule, tiles
+from cnncc.ir.schedule import Schedule
 from cnncc.ir.target import Target
-from cnncc.ir.tasks import unit_of
 from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import PACKED, copy_kernel
+from cnncc.passes.refine import refined
 from cnncc.passes.schedules import candidates, cheapest, weights_of
 from cnncc.passes.tuned import Tuned
 
@@ -28,7 +28,7 @@ def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -
     def chosen(kernel: Kernel, weights: tuple[str, ...]) -> Kernel:
         if (kernel, weights) not in known:
             new = schedule(kernel, weights, target, tuned)
-            known[kernel, weights] = new if over else even(new)
+            known[kernel, weights] = refined(new, weights, target, over)
         return known[kernel, weights]
     for n in graph:
         if n.kernel is not None and n.attr["does"] != PACKED:
@@ -45,31 +45,6 @@ def choose_schedules(graph: Graph, target: Target, tuned: Tuned | None = None) -
             n = replace(n, kernel=kernel)
         nodes[n.name] = n
     return replace(graph, nodes=nodes)
-
-
-def even(kernel: Kernel) -> Kernel:
-    """The kernel with tiles of one size where that computes little twice: each size is code of its own.
-
-    Results must not be written over operands, which are read again.
-    """
-    stages: list[Stage] = []
-    for stage in kernel.stages:
-        around = kernel.loops.loops if stage is kernel.stages[-1] else ()
-        fixed = {*stage.first.reduced} if around else {*stage.first.reduced} | placed(kernel, stage)
-        spans = {d: e for d, e in stage.extents.items() if isinstance(e, int) and d not in fixed}
-        loops = [*around, *stage.schedule.loops]
-        for i, x in enumerate(loops):
-            if x.kind == "chunk" or stage.first.scattered:      # sums would go on from other tiles'
-                break
-            if x.kind in ("par", "for") and x.dim in spans:
-                unit, span = unit_of(kernel, stage, x), spans[x.dim]
-                whole = tiles(span, x.step, unit, even=True)
-                loops[i] = replace(x, even=len(whole) < len(tiles(span, x.step, unit)))
-                spans[x.dim] = whole[0][1]
-        own = Schedule(tuple(loops[len(around):]))
-        stages.append(replace(stage, schedule=own))
-        shared = Schedule(tuple(loops[:len(around)]))
-    return replace(kernel, stages=tuple(stages), loops=shared)
 
 
 def schedule(kernel: Kernel, weights: tuple[str, ...], target: Target, tuned: Tuned | None = None) -> Kernel:

@@ -1,0 +1,83 @@
+"""Weights that are asked for part by part: what is asked for while which tiles are computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from kernels import arguments, expected_memory, function_of, run_memory
+
+from cnncc.codegen.emitter import Emitter, Value
+from cnncc.ir.kernel import parse_kernel
+from cnncc.ir.regions import scratch_offsets
+from cnncc.ir.target import target_for
+from cnncc.ir.tasks import sharing, task_count
+from cnncc.passes.refine import streaming
+from cnncc.runtime import buffers
+
+TARGET = target_for("x86-64-v2")
+ROWS = """in x f32[1, 64, 50] as n, c:4, w, c
+in w f32[48, 64, 1, 1] as h, w, n:4, c, n
+out y f32[1, 48, 50] as n, c:4, w, c
+loops {}
+stage k=48 p0=50 c=64
+  y[0, k, p0] += x[0, c, p0] * w[k, c, 0, 0]
+  loops {}, c:4, unroll c, unroll p0, unroll k:4, simd k"""
+GROUPS = """in x f32[1, 64, 50] as n, c:4, w, c
+in w f32[48, 16, 1, 1] as h, w, n:4, c, n
+out y f32[1, 48, 50] as n, c:4, w, c
+loops {}
+stage g=4 k=12 p0=50 c=16
+  y[0, 12*g + k, p0] += x[0, 16*g + c, p0] * w[12*g + k, c, 0, 0]
+  loops {}, c:4, unroll c, unroll p0, unroll k:4, simd k"""
+WINDOW = """in x f32[1, 16, 12, 14] as n, c:4, h, w, c
+in w f32[32, 16, 3, 3] as n:4, c:4, h, w, c, n
+out y f32[1, 32, 12, 14] as n, c:4, h, w, c
+loops {}
+stage k=32 p0=12 p1=14 c=16 r0=3 r1=3
+  y[0, k, p0, p1] += x[0, c, p0 + r0 - 1, p1 + r1 - 1] * w[k, c, r0, r1]
+  loops {}, c:4, r0, unroll r1, c:2, unroll c, unroll p1, unroll k:4, simd k"""
+CASES = {
+    "rows": (ROWS.format("par k:8", "p0:5"), 10),
+    "rows within tasks": (ROWS.format("par p0:25, par k:8", "p0:5"), 5),
+    "loops of rows": (ROWS.format("par p0:25", "k:8, p0:5"), 5),
+    "chunks": (ROWS.format("par k:8", "chunk c:16, p0:4"), 13),
+    "groups": (GROUPS.format("par g", "k:4, p0:5"), 10),
+    "whole groups": (GROUPS.format("par g", "p0:4"), 13),
+    "windows": (WINDOW.format("par k:8", "p0, p1:4"), 48)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_that_follows_is_asked_for_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each tile asks for its part, close to that of the others, of what the next turn around them reads."""
+    text, turns = CASES[name]
+    assert streaming(parse_kernel(text), ["w"], TARGET) == parse_kernel(text)       # they fit into L2
+    kernel = streaming(parse_kernel(text), ["w"], replace(TARGET, l2=1 << 10))
+    assert str(kernel).endswith(", stream w")
+    load = next(x for x in kernel.stages[0].loads if x.tensor == "w")
+    shares = sharing(kernel, kernel.stages[0], load)
+    assert shares is not None and shares.turns == turns
+
+    arrays = arguments(kernel)
+    np.testing.assert_array_equal(run_memory(kernel, arrays, TARGET), expected_memory(kernel, arrays, 1))
+
+    w = kernel.tensors["w"]
+    memory = np.zeros(8 * w.nbytes, np.uint8)   # the weights, then what was asked for, by the byte
+    places = [kernel.tensors[name].layout.pack(a) for name, a in zip("xw", arrays, strict=True)]
+    shift = 4 * w.nbytes
+    memory[:w.nbytes] = places[1].view(np.uint8)
+
+    def mark(self: Emitter, pointer: Value, nbytes: int, near: bool = True) -> None:
+        assert not near
+        p = self.offset(pointer, nbytes + shift)
+        self.line(f"store i8 1, {p.typed}")
+    monkeypatch.setattr(Emitter, "prefetch", mark)
+    out = np.zeros(kernel.output.layout.elements(kernel.output.type.static()), np.float32)
+    scratch = np.zeros(1 + scratch_offsets(kernel)[1], np.uint8)
+    slots = np.array([1, *map(buffers.address, (scratch, places[0], memory, out))], np.int64)
+    function_of.__wrapped__(kernel, TARGET)(buffers.address(slots), 0, task_count(kernel)[0], 0)
+    asked = memory[shift:].reshape(-1, 64).any(axis=1)      # by the line
+    first, lines = int(np.flatnonzero(asked)[0]), w.nbytes // 64
+    assert first <= lines / 4 and asked[first:lines].mean() > 0.85
+    assert asked[lines:].sum() <= 2 * first     # and of what lies behind them as much as of the first turn
