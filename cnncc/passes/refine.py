@@ -11,7 +11,7 @@ from cnncc.ir.schedule import Loop, Schedule, tiles
 from cnncc.ir.target import Target
 from cnncc.ir.tasks import sharing, unit_of
 
-SHARED = 64                 # tiles over the same weights up to which it matters how the first one gets them
+SHARED = 160                # tiles over the same weights up to which it matters how the first one gets them
 
 
 def refined(kernel: Kernel, weights: Sequence[str], target: Target, over: bool = False) -> Kernel:
