@@ -15,8 +15,11 @@ SHARED = 160                # tiles over the same weights up to which it matters
 
 
 def refined(kernel: Kernel, weights: Sequence[str], target: Target, over: bool = False) -> Kernel:
-    """The kernel with even tiles, unless its result may be written `over` operands, and weights streamed."""
-    return streaming(kernel if over else even(kernel), weights, target)
+    """The kernel with even tiles, unless its result may be written `over` operands, and, unless code is to be
+    small, weights streamed.
+    """
+    kernel = kernel if over else even(kernel)
+    return kernel if target.small else streaming(kernel, weights, target)
 
 
 def even(kernel: Kernel) -> Kernel:
