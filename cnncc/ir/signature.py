@@ -28,6 +28,8 @@ def value(name: str, type: TensorType) -> Value:
 
 def settled(signals: Sequence[Signal], results: Sequence[Array]) -> list[Array]:
     """What the user gets of the results, of which the last are the signals'. Raises InputError for those."""
+    if not signals:
+        return list(results)
     shown = list(results[:len(results) - len(signals)])
     for signal, number in zip(signals, results[len(shown):], strict=True):
         if signal.output is not None:

@@ -128,8 +128,11 @@ class CompiledModel(Threaded):
 
         Raises InputError as a call does, and for an unknown output.
         """
-        chosen = self._signature.select(output_names or None)
-        results = self._call((), self._signature.by_name(feeds), None)
+        feeds = feeds if type(feeds) is dict else self._signature.by_name(feeds)
+        if not output_names:
+            return self._call((), feeds, None)
+        chosen = self._signature.select(output_names)
+        results = self._call((), feeds, None)
         return [results[i] for i in chosen]
 
     def profile(self, /, *args: Any, repeat: int | None = None, **feeds: Any) -> list[StepTime]:
