@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,6 +89,34 @@ def test_what_is_not_begun_at_the_end_is_dropped() -> None:
         first.wait(10)
         threading.Timer(0.05, go.set).start()
     assert result() == 5 and order == [1] and aside.ending.is_set()
+
+
+def test_a_copy_of_a_constant_is_of_the_array() -> None:
+    found = copy.deepcopy({"a": later([])})["a"]
+    assert isinstance(found, np.ndarray) and found.shape == (2, 3)
+
+
+@pytest.mark.parametrize("fails", [0, 1, 2])
+def test_tasks_are_done_once_where_some_find_no_thread(fails: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, tries = threading.Thread.start, [0]
+    def start(self: threading.Thread) -> None:
+        tries[0] += 1
+        if tries[0] <= fails:
+            raise RuntimeError("can't start new thread")
+        begin(self)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done: list[int] = []
+    def broken() -> None:
+        done.append(3)
+        raise OSError("broken")
+    with Aside() as aside:
+        tasks = [aside.start(lambda i=i: done.append(i) or i) for i in range(3)]    # type: ignore[misc]
+        fault = aside.start(broken)
+        assert [task() for task in tasks] == [0, 1, 2] and [task() for task in tasks] == [0, 1, 2]
+        for _ in range(2):
+            with pytest.raises(OSError, match="broken"):
+                fault()
+    assert sorted(done) == [0, 1, 2, 3]
 
 
 def test_without_a_thread_all_is_done_at_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ CASES = {
     "loops of rows": (ROWS.format("par p0:25", "k:8, p0:5"), 5),
     "chunks": (ROWS.format("par k:8", "chunk c:16, p0:4"), 13),
     "groups": (GROUPS.format("par g", "k:4, p0:5"), 10),
+    "one tile of a dimension": (GROUPS.format("par g, par k:12", "p0:5"), 10),
     "whole groups": (GROUPS.format("par g", "p0:4"), 13),
     "windows": (WINDOW.format("par k:8", "p0, p1:4"), 48)}
 

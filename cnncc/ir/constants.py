@@ -26,6 +26,9 @@ class Later:
             size *= e
         return size
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.asarray, (self.get(),)        # copies are of the array
+
     def get(self) -> Array:
         """The array. Raises what computing it raises."""
         with self._lock:

@@ -83,4 +83,4 @@ def sharing(kernel: Kernel, stage: Stage, load: Load) -> Sharing | None:
     terms = [spans[d] for d in reduced if d in load.dims]
     if result is None or result.turns == 1 or any(isinstance(n, str) for n in terms):
         return None
-    return replace(result, terms=product([int(n) for n in terms]))
+    return replace(result, at=max(result.at, len(shared)), terms=product([int(n) for n in terms]))

@@ -58,7 +58,7 @@ def streaming(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
             large = x.tensor in weights and kernel.tensors[x.tensor].nbytes > target.l2 // 4
             shares = sharing(kernel, stage, x) if large else None
             if shares is not None and shares.turns <= SHARED:
-                rest = (h for h in loops if (h.kind, h.dim) != ("prefetch", x.tensor))
-                loops = *rest, Loop("stream", x.tensor)
+                hints = ("prefetch", x.tensor), ("stream", x.tensor)
+                loops = *(h for h in loops if (h.kind, h.dim) not in hints), Loop("stream", x.tensor)
         stages.append(replace(stage, schedule=Schedule(loops)))
     return replace(kernel, stages=tuple(stages))

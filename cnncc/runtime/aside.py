@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Self, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
+
+
+class _Once(Generic[T]):
+    """A task that is done once, by whichever thread calls it first; the others wait, and get the same."""
+
+    def __init__(self, task: Callable[[], T]) -> None:
+        self._task: Callable[[], T] | None = task
+        self._lock, self._done = threading.Lock(), Future[T]()
+
+    def __call__(self) -> T:
+        with self._lock:
+            if self._task is not None:
+                task, self._task = self._task, None
+                try:
+                    self._done.set_result(task())
+                except BaseException as error:
+                    self._done.set_exception(error)
+        return self._done.result()
 
 
 class Aside:
@@ -29,11 +47,8 @@ class Aside:
         self._pool.shutdown(cancel_futures=True)
 
     def start(self, task: Callable[[], T]) -> Callable[[], T]:
-        """What waits for the task and gives its result, or raises what it raised.
-
-        Where no thread can be had, that does the task when it is called first.
-        """
-        try:
-            return self._pool.submit(task).result
-        except RuntimeError:
-            return functools.cache(task)
+        """What gives the task's result, or raises what it raised; it does the task where none has yet."""
+        once = _Once(task)
+        with suppress(RuntimeError):        # no thread can be had
+            self._pool.submit(once)
+        return once
