@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from kernels import Net, Oracle, check_exact, compiled, feeds, missing, poison, results
 
-from cnncc.compiler import optimize
+from cnncc.compiler import optimize, plan
 from cnncc.ir.graph import Graph
 from cnncc.ir.target import LEVELS, Target, target_for
 from cnncc.passes import inputs, stages
@@ -159,3 +159,24 @@ def test_strips_of_channels(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None
     poison(model, given)
     np.testing.assert_array_equal(results(model, given)["y0"], Oracle(plain, given).outputs["y0"])
     assert any("max_pool>max_pool" in s.ops for s in model.plan.steps) == (dtype == "f32")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_rows_in_phases_that_are_cut_are_no_strips(level: str) -> None:
+    """A dilated convolution in tiles, of which the last ones leave the image in some phases only."""
+    if absent := missing(level):
+        pytest.skip(f"this CPU has no {absent}")
+    net, target = Net(reach=1), replace(target_for(level), l2=1 << 19)
+    y = net.relu(net.conv(net.x("N", 64, 29, 29), 48, (5, 3), (1, 1), (2, 2), (2, 2), (4, 0)))
+    assert dict(plan(optimize(net.result(y), target)).texts(target))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_vectors_of_groups_of_whole_blocks(level: str) -> None:
+    """Lanes that lie in blocks of their own: one channel of each of several groups."""
+    if absent := missing(level):
+        pytest.skip(f"this CPU has no {absent}")
+    net, target = Net(reach=1), target_for(level)
+    y = net.conv(net.x(1, 64, 14, 20), 8, (1, 1), (3, 3), (1, 2), group=8)
+    y = net.op("add", [y, net.op("sigmoid", [y], "gate")], "sum")
+    assert dict(plan(optimize(net.result(y), target)).texts(target))

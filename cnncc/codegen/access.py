@@ -123,7 +123,7 @@ class Access:
                     if (c * t.multiple) % block:
                         within += abs(c) * t.most
                 span = pos[d].span
-                if d == vector and isinstance(span, int):
+                if d == vector and isinstance(span, int) and c % block:     # else lanes lie in blocks each
                     within += abs(c) * (span - 1)
             if within >= block:
                 raise InternalError(f"{self.load}: a tile crosses a block of {self.tensor}")

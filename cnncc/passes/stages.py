@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import chain, count
 
 from cnncc.ir.expr import Load
+from cnncc.ir.formula import outside
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
@@ -147,7 +148,9 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
     if len(axes) != 1 or axes[0] < AXIS_ROWS or not _whole(p, found[0], last, axes[0]):
         return None
     rows, size = found[0].index[axes[0]], int(p.type.shape[axes[0]])
-    if rows.coefficient(row) < 1:
+    written, extent = last.out.index[AXIS_ROWS], n.type.shape[AXIS_ROWS]
+    cut = len(written.dims) > 2 and outside(written, extent, last.extents)     # by more than a strip decides
+    if rows.coefficient(row) < 1 or cut:
         return None
     work = [k.flops() / _elements(k.output) for k in (p.kernel, n.kernel)]
     if min(work) > LIGHT:
