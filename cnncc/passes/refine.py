@@ -25,7 +25,8 @@ def refined(kernel: Kernel, weights: Sequence[str], target: Target, over: bool =
 def even(kernel: Kernel) -> Kernel:
     """The kernel with tiles of one size where that computes little twice: each size is code of its own.
 
-    Results must not be written over operands, which are read again.
+    Results must not be written over operands, which are read again. Not along vectors: weights would be read
+    twice, which may come from memory only.
     """
     stages: list[Stage] = []
     for stage in kernel.stages:
@@ -36,7 +37,7 @@ def even(kernel: Kernel) -> Kernel:
         for i, x in enumerate(loops):
             if x.kind == "chunk" or stage.first.scattered:      # sums would go on from other tiles'
                 break
-            if x.kind in ("par", "for") and x.dim in spans:
+            if x.kind in ("par", "for") and x.dim in spans and x.dim != stage.schedule.simd:
                 unit, span = unit_of(kernel, stage, x), spans[x.dim]
                 whole = tiles(span, x.step, unit, even=True)
                 loops[i] = replace(x, even=len(whole) < len(tiles(span, x.step, unit)))
