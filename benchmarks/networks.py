@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 20
+OPSET = 17          # what converters to other engines know
 Make = Callable[["Net", str], str]
 
 
@@ -116,7 +116,7 @@ class Net:
     def halves(self, x: str) -> tuple[str, str]:
         """The first and the second half of the channels."""
         c, *size = self.shapes[x]
-        left = self.node("Split", [x], (c // 2, *size), axis=1, num_outputs=2)
+        left = self.node("Split", [x], (c // 2, *size), axis=1)
         right = f"{left}_right"
         self.nodes[-1].output.append(right)
         self.shapes[right] = self.shapes[left]

@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     networks = [n for n in args.networks.split(",") if n] or list(QUICK if args.quick else NETWORKS)
     if unknown := [n for n in networks if n not in NETWORKS]:
         parser.error(f"unknown network {unknown[0]}: choose from {', '.join(NETWORKS)}")
-    installed = [e for e in ENGINES if e not in ("cnncc", "numpy") and find_spec(e)]
+    installed = [e for e in ENGINES if e not in ("cnncc", "numpy") and not ENGINES[e].missing]
     engines = [e for e in args.engines.split(",") if e] or installed
     if unknown := [e for e in engines if e not in ENGINES]:
         parser.error(f"unknown engine {unknown[0]}: choose from {', '.join(ENGINES)}")

@@ -361,7 +361,7 @@ def verify(model: str, inputs: tuple[str, ...], batch: int, **how: Any) -> None:
 
 @cli.verb(onnx_argument,
           option("--against", default="numpy,onnxruntime,openvino", metavar="ENGINES",
-                 help="Engines to compare with."),
+                 help="Engines to compare with; also torch, torch-channels-last, torch-compiled."),
           numbers_option("--threads", default="1", help="Numbers of threads."),
           option("--mode", type=click.Choice(["latency", "throughput"]), default="latency",
                  help="One call on all threads, or one call on each."),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cnncc.ir.constants import Constants, Later
+from cnncc.ir.constants import Later
 from cnncc.ir.errors import CnnccError, InputError, InternalError, ModelError, UnsupportedError
 from cnncc.ir.target import Target, target_for
 from cnncc.version import __version__
@@ -162,8 +162,8 @@ def optimize(graph: Graph, target: Target, tuned: Tuned | None = None, aside: As
     begun: set[Later] = set()
     for _, new in stages(graph, target, tuned):
         graph = new
-        for later in Constants(graph.constants).open() if aside else ():
-            if aside and later not in begun:
+        if aside is not None:
+            for later in [x for x in graph.constants.open() if x not in begun]:
                 begun.add(later)
                 aside.start(later.get)
     return graph

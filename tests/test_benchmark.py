@@ -12,8 +12,13 @@ import numpy as np
 import onnx
 import pytest
 
-from cnncc.compiler import read
+import cnncc
+from cnncc.bench.engines import ENGINES
+from cnncc.compiler import read, reference
+from cnncc.feeds import random_feeds
+from cnncc.reference_model import error_of
 
+DIGITS = str(Path(cnncc.__file__).parent / "data" / "digits.onnx")
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -43,6 +48,16 @@ def test_networks(name: str, parameters: int, operations: float, tmp_path: Path)
     products = sum(2 * int(np.prod(n.type.shape)) * int(np.prod(graph[n.inputs[1]].type.shape[1:]))
                    for n in graph if n.op in ("conv", "linear"))
     assert products / 2 == pytest.approx(operations, rel=0.05)
+
+
+@pytest.mark.parametrize("name", [e for e in ENGINES if e != "torch-compiled"])     # that takes a minute
+def test_engines(name: str) -> None:
+    engine, expected = ENGINES[name], reference(DIGITS)
+    if engine.missing:
+        pytest.skip(f"not installed: {', '.join(engine.missing)}")
+    feeds = random_feeds(expected.inputs, 2)
+    found = engine.prepare(DIGITS, 1, feeds, 1)(feeds)
+    assert [error_of(a, b) < 1e-5 for a, b in zip(found, expected.run(None, feeds), strict=True)] == [True]
 
 
 def test_the_table_and_what_is_known_before(tmp_path: Path) -> None:

@@ -316,14 +316,14 @@ def test_verify_finds_a_reference_that_is_wrong() -> None:
 
 
 def test_bench(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cnncc.bench import run
-    monkeypatch.setattr(run, "find_spec", lambda engine: None if engine == "openvino" else engine)
+    from cnncc.bench import engines
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else name)
     args = ("--against", "numpy,openvino", "--seconds", "0.02", "--json")
     found = json.loads(good(say("bench", DIGITS, *args)))
     ours, reference, missing = found["results"]
     assert ours["engine"] == "cnncc" and ours["ratio"] == 1 and ours["error"] < 1e-5
     assert reference["calls"] > 0 and reference["minimum"] <= reference["median"] and found["peak"]["1"] > 0
-    assert missing["note"] == "not installed" and missing["median"] is None
+    assert missing["note"] == "not installed: openvino" and missing["median"] is None
     found = json.loads(good(say("bench", DIGITS, "--mode", "throughput", "--threads", "2", *args)))
     assert [(r["engine"], r["mode"]) for r in found["results"]] == [
         ("cnncc", "throughput"), ("cnncc", "latency"), ("numpy", "throughput"), ("openvino", "throughput")]

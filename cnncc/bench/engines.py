@@ -1,34 +1,36 @@
-"""The engines to compare with; and the process of one: `python -m cnncc.bench.engines ENGINE THREADS CALLS`.
-
-So many threads work on each call, and so many calls run at a time. A message is a line of JSON. The process
-is told the files {"path", "inputs", "expected"}, then {"seconds", "calls", "cold"} for each round, the last
-the bytes that are walked over before each call; it answers {"error", "load", "first"}, then {"times",
-"foreign", "peak"}, or {"failed": why}; times are in seconds, of calls at the same time the wall time for
-each. It ends when its stdin does.
-"""
+"""The engines to compare with."""
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from cnncc.compiler import compile, reference
 from cnncc.ir.signature import Array
-from cnncc.reference_model import error_of
-from cnncc.runtime.throughput import in_order
 
 Feeds: TypeAlias = Mapping[str, Array]
 Call: TypeAlias = Callable[[Feeds], list[Array]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`prepare` takes a model's path, the threads of a call, feeds of the shapes to come, and how many calls
+    run at a time; it imports the packages that it `needs`.
+    """
+
+    prepare: Callable[[str, int, Feeds, int], Call]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """The packages that aren't installed."""
+        return [name for name in self.needs if find_spec(name) is None]
 
 
 def _onnx(path: str | bytes) -> str | bytes:
@@ -51,7 +53,7 @@ def onnxruntime(path: str | bytes, threads: int, feeds: Feeds, streams: int = 1,
     return lambda given: [np.asarray(y) for y in session.run(None, dict(given))]
 
 
-def _openvino(path: str, threads: int, feeds: Feeds, streams: int = 1) -> Call:
+def _openvino(path: str, threads: int, feeds: Feeds, streams: int) -> Call:
     import openvino
     core = openvino.Core()
     model = core.read_model(_onnx(path))
@@ -70,83 +72,41 @@ def _openvino(path: str, threads: int, feeds: Feeds, streams: int = 1) -> Call:
     return run
 
 
-ENGINES: dict[str, Callable[[str, int, Feeds, int], Call]] = {
-    "cnncc": lambda path, threads, *_: functools.partial(compile(path, threads=threads).run, None),
-    "numpy": lambda path, *_: functools.partial(reference(path).run, None),
-    "onnxruntime": onnxruntime, "openvino": _openvino}
-"""Each prepares a model for the threads of a call, the shapes of these feeds, and so many calls at a time."""
+def _torch(path: str, threads: int, feeds: Feeds, streams: int, channels_last: bool = False,
+           compiled: bool = False) -> Call:
+    """The model's nodes as PyTorch's modules; images in its own order of memory or with channels last."""
+    import onnx
+    import torch
+    from onnx2torch import convert
+    torch.set_num_threads(threads)
+    source = _onnx(path)
+    module = convert(onnx.load_from_string(source) if isinstance(source, bytes) else source).eval()
+    orders = {4: torch.channels_last, 5: torch.channels_last_3d} if channels_last else {}
+
+    def moved(x: Any) -> Any:
+        return x.contiguous(memory_format=orders[x.ndim]) if x.ndim in orders else x
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+        parameter.data = moved(parameter.data)
+    if compiled:
+        import torch._inductor.config
+        torch._inductor.config.freezing = True
+        module = torch.compile(module)
+
+    def run(given: Feeds) -> list[Array]:
+        with torch.no_grad():
+            results = module(*(moved(torch.from_numpy(given[name])) for name in feeds))
+        return [y.numpy() for y in (results if isinstance(results, list | tuple) else [results])]
+    run(feeds)      # it is compiled now
+    return run
 
 
-def busy() -> float:
-    """CPU seconds that the whole machine has used, what a hypervisor took from it included."""
-    with open("/proc/stat") as file:
-        ticks = [int(x) for x in file.readline().split()[1:9]]
-    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
-
-
-def _round(call: Call, feeds: Feeds, seconds: float, calls: int, cold: int, streams: int) -> dict[str, Any]:
-    """Times of at least `calls` calls, for `seconds`; the cores that others used meanwhile.
-
-    Before each call `cold` bytes are walked over, which leave nothing in the caches.
-    """
-    once = _timed(call, feeds, 1, 0, np.zeros(0, np.uint8))[0] if calls > 1 or streams > 1 else seconds
-    wall, used, own = time.perf_counter(), busy(), time.process_time()
-    if streams > 1:
-        many = streams * max(calls, round(seconds / once))
-        for _ in in_order(lambda _, given: call(given), [feeds] * many, streams, streams):
-            pass
-        times = [(time.perf_counter() - wall) / many] * many
-    else:
-        times = _timed(call, feeds, calls, seconds, np.zeros(cold, np.uint8))
-    foreign = busy() - used - (time.process_time() - own)
-    return {"times": times, "foreign": max(0.0, foreign) / max(0.05, time.perf_counter() - wall)}
-
-
-def _timed(call: Call, feeds: Feeds, calls: int, seconds: float, walked: Array) -> list[float]:
-    """The time of each call, at least `calls`, for `seconds`; `walked` is written before each."""
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < calls or time.perf_counter() < end:
-        np.add(walked, 1, out=walked)
-        begin = time.perf_counter()
-        call(feeds)
-        times.append(time.perf_counter() - begin)
-    return times
-
-
-def serve(engine: str, threads: int, streams: int) -> None:
-    """Answer messages until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sink = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)                       # what libraries print is no answer
-    call: Call | None = None
-    feeds: Feeds = {}
-    for line in sys.stdin:
-        message = json.loads(line)
-        answer: dict[str, Any]
-        try:
-            if call is None:
-                feeds, expected = (dict(np.load(message[what], allow_pickle=False))
-                                   for what in ("inputs", "expected"))
-                begin = time.perf_counter()
-                call = ENGINES[engine](message["path"], threads, feeds, streams)
-                loaded = time.perf_counter()
-                results = call(feeds)
-                first = time.perf_counter() - loaded
-                error = max(map(error_of, results, expected.values()))
-                answer = {"error": error if np.isfinite(error) else None, "load": loaded - begin,
-                          "first": first}
-            else:
-                answer = _round(call, feeds, message["seconds"], message["calls"], message["cold"], streams)
-                if engine == "cnncc":
-                    from cnncc.bench.peak import peak
-                    answer["peak"] = peak(threads * streams, 0.05)
-        except Exception as error:
-            answer = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
-        with suppress(BrokenPipeError):
-            print(json.dumps(answer), file=sink, flush=True)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1], *map(int, sys.argv[2:]))
+TORCH = "torch", "torchvision", "onnx2torch"
+ENGINES: dict[str, Engine] = {
+    "cnncc": Engine(lambda path, threads, *_: functools.partial(compile(path, threads=threads).run, None)),
+    "numpy": Engine(lambda path, *_: functools.partial(reference(path).run, None)),
+    "onnxruntime": Engine(onnxruntime, ("onnxruntime",)),
+    "openvino": Engine(_openvino, ("openvino",)),
+    "torch": Engine(_torch, TORCH),
+    "torch-channels-last": Engine(functools.partial(_torch, channels_last=True), TORCH),
+    "torch-compiled": Engine(functools.partial(_torch, channels_last=True, compiled=True), TORCH)}

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from cnncc.bench.engines import ENGINES
 from cnncc.compiler import as_onnx, optimize, plan, reference
 from cnncc.feeds import random_feeds, write_results
 from cnncc.frontend.preprocess import Preprocess
@@ -145,14 +145,14 @@ class _Engine:
         self.times: list[tuple[float, list[float]]] = []        # a round: cores that others used, our times
         self.calls, self.rounds, self.peak = CALLS, ROUNDS * MOST, 0.0
         self.process: subprocess.Popen[str] | None = None
-        if find_spec(name) is None:
-            self.result.note = "not installed"
+        if missing := ENGINES[name].missing:
+            self.result.note = f"not installed: {', '.join(missing)}"
             return
         paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]),
                                               os.environ.get("PYTHONPATH")]))
         own, calls = (threads, 1) if mode == "latency" else (1, threads)
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cnncc.bench.engines", name, str(own), str(calls)], text=True,
+            [sys.executable, "-P", "-m", "cnncc.bench.process", name, str(own), str(calls)], text=True,
             bufsize=1, process_group=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": paths, **dict.fromkeys(LIBRARIES, str(own))})

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from cnncc.ir.errors import InternalError
 from cnncc.ir.kernel import Stage
 from cnncc.ir.schedule import Loop
+from cnncc.ir.tasks import outer
 
 
 def tile_begin(stage: Stage, loops: Sequence[Loop], shared: int, reduced: Collection[str]) -> int:
@@ -16,8 +17,7 @@ def tile_begin(stage: Stage, loops: Sequence[Loop], shared: int, reduced: Collec
     """
     def refuse(why: str) -> None:
         raise InternalError(f"{why}: {', '.join(map(str, loops))}")
-    counted = [i for i, x in enumerate(loops) if x.kind in ("par", "for") and x.dim not in reduced]
-    begin = max([shared, *(i + 1 for i in counted)])
+    begin = max(shared, outer(loops, reduced))
     if any((i < begin) != (x.kind == "chunk") for i, x in enumerate(loops) if x.dim in reduced) \
             or any(x.kind == "chunk" and x.dim not in reduced for x in loops):
         refuse("loops over a sum are chunks where loops over the result are inside, only there")

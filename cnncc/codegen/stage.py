@@ -20,7 +20,7 @@ from cnncc.ir.formula import COMBINE, IDENTITY, Formula, multiply_add, outside
 from cnncc.ir.infer import stage_dtypes, stage_lanes
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.regions import placed
-from cnncc.ir.schedule import HINTS, Loop, tiles
+from cnncc.ir.schedule import Loop, tiles
 from cnncc.ir.target import Target
 from cnncc.ir.tasks import unit_of
 from cnncc.ir.types import Extent
@@ -41,7 +41,7 @@ class StageLowering:
         self.e, self.kernel, self.stage, self.first = e, kernel, stage, stage.first
         last = stage is kernel.stages[-1]
         shared = kernel.loops.loops if last else ()
-        self.loops = (*shared, *(x for x in stage.schedule.loops if x.kind not in HINTS))
+        self.loops = (*shared, *stage.schedule.nest)
         self.distances = stage.schedule.prefetch
         self.begin = len(shared)
         tensors = kernel.tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeAlias
@@ -21,10 +22,7 @@ class Later:
 
     @property
     def nbytes(self) -> int:
-        size = self.dtype.itemsize
-        for e in self.shape:
-            size *= e
-        return size
+        return self.dtype.itemsize * math.prod(self.shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return np.asarray, (self.get(),)        # copies are of the array
@@ -37,6 +35,11 @@ class Later:
             return self._value
 
 
+def made(held: Array | Later) -> Array:
+    """The array, computed if need be."""
+    return held.get() if isinstance(held, Later) else held
+
+
 class Constants(MutableMapping[str, Array]):
     """Arrays by name. To ask for one computes it; copies are made without."""
 
@@ -44,9 +47,13 @@ class Constants(MutableMapping[str, Array]):
         held = arrays._arrays if isinstance(arrays, Constants) else arrays
         self._arrays: dict[str, Array | Later] = dict(held or {})
 
+    @staticmethod
+    def of(arrays: Mapping[str, Array]) -> Constants:
+        """Arrays by name, not copied where they are Constants already."""
+        return arrays if isinstance(arrays, Constants) else Constants(arrays)
+
     def __getitem__(self, name: str) -> Array:
-        held = self._arrays[name]
-        return held.get() if isinstance(held, Later) else held
+        return made(self._arrays[name])
 
     def __setitem__(self, name: str, value: Array | Later) -> None:
         self._arrays[name] = value
@@ -66,6 +73,10 @@ class Constants(MutableMapping[str, Array]):
     def held(self, name: str) -> Array | Later:
         """The array, or what it will be: to look at its type."""
         return self._arrays[name]
+
+    def changed(self, arrays: Mapping[str, Array | Later]) -> Constants:
+        """These, with other arrays for some names or for new ones."""
+        return Constants({**self._arrays, **arrays})
 
     def only(self, names: Iterable[str]) -> Constants:
         """Those of these names that there are, in their order here."""

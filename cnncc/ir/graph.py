@@ -102,9 +102,12 @@ class Graph:
     nodes: Mapping[str, Node]
     inputs: tuple[str, ...]
     outputs: tuple[tuple[str, str], ...]
-    constants: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    constants: Constants = field(default_factory=Constants, repr=False)
     signals: tuple[Signal, ...] = ()
     state: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "constants", Constants.of(self.constants))     # a user's may be a dict
 
     @property
     def results(self) -> tuple[str, ...]:
@@ -150,7 +153,7 @@ class Graph:
                 needed.add(name)
                 stack.extend(self.nodes[name].needs)
         nodes = {k: n for k, n in self.nodes.items() if k in needed or n.op == "input"}
-        return replace(self, nodes=nodes, constants=Constants(self.constants).only(needed))
+        return replace(self, nodes=nodes, constants=self.constants.only(needed))
 
     def cut(self, outputs: Sequence[str]) -> Graph:
         """The graph of what computes these values. Raises InputError for one that it hasn't got."""
@@ -166,7 +169,6 @@ class Graph:
         """Raises InternalError where an invariant is broken, in bodies of loops too."""
         seen: set[str] = set()
         over: dict[str, str] = {}
-        constants = Constants(self.constants)
         for name, n in self.nodes.items():
             if n.name != name:
                 raise InternalError(f"node {name} calls itself {n.name}")
@@ -177,8 +179,8 @@ class Graph:
             for i in n.needs:
                 if i not in seen:
                     raise InternalError(f"node {name} reads {i}, which doesn't come before it")
-            if n.op == "const" and constants.held(name).shape != n.type.shape:
-                raise InternalError(f"constant {name} has shape {constants.held(name).shape}, not {n.type}")
+            if n.op == "const" and self.constants.held(name).shape != n.type.shape:
+                raise InternalError(f"constant {name} isn't of the type {n.type}")
             if n.op == "kernel" and (n.kernel is None or len(n.kernel.operands) != len(n.inputs) + 1):
                 raise InternalError(f"node {name}: the kernel's operands don't match the inputs")
             self._verify_loads(n)
@@ -255,7 +257,8 @@ class Graph:
         if self.nodes[table].type.dtype == "i64":
             return i.const == 0
         values = self.constants.get(table, np.zeros(0))
-        return values.dtype == np.int32 and values.min() + i.const >= 0 and values.max() + i.const < extent
+        return bool(values.dtype == np.int32 and values.min() + i.const >= 0
+                    and values.max() + i.const < extent)
 
     def ordered(self, after: Mapping[str, Sequence[str]] | None = None) -> Graph:
         """The nodes in their order, except that what one needs, or must come `after`, comes before it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ def everywhere(run: Callable[[Graph, Target], Graph], graph: Graph, target: Targ
     return replace(graph, nodes={**graph.nodes, **loops}) if loops else graph
 
 
-def absorbed(n: Node, constants: dict[str, np.ndarray]) -> Node:
+def absorbed(n: Node, constants: Mapping[str, np.ndarray]) -> Node:
     """The loop with those of its operands in its body that are constants and read as a whole by all turns."""
     assert n.loop is not None
     body = n.loop.body
@@ -29,7 +29,7 @@ def absorbed(n: Node, constants: dict[str, np.ndarray]) -> Node:
              if i in constants and move is None}
     nodes = {k: replace(v, op="const") if k in fixed else v for k, v in body.nodes.items()}
     kept = [k for k, own in enumerate(body.inputs) if own not in fixed]
-    body = replace(body, nodes=nodes, constants={**body.constants, **fixed},
+    body = replace(body, nodes=nodes, constants=body.constants.changed(fixed),
                    inputs=tuple(body.inputs[k] for k in kept))
     return replace(n, inputs=tuple(n.inputs[k] for k in kept[:-1]),
                    loop=Loop(body, n.loop.count, tuple(n.loop.moves[k] for k in kept)))

@@ -14,7 +14,6 @@ from cnncc.ir.infer import stage_dtypes
 from cnncc.ir.kernel import ACC, Kernel, Stage, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.plan import aligned
-from cnncc.ir.schedule import HINTS
 from cnncc.ir.tasks import unit_of
 from cnncc.ir.types import BYTES, HINT, Extent, TensorType
 
@@ -111,7 +110,7 @@ def accumulators(kernel: Kernel) -> dict[int, Tensor]:
 
 def waiting(stage: Stage) -> list[str]:
     """The dimensions of a stage's accumulators, in the order of its loops."""
-    dims = dict.fromkeys(x.dim for x in stage.schedule.loops if x.kind not in HINTS)
+    dims = dict.fromkeys(x.dim for x in stage.schedule.nest)
     reduced = set(stage.first.reduced)
     return [d for d in (*dims, *(d for d in stage.extents if d not in dims)) if d not in reduced]
 

@@ -50,6 +50,11 @@ class Schedule:
     loops: tuple[Loop, ...]
 
     @property
+    def nest(self) -> tuple[Loop, ...]:
+        """The loops alone."""
+        return tuple(x for x in self.loops if x.kind not in HINTS)
+
+    @property
     def simd(self) -> str | None:
         return next((x.dim for x in self.loops if x.kind == "simd"), None)
 

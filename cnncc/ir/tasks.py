@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from cnncc.ir.expr import Load
 from cnncc.ir.kernel import Kernel, Stage
-from cnncc.ir.schedule import HINTS, Loop, tiles
+from cnncc.ir.schedule import Loop, tiles
 from cnncc.ir.types import product
 
 
@@ -26,6 +27,12 @@ def unit_of(kernel: Kernel, stage: Stage, loop: Loop) -> int:
                 elif block % loop.step == 0:
                     unit = max(unit, loop.step)     # every tile lies within a block
     return unit
+
+
+def outer(loops: Sequence[Loop], reduced: Collection[str]) -> int:
+    """How many loops there are down to the innermost counted one over the result."""
+    return max((i + 1 for i, x in enumerate(loops) if x.kind in ("par", "for") and x.dim not in reduced),
+               default=0)
 
 
 def task_count(kernel: Kernel) -> tuple[int, str | None]:
@@ -61,13 +68,11 @@ class Sharing:
 
 def sharing(kernel: Kernel, stage: Stage, load: Load) -> Sharing | None:
     """Which loops share what a load reads; None where none does, or it isn't known how often."""
-    own = [x for x in stage.schedule.loops if x.kind not in HINTS]
     shared = kernel.loops.loops if stage is kernel.stages[-1] else ()
-    loops, reduced = [*shared, *own], {*stage.first.reduced}
+    loops, reduced = [*shared, *stage.schedule.nest], {*stage.first.reduced}
     spans = dict(stage.extents)
-    counted = [i for i, x in enumerate(loops) if x.kind in ("par", "for") and x.dim not in reduced]
     result: Sharing | None = None
-    for i, x in enumerate(loops[:max(counted, default=-1) + 1]):
+    for i, x in enumerate(loops[:outer(loops, reduced)]):
         span = spans[x.dim]
         if not isinstance(span, int):
             result = None

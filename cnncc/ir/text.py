@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from cnncc.ir.constants import Constants
 from cnncc.ir.errors import InternalError
 from cnncc.ir.graph import Attr, Graph, Loop, Node
 from cnncc.ir.kernel import parse_kernel
@@ -67,7 +68,7 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
         nodes[own] = Node(own, match[3], tuple(_names(match[4])), parse_type(match[2]), attrs,
                           tuple(_names(match[7] or "")), kernel, next(_names(match[6] or ""), ""), loop)
     inputs = tuple(n.name for n in nodes.values() if n.op in ("input", "state") and n.name not in dict(state))
-    return Graph(name, nodes, inputs, tuple(outputs), dict(constants or {}), tuple(signals), tuple(state))
+    return Graph(name, nodes, inputs, tuple(outputs), Constants(constants), tuple(signals), tuple(state))
 
 
 def _loop(text: str, constants: Mapping[str, np.ndarray] | None) -> Loop:

@@ -6,7 +6,6 @@ from math import prod
 
 import numpy as np
 
-from cnncc.ir.constants import Constants
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, HINT
@@ -129,7 +128,7 @@ def _parts(n: Node, graph: Graph, target: Target) -> int:
             or prod(int(e) for e in graph[n.inputs[1]].type.shape[2:]) > 1:
         return 1
     batch, channels, *_ = (HINT if isinstance(e, str) else e for e in graph[n.inputs[0]].type.shape)
-    w = Constants(graph.constants).held(n.inputs[1])
+    w = graph.constants.held(n.inputs[1])
     image = prod(int(e) for e in graph[n.inputs[0]].type.shape[1:]) * w.dtype.itemsize
     tile = w.nbytes * 2 * target.lanes // w.shape[0]        # of two vectors of results
     parts = -(-(image + tile) // int(target.l2 * FILLED))

@@ -145,7 +145,7 @@ def fold_constants(graph: Graph, target: Target) -> Graph:
             b.copy(n)
         elif n.op in OPS and inputs and all(known) and product([int(e) for e in n.type.shape]) <= FOLD_LIMIT:
             nodes = {i: b.nodes[i] for i in inputs} | {n.name: replace(n, inputs=tuple(inputs))}
-            part = Graph(n.name, nodes, (), ((n.name, n.name),), {i: b.constants[i] for i in inputs})
+            part = Graph(n.name, nodes, (), ((n.name, n.name),), b.constants.only(inputs))
             value = evaluate(part, {})[n.name]
             b.renamed[n.name] = b.const(n.name, np.asarray(value, NUMPY[n.type.dtype]))
         elif inputs and n.type == b.type(inputs[0]) and (

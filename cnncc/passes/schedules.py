@@ -118,6 +118,15 @@ def equal_parts(extent: int, most: int, unit: int) -> int:
     return next((size for size in sizes if size and extent % size == 0), most)
 
 
+def groups_of(extent: int, step: int, count: int) -> int:
+    """About `count` steps of which groups of one size cover an extent, computing little of it twice; `count`
+    where there are no such.
+    """
+    computed = {n: count_of(extent, step * n) * step * n for n in range(max(1, count // 2), 2 * count + 1)}
+    best = min(computed, key=lambda n: (computed[n], abs(n - count)))
+    return best if computed[best] <= extent * (1 + TWICE) else count
+
+
 class _Space(Inner):
     """What a kernel of one stage allows."""
 
@@ -365,14 +374,8 @@ class _Space(Inner):
         extent = number(self.extents[tile])
         few = max(1, min(8, extent // (16 * rw)))
         counts = {few, *(count_of(extent, rw * n) for n in (2, 4))} if extent > 4 * rw else set()
-        sizes = {rw * self._fitting(extent, rw, n) for n in counts}
+        sizes = {rw * groups_of(extent, rw, n) for n in counts}
         return [[Loop("for", tile, size)] for size in sorted(sizes) if size < extent]
-
-    def _fitting(self, extent: int, rw: int, count: int) -> int:
-        """About so many tiles, of which groups of one size cover an extent if there are such."""
-        computed = {n: count_of(extent, rw * n) * rw * n for n in range(max(1, count // 2), 2 * count + 1)}
-        best = min(computed, key=lambda n: (computed[n], abs(n - count)))
-        return best if computed[best] <= extent * (1 + TWICE) else count
 
     def _apart(self, d: str) -> bool:
         """Whether nothing that one turn of a dimension's loop reads is read by another turn."""

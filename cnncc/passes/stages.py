@@ -9,7 +9,7 @@ as in Winograd's transforms, strips are of one vector of these, and pay from ima
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, count
 
 from cnncc.ir.expr import Load
@@ -131,11 +131,28 @@ def _elementwise(s: Stage) -> bool:
     return s.first.fold == "="
 
 
-def _strips(p: Node, n: Node, target: Target) -> Node | None:
-    """Strips of rows, where the memory traffic saved is worth more than the rows computed twice.
-
-    Where channels share nothing, strips are of one vector of these, and longer.
+@dataclass(frozen=True)
+class Windows:
+    """How a kernel reads what another one made: for each of `height` steps along its dimension `row` it needs
+    `window` of the `rows`, `stride` rows further on each time. `blocks` vectors of `channel` share nothing.
     """
+
+    rows: int
+    row: str
+    height: int
+    window: int
+    stride: int
+    channel: str = ""
+    blocks: int = 1
+
+    @property
+    def overlap(self) -> int:
+        """The rows that two steps read."""
+        return max(self.window - self.stride, 0)
+
+
+def _windows(p: Node, n: Node, target: Target) -> Windows | None:
+    """How `n` reads `p` row after row; None where strips of rows can't be stages of one kernel."""
     assert p.kernel is not None and n.kernel is not None
     if len(p.kernel.stages) != 1 or len(n.kernel.stages) != 1 or n.type.rank <= AXIS_ROWS:
         return None
@@ -143,45 +160,55 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
     found = reads(p.name, n)
     if len(found) != 1 or len(last.out.index) <= AXIS_ROWS or "=" in (first.first.fold, last.first.fold):
         return None
-    row = next((d for d in last.out.index[AXIS_ROWS].dims if d in found[0].dims), "")
-    axes = [a for a, i in enumerate(found[0].index) if row in i.dims]
-    if len(axes) != 1 or axes[0] < AXIS_ROWS or not _whole(p, found[0], last, axes[0]):
+    read = found[0]
+    row = next((d for d in last.out.index[AXIS_ROWS].dims if d in read.dims), "")
+    axes = [a for a, i in enumerate(read.index) if row in i.dims]
+    if len(axes) != 1 or axes[0] < AXIS_ROWS or not _whole(p, read, last, axes[0]):
         return None
-    rows, size = found[0].index[axes[0]], int(p.type.shape[axes[0]])
-    written, extent = last.out.index[AXIS_ROWS], n.type.shape[AXIS_ROWS]
-    cut = len(written.dims) > 2 and outside(written, extent, last.extents)     # by more than a strip decides
-    if rows.coefficient(row) < 1 or cut:
+    index, written = read.index[axes[0]], last.out.index[AXIS_ROWS]
+    cut = len(written.dims) > 2 and outside(written, n.type.shape[AXIS_ROWS], last.extents)
+    if index.coefficient(row) < 1 or cut:            # a cut is by more than a strip decides
         return None
-    work = [k.flops() / _elements(k.output) for k in (p.kernel, n.kernel)]
-    if min(work) > LIGHT:
+    window = 1 + sum(c * (int(last.extents[d]) - 1) for d, c in index.terms if d != row)
+    result = Windows(int(p.type.shape[axes[0]]), row, int(last.extents[row]), window, index.coefficient(row))
+    lanes, channels = stage_lanes(last, n.kernel.tensors, target), int(p.type.shape[CHANNEL])
+    alike = stage_lanes(first, p.kernel.tensors, target) == lanes and channels % lanes == 0
+    channel = _apart(first, last, read) if alike else None
+    if channel is None or channel in (last.out.index[0].single, row):
+        return result
+    return replace(result, channel=channel, blocks=channels // lanes)
+
+
+def _strips(p: Node, n: Node, target: Target) -> Node | None:
+    """Strips of rows, where the memory traffic saved is worth more than the rows computed twice.
+
+    Where channels share nothing, strips are of one vector of these, and longer.
+    """
+    assert p.kernel is not None and n.kernel is not None
+    kernels, w = (p.kernel, n.kernel), _windows(p, n, target)
+    if w is None or min(k.flops() / _elements(k.output) for k in kernels) > LIGHT:
         return None
-    stride = rows.coefficient(row)
-    window = 1 + sum(c * (int(last.extents[d]) - 1) for d, c in rows.terms if d != row)
-    height = int(last.extents[row])
     images = 1 if isinstance(p.type.shape[0], str) else int(p.type.shape[0])
-    lead, lanes = last.out.index[0].single, stage_lanes(last, n.kernel.tensors, target)
-    alike = stage_lanes(first, p.kernel.tensors, target) == lanes and int(p.type.shape[CHANNEL]) % lanes == 0
-    channel = _apart(first, last, found[0]) if alike else None
-    blocks = int(p.type.shape[CHANNEL]) // lanes if channel not in (None, lead, row) else 1
-    bytes_per_row = p.kernel.output.nbytes / images / size / blocks
-    room = target.l2 / (2 if window > stride or blocks > 1 else 8)      # what overlaps is worth long strips
-    strip = min(height, int((room / bytes_per_row - max(window - stride, 0)) // stride))
+    bytes_per_row = p.kernel.output.nbytes / images / w.rows / w.blocks
+    room = target.l2 / (2 if w.overlap or w.blocks > 1 else 8)      # what overlaps is worth long strips
+    strip = min(w.height, int((room / bytes_per_row - w.overlap) // w.stride))
     if strip < 1:
         return None
-    tasks = -(-ENOUGH // (blocks * images)) if blocks > 1 else 1
-    strip = -(-height // max(-(-height // strip), min(tasks, height)))
-    again = max(window - stride, 0) / (strip * stride)
-    batch_size = HINT if p.type.symbols else 1
-    nbytes = p.kernel.output.nbytes * batch_size
-    compute = [k.flops() * batch_size / (2 * target.fmas * target.lanes) for k in (p.kernel, n.kernel)]
-    cost = again * compute[0] + ROWWISE * sum(compute)
-    near = nbytes / target.l3_stream if blocks > 1 and nbytes > target.l2 else 0
+    tasks = -(-ENOUGH // (w.blocks * images)) if w.blocks > 1 else 1
+    strip = -(-w.height // max(-(-w.height // strip), min(tasks, w.height)))
+    batch = HINT if p.type.symbols else 1
+    nbytes = p.kernel.output.nbytes * batch
+    compute = [k.flops() * batch / (2 * target.fmas * target.lanes) for k in kernels]
+    cost = w.overlap / (strip * w.stride) * compute[0] + ROWWISE * sum(compute)
+    near = nbytes / target.l3_stream if w.blocks > 1 and nbytes > target.l2 else 0
     saved = 2 * nbytes / target.memory_bytes if nbytes > target.l3 / 2 else near
     if cost >= saved:
         return None
+    last = n.kernel.stages[0]
+    lead, lanes = last.out.index[0].single, stage_lanes(last, n.kernel.tensors, target)
     shared = [Loop("par", lead)] if lead is not None else []
-    shared += [Loop("par", channel, lanes)] if channel and blocks > 1 else []
-    return merged(p, n, Schedule((*shared, Loop("par", row, strip))))
+    shared += [Loop("par", w.channel, lanes)] if w.blocks > 1 else []
+    return merged(p, n, Schedule((*shared, Loop("par", w.row, strip))))
 
 
 def _apart(first: Stage, last: Stage, read: Load) -> str | None:

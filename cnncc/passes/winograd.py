@@ -16,7 +16,7 @@ from math import prod
 
 import numpy as np
 
-from cnncc.ir.constants import Array, Later
+from cnncc.ir.constants import Array, Later, made
 from cnncc.ir.graph import Node
 from cnncc.ir.ops import OPS
 from cnncc.ir.types import HINT
@@ -115,8 +115,8 @@ def in_tiles(b: Rebuild, n: Node, m: int, near: int) -> str:
     # a group for each point, the last axis' outermost
     g = functools.reduce(np.kron, [np.asarray(t.weights) for t in reversed(matrices.values())])
     shape = len(g) * w.shape[0], w.shape[1], *ones
-    made = functools.partial(_points, w, g, shape)
-    weights = b.const(f"{n.name}.weights", Later(shape, w.dtype, made))
+    later = Later(shape, w.dtype, functools.partial(_points, w, g, shape))
+    weights = b.const(f"{n.name}.weights", later)
     value = b.op("conv", [value, weights], f"{n.name}.points", n.origin, strides=ones, dilations=ones,
                  begin=(0,) * len(ones), end=(0,) * len(ones), group=len(g) * n.attr["group"])
     for i, t in reversed(matrices.items()):
@@ -132,7 +132,7 @@ def in_tiles(b: Rebuild, n: Node, m: int, near: int) -> str:
 
 def _points(weights: Array | Later, g: Array, shape: tuple[int, ...]) -> Array:
     """The weights of a convolution of all points, transformed in double precision."""
-    w = weights.get() if isinstance(weights, Later) else weights
+    w = made(weights)
     u = np.empty((len(g), *w.shape[:2]), w.dtype)
     rows = max(1, WEIGHTS // (len(g) * w.shape[1]))
     for part, result in ((w[at:at + rows], u[:, at:at + rows]) for at in range(0, len(w), rows)):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cnncc.frontend.weights import read_weights
+from cnncc.ir.constants import Constants
 from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.signature import Array, OpenError
@@ -30,7 +31,7 @@ def with_weights(graph: Graph, source: str | os.PathLike[str] | Mapping[str, Arr
     arrays, what = dict(source) if isinstance(source, Mapping) else _arrays(source), "weights"
     if isinstance(source, str | os.PathLike):
         what = os.fspath(source)
-    constants, missing = dict(graph.constants), []
+    constants, missing = Constants(graph.constants), list[str]()
     for name, own in graph.constants.items():
         found = arrays.get(name)
         if found is not None and _squeezed(found) == _squeezed(own) and found.dtype == own.dtype:

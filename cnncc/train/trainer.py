@@ -139,8 +139,9 @@ class Trainer:
         """A graph with the weights as trained so far."""
         if self._newest is None:
             return graph
-        state, constants = self._newest.state, graph.constants.items()
-        return replace(graph, constants={name: state.get(f"w:{name}", a) for name, a in constants})
+        state = self._newest.state
+        trained = {name: state[f"w:{name}"] for name in graph.constants if f"w:{name}" in state}
+        return replace(graph, constants=graph.constants.changed(trained))
 
     def _model(self, graph: Graph) -> Any:
         """The graph compiled for inference, once: with the weights as state, set to those of now."""
@@ -431,7 +432,7 @@ def _with_state(graph: Graph) -> Graph:
     """The graph with its float32 constants as state, which stays as it is set."""
     own = {name for name, a in graph.constants.items() if a.dtype == np.float32}
     nodes = {n.name: replace(n, op="input") if n.name in own else n for n in graph}
-    constants = {name: a for name, a in graph.constants.items() if name not in own}
+    constants = graph.constants.only(graph.constants.keys() - own)
     return replace(graph, nodes=nodes, constants=constants, state=tuple((name, name) for name in sorted(own)))
 
 
