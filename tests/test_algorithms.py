@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -20,8 +21,9 @@ from cnncc.ir.target import LEVELS, Target, target_for
 from cnncc.passes import algorithms, winograd
 
 FEW = settings(max_examples=25, deadline=None)
-SCALE = {2: 2, 4: 24}
-"""The weights' multiple per axis that makes the transformed weights whole numbers."""
+SCALE = {2: 2, 4: 24, 6: 1}
+"""The weights' multiple per axis that makes the transformed weights whole numbers; of 6 there is none."""
+CLOSE = 1e-4                # of the largest result, where the transformed weights are rounded
 
 
 def forced(graph: Graph, m: int, **target: Any) -> Graph:
@@ -31,7 +33,7 @@ def forced(graph: Graph, m: int, **target: Any) -> Graph:
         return algorithms.choose_algorithms(graph, replace(target_for(), **target))
 
 
-@pytest.mark.parametrize(("m", "r"), [(2, 2), (2, 3), (3, 3), (4, 3), (3, 4), (2, 5), (5, 2)])
+@pytest.mark.parametrize(("m", "r"), [(2, 2), (2, 3), (3, 3), (4, 3), (3, 4), (2, 5), (5, 2), (6, 3), (4, 5)])
 def test_matrices(m: int, r: int) -> None:
     """F(m, r) of integers is their convolution, exactly where the rounding of G is undone."""
     t = winograd.transform(m, r)
@@ -39,13 +41,13 @@ def test_matrices(m: int, r: int) -> None:
     rng = np.random.default_rng(m * r)
     d, g = (rng.integers(-9, 10, n).tolist() for n in (m + r - 1, r))
     u = [sum(a * b for a, b in zip(row, g, strict=True)) for row in exact]
-    v = [sum(int(a) * b for a, b in zip(row, d, strict=True)) for row in t.input]
-    y = [sum(int(a) * b * c for a, b, c in zip(row, u, v, strict=True)) for row in t.output]
+    v = [sum(Fraction(a) * b for a, b in zip(row, d, strict=True)) for row in t.input]
+    y = [sum(Fraction(a) * b * c for a, b, c in zip(row, u, v, strict=True)) for row in t.output]
     assert y == [sum(d[i + k] * g[k] for k in range(r)) for i in range(m)]
 
 
 @pytest.mark.parametrize("level", sorted(LEVELS))
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("m", [2, 4, 6])
 @pytest.mark.parametrize(("size", "window", "begin", "end", "batch", "dilations"), [
     ((14, 9), (3, 3), (1, 1), (1, 1), "N", (1, 1)), ((7, 7), (3, 3), (1, 1), (1, 1), 1, (1, 1)),
     ((8, 12), (3, 3), (0, 2), (2, 0), 2, (1, 1)), ((3, 3), (3, 3), (0, 0), (0, 0), 1, (1, 1)),
@@ -62,7 +64,7 @@ def test_exact(size: tuple[int, ...], window: tuple[int, ...], begin: tuple[int,
     graph = scaled(size, window, batch, m, begin=begin, end=end, dilations=dilations)
     model = compiled(forced(graph, m), replace(target_for(level), strict=True))
     assert any("output_transform" in s.ops for s in model.plan.steps)
-    check(model, graph, batch)
+    check(model, graph, batch, m)
 
 
 def scaled(size: tuple[int, ...], window: tuple[int, ...], batch: int | str, m: int, **how: Any) -> Graph:
@@ -78,17 +80,19 @@ def scaled(size: tuple[int, ...], window: tuple[int, ...], batch: int | str, m: 
     return replace(graph, constants={**graph.constants, weights: graph.constants[weights] * scale})
 
 
-def check(model: cnncc.CompiledModel, graph: Graph, batch: int | str) -> None:
+def check(model: cnncc.CompiledModel, graph: Graph, batch: int | str, m: int) -> None:
     inputs = feeds(graph, 3 if batch == "N" else 1, reach=1)
     poison(model, inputs)
-    np.testing.assert_array_equal(results(model, inputs)["y0"], Oracle(graph, inputs).outputs["y0"])
+    truth = Oracle(graph, inputs).outputs["y0"]
+    bound = CLOSE * np.abs(truth).max() if SCALE[m] == 1 else 0
+    np.testing.assert_allclose(results(model, inputs)["y0"], truth, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("level", sorted(LEVELS))
-@pytest.mark.parametrize(("m", "l2"), [(2, 1 << 14), (4, 1 << 14), (4, 1 << 15)])
+@pytest.mark.parametrize(("m", "l2"), [(2, 1 << 14), (4, 1 << 14), (4, 1 << 15), (6, 1 << 15)])
 @pytest.mark.parametrize(("size", "begin", "end", "batch"), [
     ((30, 29), (1, 1), (1, 1), "N"), ((32, 32), (1, 1), (1, 1), 1), ((27, 41), (0, 2), (2, 0), 2),
-    ((34, 36), (0, 0), (0, 0), 1), ((9, 14, 22), (1, 1, 1), (1, 1, 1), 1)])
+    ((34, 36), (0, 0), (0, 0), 1), ((56, 41), (1, 1), (1, 1), 1), ((9, 14, 22), (1, 1, 1), (1, 1, 1), 1)])
 def test_strips(size: tuple[int, ...], begin: tuple[int, ...], end: tuple[int, ...], batch: int | str, m: int,
                 l2: int, level: str) -> None:
     """Transforms of two axes share strips of rows of a vector of channels, padding left out at both ends."""
@@ -97,21 +101,23 @@ def test_strips(size: tuple[int, ...], begin: tuple[int, ...], end: tuple[int, .
     graph = scaled(size, (3,) * len(size), batch, m, begin=begin, end=end)
     model = compiled(forced(graph, m, l2=l2), replace(target_for(level), strict=True, l2=l2))
     does = {s.ops.partition("+")[0] for s in model.plan.steps}
-    assert {"input_transform>input_transform", "output_transform>output_transform"} <= does or len(size) > 2
-    check(model, graph, batch)
+    tiles = math.prod(-(-(e + b + d - 2) // m) for e, b, d in zip(size, begin, end, strict=True))
+    assert {"input_transform>input_transform", "output_transform>output_transform"} <= does \
+        or len(size) > 2 or tiles < winograd.TILES
+    check(model, graph, batch, m)
 
 
 @FEW
 @given(c=st.sampled_from([16, 32, 80]), k=st.sampled_from([16, 48]), h=st.integers(3, 20),
-       w=st.integers(3, 20), m=st.sampled_from([2, 4]), pad=st.integers(0, 2))
+       w=st.integers(3, 20), m=st.sampled_from([2, 4, 6]), pad=st.integers(0, 2))
 def test_rounding(c: int, k: int, h: int, w: int, m: int, pad: int) -> None:
-    """Errors as a part of the largest result: about those of plain sums, ten times those for m = 4."""
+    """Errors as a part of the largest result: about those of plain sums, ten times those for m = 4 and 6."""
     net = Net(real=True)
     graph = net.result(net.conv(net.x(1, c, h, w), k, (3, 3), begin=(pad, pad)))
     inputs = feeds(graph, real=True)
     truth = Oracle(graph, inputs).outputs["y0"]
     got = results(compiled(forced(graph, m), target_for(precision="strict")), inputs)["y0"]
-    assert np.abs(got - truth).max() <= {2: 2e-6, 4: 3e-5}[m] * np.abs(truth).max()
+    assert np.abs(got - truth).max() <= {2: 2e-6, 4: 3e-5, 6: 6e-5}[m] * np.abs(truth).max()
 
 
 def chosen(graph: Graph, target: Target) -> set[str]:
@@ -158,7 +164,7 @@ def test_the_reference_agrees_after_the_pass() -> None:
     y = net.relu(net.bias(net.conv(net.x("N", 32, 13, 10), 32, (3, 3), begin=(1, 1))))
     graph = net.result(net.conv(y, 32, (3, 3), end=(1, 0)))
     inputs = feeds(graph, 2, real=True)
-    for m in (2, 4):
+    for m in (2, 4, 6):
         before, after = (evaluate(g, inputs, np.float64)["y0"] for g in (graph, forced(graph, m)))
         assert np.abs(before - after).max() <= 1e-6 * np.abs(before).max()
 

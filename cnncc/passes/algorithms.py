@@ -12,13 +12,15 @@ from cnncc.ir.types import BYTES, HINT
 from cnncc.passes.fold import Rebuild
 from cnncc.passes.winograd import POINTS, amid_zeros, in_tiles, tiles
 
-SIZES = (2, 4)              # of Winograd's tiles
-TRANSFORM = 6.0             # cycles that a vector of a point costs in the transforms
+SIZES = (2, 4, 6)           # of Winograd's tiles
+TRANSFORM = 1.0             # cycles that a vector of a point costs in the transforms, for each of an axis
+FEW = 6                     # points of an axis up to which memory decides what the transforms cost
 KERNELS = 10_000            # cycles that the transforms cost as kernels of their own
 FILLED = 0.75               # the part of L2 that an image and a tile's weights may fill
 PARTS = 4                   # into which a sum is divided at most
 LONG = 16                   # taps beyond which a window's padding is stored: all tiles are equal (small: 1)
 GAIN = 0.9                  # the part of the direct way's cost that is worth rounding worse
+LARGER = 0.98               # the part of a tile's cost that is worth a larger one
 
 
 def choose_algorithms(graph: Graph, target: Target) -> Graph:
@@ -26,8 +28,11 @@ def choose_algorithms(graph: Graph, target: Target) -> Graph:
     b, longest = Rebuild(graph), 1 if target.small else LONG
     for n in graph:
         costs = tile_sizes(n, graph, target)
-        best = min(costs, key=lambda m: costs[m], default=1)
-        if best > 1 and costs[best] < GAIN * costs[1]:
+        best = 1
+        for m, cycles in costs.items():
+            if cycles < (LARGER if best > 1 else GAIN) * costs[best]:
+                best = m
+        if best > 1:
             b.renamed[n.name] = in_tiles(b, n, best, target.l2)
         elif n.op == "conv" and any(int(w) > longest and (low or high) for w, low, high in zip(
                 graph[n.inputs[1]].type.shape[2:], n.attr["begin"], n.attr["end"], strict=True)):
@@ -85,7 +90,7 @@ def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
         products = count * points * inner * outer / (target.lanes * target.fmas)
         moved = count * points * (channels + outer) / target.lanes
         result[m] = products + points * inner * outer * BYTES["f32"] / target.memory_bytes \
-            + (moved * TRANSFORM + KERNELS if m > 1 else 0)
+            + (moved * TRANSFORM * max(FEW, m + max(windows) - 1) + KERNELS if m > 1 else 0)
     return result
 
 
