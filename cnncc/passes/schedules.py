@@ -420,7 +420,7 @@ class _Space(Inner):
             t = self.tensors[x.tensor]
             axis = next((a for a, i in enumerate(x.index) if i.single == tile), None)
             turns = product([number(self.extents[d]) for d in self.rows if self._apart(d)])
-            if axis is not None and t.nbytes > turns * self.target.l2 // 4 and t not in self.kernel.scratch:
+            if axis is not None and t.nbytes > turns * self.target.l2 // 8 and t not in self.kernel.scratch:
                 *_, (_, _, stride) = t.layout.parts(axis, t.type.shape)
                 yield Loop("prefetch", x.tensor, 2 * rw * stride * BYTES[t.type.dtype])
         passes = product([number(self.extents[d]) for d in self.rows
