@@ -117,7 +117,7 @@ def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Wh
 
 def _bare(loops: str) -> str:
     """Loops without what is decided after they are chosen."""
-    kept = (x for x in loops.split(", ") if not x.startswith(("prefetch ", "stream ")))
+    kept = (x for x in loops.split(", ") if not x.startswith(("prefetch ", "stream ", "early ")))
     return ", ".join(kept).replace("par ", "").replace("~", "")
 
 

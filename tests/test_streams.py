@@ -1,21 +1,23 @@
-"""Weights that are asked for part by part: what is asked for while which tiles are computed."""
+"""Weights that are asked for part by part, residuals before the sums: which lines of memory are asked for."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from kernels import arguments, expected_memory, function_of, run_memory
 
 from cnncc.codegen.emitter import Emitter, Value
-from cnncc.ir.kernel import parse_kernel
+from cnncc.ir.kernel import Kernel, parse_kernel
 from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.target import target_for
 from cnncc.ir.tasks import sharing, task_count
-from cnncc.passes.refine import streaming
+from cnncc.passes.refine import early, streaming
 from cnncc.runtime import buffers
 
+Array = np.ndarray[Any, Any]
 TARGET = target_for("x86-64-v2")
 ROWS = """in x f32[1, 64, 50] as n, c:4, w, c
 in w f32[48, 64, 1, 1] as h, w, n:4, c, n
@@ -49,6 +51,26 @@ CASES = {
     "windows": (WINDOW.format("par k:8", "p0, p1:4"), 48)}
 
 
+def lines_asked(kernel: Kernel, name: str, arrays: list[Array], monkeypatch: pytest.MonkeyPatch) -> Array:
+    """Which lines of an operand's memory, and of four times as much behind it, a call asks for."""
+    nbytes = kernel.tensors[name].nbytes
+    memory, shift = np.zeros(8 * nbytes, np.uint8), 4 * nbytes      # the operand, then what was asked for
+    places = [t.layout.pack(a) for t, a in zip(kernel.operands, arrays, strict=False)]
+    number = [t.name for t in kernel.operands].index(name)
+    memory[:nbytes] = places[number].view(np.uint8)
+    places[number] = memory
+
+    def mark(self: Emitter, pointer: Value, at: int, near: bool = True) -> None:
+        p = self.offset(pointer, at + shift)
+        self.line(f"store i8 1, {p.typed}")
+    monkeypatch.setattr(Emitter, "prefetch", mark)
+    out = np.zeros(kernel.output.layout.elements(kernel.output.type.static()), np.float32)
+    scratch = np.zeros(1 + scratch_offsets(kernel)[1], np.uint8)
+    slots = np.array([1, *map(buffers.address, (scratch, *places, out))], np.int64)
+    function_of.__wrapped__(kernel, TARGET)(buffers.address(slots), 0, task_count(kernel)[0], 0)
+    return memory[shift:].reshape(-1, 64).any(axis=1)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_all_that_follows_is_asked_for_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each tile asks for its part, close to that of the others, of what the next turn around them reads."""
@@ -63,22 +85,28 @@ def test_all_that_follows_is_asked_for_once(name: str, monkeypatch: pytest.Monke
     arrays = arguments(kernel)
     np.testing.assert_array_equal(run_memory(kernel, arrays, TARGET), expected_memory(kernel, arrays, 1))
 
+    asked = lines_asked(kernel, "w", arrays, monkeypatch)
     w = kernel.tensors["w"]
-    memory = np.zeros(8 * w.nbytes, np.uint8)   # the weights, then what was asked for, by the byte
-    places = [kernel.tensors[name].layout.pack(a) for name, a in zip("xw", arrays, strict=True)]
-    shift = 4 * w.nbytes
-    memory[:w.nbytes] = places[1].view(np.uint8)
-
-    def mark(self: Emitter, pointer: Value, nbytes: int, near: bool = True) -> None:
-        assert not near
-        p = self.offset(pointer, nbytes + shift)
-        self.line(f"store i8 1, {p.typed}")
-    monkeypatch.setattr(Emitter, "prefetch", mark)
-    out = np.zeros(kernel.output.layout.elements(kernel.output.type.static()), np.float32)
-    scratch = np.zeros(1 + scratch_offsets(kernel)[1], np.uint8)
-    slots = np.array([1, *map(buffers.address, (scratch, places[0], memory, out))], np.int64)
-    function_of.__wrapped__(kernel, TARGET)(buffers.address(slots), 0, task_count(kernel)[0], 0)
-    asked = memory[shift:].reshape(-1, 64).any(axis=1)      # by the line
     first, lines = int(np.flatnonzero(asked)[0]), w.nbytes // 64
     assert first <= lines / 4 and asked[first:lines].mean() > 0.85
     assert asked[lines:].sum() <= 2 * first     # and of what lies behind them as much as of the first turn
+
+
+def test_residuals_are_asked_for_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = parse_kernel("""in x f32[1, 16, 48] as n, c:4, w, c
+in w f32[16, 16, 1, 1] as h, w, n:4, c, n
+in u f32[16, 1, 1] as n:4, c, w, n
+in v f32[1, 16, 48] as n, c:4, w, c
+out y f32[1, 16, 48] as n, c:4, w, c
+loops par k:8
+stage k=16 p0=48 c=16
+  acc[k, p0] += x[0, c, p0] * w[k, c, 0, 0]
+  y[0, k, p0] = max(acc[k, p0] + u[k, 0, 0] + v[0, k, p0], 0)
+  loops p0:4, c:4, unroll c, unroll p0, unroll k:4, simd k""")
+    assert early(plain, TARGET) == plain            # all of it fits into L2
+    kernel = early(plain, replace(TARGET, l2=1 << 10))
+    assert str(kernel).endswith(", early v") and parse_kernel(str(kernel)) == kernel
+    arrays = arguments(kernel)
+    np.testing.assert_array_equal(run_memory(kernel, arrays, TARGET), expected_memory(kernel, arrays, 1))
+    asked = lines_asked(kernel, "v", arrays, monkeypatch)
+    assert asked[:kernel.tensors["v"].nbytes // 64].all() and asked.sum() == kernel.tensors["v"].nbytes // 64

@@ -1,4 +1,8 @@
-"""Weights are asked for while those before them are used: by each of the tiles that share these, a part."""
+"""What comes from beyond L2 is asked for before it is needed.
+
+Weights while those before them are used, by each of the tiles that share these a part; what a tile's epilogue
+reads before its sums.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +61,15 @@ class Ahead(Access):
     def _passed(self, pos: Positions) -> int:
         """How far tiles that are no turns of a loop are from the first one."""
         return sum(step * pos[d].const for d, step in self.steps.items())
+
+
+def early(e: Emitter, accesses: Mapping[int, Access], places: Collection[Positions],
+          pointers: Mapping[int, Value], vector: str | None) -> None:
+    """Ask for what accesses will read at these places, in vectors along a dimension."""
+    for i, a in accesses.items():
+        for at in dict.fromkeys(a.offset(pos, vector) for pos in places):
+            if at % LINE == 0:
+                e.prefetch(pointers[i], at)
 
 
 def streams(kernel: Kernel, stage: Stage, shapes: Mapping[str, tuple[Extent, ...]],

@@ -42,13 +42,15 @@ class StageLowering:
         last = stage is kernel.stages[-1]
         shared = kernel.loops.loops if last else ()
         self.loops = (*shared, *stage.schedule.nest)
-        self.distances = stage.schedule.prefetch
+        self.distances, early = stage.schedule.prefetch, stage.schedule.early
         self.begin = len(shared)
         tensors = kernel.tensors
         self.accesses = [Access(x, tensors[x.tensor], shapes[x.tensor])
                          for x in (*stage.loads, stage.out)]
         self.store_at = len(self.accesses) - 1
-        self.number = {a.load: i for i, a in enumerate(self.accesses[:self.store_at])}
+        loaded = dict(enumerate(self.accesses[:self.store_at]))
+        self.number = {a.load: i for i, a in loaded.items()}
+        self.early = {i: a for i, a in loaded.items() if a.tensor.name in early}
         self.waiting = Waiting(e, waits, stage) if waits else None
         if self.waiting:
             self.accesses.append(self.waiting.access)
@@ -80,10 +82,9 @@ class StageLowering:
         self.along = transpose.neighbours(out, self.simd.dim, tile, self.lanes) \
             if self.simd and self.simd.dim not in reduced else None
         self.isolated = {
-            d: [i for i, a in enumerate(self.accesses[:self.store_at])
-                if d in a.dims and (a.shares_axis(d, unrolled) != bool(self.simd and self.simd.dim in a.dims)
-                                    or a.tensor.name in stage.schedule.reload)]
-            for d in reduced}
+            d: [i for i, a in loaded.items() if d in a.dims and (
+                a.shares_axis(d, unrolled) != bool(self.simd and self.simd.dim in a.dims)
+                or a.tensor.name in stage.schedule.reload)] for d in reduced}
 
     # ---- loops
 
@@ -243,6 +244,7 @@ class StageLowering:
         if self.waiting:
             sums = self.waiting.resumed(chunk, sums, places.values(), ptrs[self.wait_at])
         self.order = {k: j for j, k in enumerate(places)}
+        ahead.early(self.e, self.early, places.values(), ptrs, self.simd.dim if self.simd else None)
         sums = self.reduce(self.tile_at, pos, ptrs, sums)
         if self.waiting:
             self.waiting.keep(chunk, sums, places.values(), ptrs[self.wait_at])

@@ -11,6 +11,7 @@ before is computed twice (ragged tiles are code of their own).
 accumulators wait in scratch memory, and the epilogue is in the last turn only.
 `prefetch w:8192` asks for what lies 8192 bytes beyond each vector that is loaded of the operand w.
 `stream w` has each tile that reads the same of the operand w ask for a part of what the next ones will read.
+`early v` has each tile ask for what its epilogue will read of the operand v before its sums begin.
 `reload x` loads what unrolled taps share of the operand x once for each: registers are left for more sums.
 """
 
@@ -21,8 +22,8 @@ from typing import Literal, cast, get_args
 
 from cnncc.ir.errors import InternalError
 
-Kind = Literal["par", "for", "chunk", "part", "unroll", "simd", "prefetch", "stream", "reload"]
-HINTS = "prefetch", "stream", "reload"
+Kind = Literal["par", "for", "chunk", "part", "unroll", "simd", "prefetch", "stream", "early", "reload"]
+HINTS = "prefetch", "stream", "early", "reload"
 """Items that are no loops: they name an operand."""
 TWICE = 1 / 64              # the part of an extent that may be computed twice for tiles of one size
 
@@ -67,6 +68,11 @@ class Schedule:
     def streams(self) -> tuple[str, ...]:
         """The operands that are asked for in parts."""
         return tuple(x.dim for x in self.loops if x.kind == "stream")
+
+    @property
+    def early(self) -> frozenset[str]:
+        """The operands of the epilogue that are asked for before the sums."""
+        return frozenset(x.dim for x in self.loops if x.kind == "early")
 
     @property
     def reload(self) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cnncc.ir.kernel import Kernel, Stage
+from cnncc.ir.kernel import ACC, Kernel, Stage
 from cnncc.ir.regions import placed
 from cnncc.ir.schedule import Loop, Schedule, tiles
 from cnncc.ir.target import Target
@@ -16,10 +16,10 @@ SHARED = 160                # tiles over the same weights up to which it matters
 
 def refined(kernel: Kernel, weights: Sequence[str], target: Target, over: bool = False) -> Kernel:
     """The kernel with even tiles, unless its result may be written `over` operands, and, unless code is to be
-    small, weights streamed.
+    small, weights streamed and residuals asked for early.
     """
     kernel = kernel if over else even(kernel)
-    return kernel if target.small else streaming(kernel, weights, target)
+    return kernel if target.small else early(streaming(kernel, weights, target), target)
 
 
 def even(kernel: Kernel) -> Kernel:
@@ -62,4 +62,17 @@ def streaming(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
                 hints = ("prefetch", x.tensor), ("stream", x.tensor)
                 loops = *(h for h in loops if (h.kind, h.dim) not in hints), Loop("stream", x.tensor)
         stages.append(replace(stage, schedule=Schedule(loops)))
+    return replace(kernel, stages=tuple(stages))
+
+
+def early(kernel: Kernel, target: Target) -> Kernel:
+    """The kernel with large operands of epilogues asked for before the sums: no loop goes through them for
+    so long that the CPU foresees it.
+    """
+    stages = []
+    for stage in kernel.stages:
+        named = dict.fromkeys(x.tensor for f in stage.formulas[1:] for x in f.loads if x.tensor != ACC)
+        large = [t for t in named if kernel.tensors[t].nbytes > target.l2 // 2 and stage.first.fold != "="]
+        schedule = Schedule((*stage.schedule.loops, *(Loop("early", t) for t in large)))
+        stages.append(replace(stage, schedule=schedule))
     return replace(kernel, stages=tuple(stages))
