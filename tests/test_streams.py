@@ -93,13 +93,13 @@ def test_all_that_follows_is_asked_for_once(name: str, monkeypatch: pytest.Monke
 
 
 def test_residuals_are_asked_for_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = parse_kernel("""in x f32[1, 16, 48] as n, c:4, w, c
-in w f32[16, 16, 1, 1] as h, w, n:4, c, n
+    plain = parse_kernel("""in x f32[1, 32, 48] as n, c:4, w, c
+in w f32[16, 32, 1, 1] as h, w, n:4, c, n
 in u f32[16, 1, 1] as n:4, c, w, n
 in v f32[1, 16, 48] as n, c:4, w, c
 out y f32[1, 16, 48] as n, c:4, w, c
 loops par k:8
-stage k=16 p0=48 c=16
+stage k=16 p0=48 c=32
   acc[k, p0] += x[0, c, p0] * w[k, c, 0, 0]
   y[0, k, p0] = max(acc[k, p0] + u[k, 0, 0] + v[0, k, p0], 0)
   loops p0:4, c:4, unroll c, unroll p0, unroll k:4, simd k""")

@@ -10,8 +10,10 @@ from cnncc.ir.regions import placed
 from cnncc.ir.schedule import Loop, Schedule, tiles
 from cnncc.ir.target import Target
 from cnncc.ir.tasks import sharing, unit_of
+from cnncc.ir.types import product
 
 SHARED = 160                # tiles over the same weights up to which it matters how the first one gets them
+TERMS = 32                  # of a sum, while which memory answers
 
 
 def refined(kernel: Kernel, weights: Sequence[str], target: Target, over: bool = False) -> Kernel:
@@ -66,13 +68,14 @@ def streaming(kernel: Kernel, weights: Sequence[str], target: Target) -> Kernel:
 
 
 def early(kernel: Kernel, target: Target) -> Kernel:
-    """The kernel with large operands of epilogues asked for before the sums: no loop goes through them for
-    so long that the CPU foresees it.
+    """The kernel with large operands of epilogues asked for before long sums: no loop goes through them
+    for so long that the CPU foresees it.
     """
     stages = []
     for stage in kernel.stages:
+        terms = product([e for d in stage.first.reduced if isinstance(e := stage.extents[d], int)])
         named = dict.fromkeys(x.tensor for f in stage.formulas[1:] for x in f.loads if x.tensor != ACC)
-        large = [t for t in named if kernel.tensors[t].nbytes > target.l2 // 2 and stage.first.fold != "="]
-        schedule = Schedule((*stage.schedule.loops, *(Loop("early", t) for t in large)))
+        far = [t for t in named if kernel.tensors[t].nbytes > target.l2 // 2 and terms >= TERMS]
+        schedule = Schedule((*stage.schedule.loops, *(Loop("early", t) for t in far)))
         stages.append(replace(stage, schedule=schedule))
     return replace(kernel, stages=tuple(stages))
