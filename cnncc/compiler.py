@@ -74,15 +74,16 @@ def read(source: Source, opening: Opening | None = None, shapes: Shapes | None =
 
 def _read(source: Source, opening: Opening | None, shapes: Shapes | None, outputs: Sequence[str] | None,
           values: Mapping[str, Array] | None, ops: Ops | None) -> Graph:
-    from cnncc.frontend import definition
+    from cnncc.frontend.files import is_definition
     from cnncc.ir.graph import Graph
     wanted, ops = names_of(outputs), check_ops(ops)
-    if isinstance(source, Graph) or definition.is_definition(source):
+    if isinstance(source, Graph) or is_definition(source):
         if shapes:
             raise InputError("shapes are for ONNX models: here the inputs have theirs")
         if isinstance(source, Graph):
             return source if wanted is None else source.cut(wanted)
-        return definition.read(source, opening, wanted, ops)
+        from cnncc.frontend.definition import read as read_definition
+        return read_definition(source, opening, wanted, ops)
     from cnncc.frontend.onnx import read as read_onnx
     from cnncc.frontend.onnx_import import Given
     return read_onnx(source, opening=opening, given=Given(shapes or {}, values or {}, wanted, ops))
@@ -105,8 +106,9 @@ def inspect(path: str, shapes: Shapes | None = None, outputs: Sequence[str] | No
     Raises ModelError for a broken one, InputError as `read`.
     """
     from cnncc.frontend import definition, onnx
+    from cnncc.frontend.files import is_definition
     from cnncc.frontend.onnx_import import Given
-    if definition.is_definition(path):
+    if is_definition(path):
         return definition.inspect(path, check_ops(ops))
     return onnx.inspect(path, Given(shapes or {}, outputs=names_of(outputs), ops=check_ops(ops)))
 
@@ -138,8 +140,8 @@ def stages(graph: Graph, target: Target, tuned: Tuned | None = None) -> Iterator
     for i, (name, run) in enumerate([("read", None), *((p.__name__, p) for p in pipeline(tuned))]):
         try:
             if run is not None:
-                graph = everywhere(run, graph, target)
-                graph.verify()
+                before, graph = graph, everywhere(run, graph, target)
+                graph.verify(before)
         except CnnccError:
             raise
         except Exception as error:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from cnncc.frontend import yaml_file
 from cnncc.frontend.builder import Builder
@@ -25,7 +25,6 @@ from cnncc.frontend.yaml_file import Entry, at
 from cnncc.ir.errors import InputError, ModelError, hint
 from cnncc.ir.graph import Graph
 
-SUFFIXES = (".yaml", ".yml")
 MAX_LAYERS = 10_000         # after repetition
 MAX_NESTING = 20            # blocks within blocks
 LARGEST = 1 << 31           # in arithmetic
@@ -34,11 +33,6 @@ TYPES: dict[type, str] = {dict: "keys with values", list: "a list", str: "a name
 ARITHMETIC: dict[type, Callable[[int, int], int]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod}
-
-
-def is_definition(source: object) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether this is the path of a definition file."""
-    return isinstance(source, str | os.PathLike) and Path(os.fsdecode(source)).suffix.lower() in SUFFIXES
 
 
 def inspect(path: str | os.PathLike[str], ops: Ops | None = None) -> ModelInfo:

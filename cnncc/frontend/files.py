@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path, PureWindowsPath
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from cnncc.frontend import foreign
 from cnncc.ir.errors import ModelError
@@ -16,7 +16,13 @@ from cnncc.ir.errors import ModelError
 Opening: TypeAlias = Callable[[str, Path], None]
 """Told the name of a file beside the model, as the model has it, and its real path, before it is read."""
 
+DEFINITIONS = (".yaml", ".yml")
 LIMIT = 1 << 31             # bytes in a model file: protobuf holds no more, others keep weights beside it
+
+
+def is_definition(source: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether this is the path of a definition file."""
+    return isinstance(source, str | os.PathLike) and Path(os.fsdecode(source)).suffix.lower() in DEFINITIONS
 
 
 def expect(ok: object, why: str) -> None:

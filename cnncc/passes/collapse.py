@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from cnncc.ir.expr import Index, Load, rewrite
@@ -11,6 +12,7 @@ from cnncc.ir.layout import Layout
 from cnncc.ir.types import TensorType
 
 
+@functools.lru_cache(maxsize=1024)
 def collapse(kernel: Kernel) -> Kernel:
     """The kernel with as few dimensions as its operands' memory allows (kernels of one stage)."""
     if len(kernel.stages) != 1:

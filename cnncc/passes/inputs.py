@@ -78,7 +78,8 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
         return None
     most = GAIN * cheapest(n.kernel, weights, target).cycles
     pixels = {d for axis, i in enumerate(read.index) if axis != CHANNEL for d in i.dims}
-    for c in candidates(reader, weights, target, part=True):
+    saved = 2 * held.nbytes * batch * HIDDEN / target.l3_stream
+    for c in candidates(reader, weights, target, part=True, price=most + saved):
         par = [x for x in c.outside if x.kind == "par"]
         loops = tuple(takewhile(lambda x: x.dim in pixels, par))
         kernel = merged(*pair, Schedule(loops)).kernel
@@ -91,6 +92,5 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
         tasks = product([count_of(e, step) for e, step in extents if isinstance(e, int)])
         fewer = max(0, 1 / tasks - 1 / ENOUGH) if len(loops) < len(par) else 0
         again = cheapest(own, (), target).cycles * max(0, tasks * part / whole - 1)
-        saved = 2 * held.nbytes * batch * HIDDEN / target.l3_stream
         return Schedule(loops) if c.cycles * (1 + fewer) + again - saved < most else None
     return None

@@ -65,7 +65,7 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
         if compute + copy >= least:
             continue
         names = tuple(x.name for x in n.kernel.operands if x.name in (*weights, t.name))
-        found = cheaper(n.kernel, names, target, math.inf if target.small else least - copy)
+        found = cheaper(collapse(n.kernel), names, target, math.inf if target.small else least - copy)
         if found is not None and found.cycles + copy < least:
             least, best = found.cycles + copy, t
     return best

@@ -75,28 +75,45 @@ def weights_of(n: Node, graph: Graph) -> tuple[str, ...]:
                              for i in x.index))
 
 
-def candidates(kernel: Kernel, weights: Sequence[str], target: Target,
-               part: bool = False) -> list[Candidate]:
-    """All candidates for a kernel of one stage, the cheapest first; a `part` keeps its dimensions."""
-    spaces = _spaces(kernel if part else collapse(kernel), tuple(weights), target)
-    return sorted((c for s in spaces for c in s.all()), key=lambda c: c.price)
+def candidates(kernel: Kernel, weights: Sequence[str], target: Target, part: bool = False,
+               price: float = math.inf) -> list[Candidate]:
+    """All candidates for a kernel of one stage up to a price, some beyond it, the cheapest first; a `part`
+    keeps its dimensions.
+    """
+    found: list[Candidate] = []
+    for space in _spaces(kernel if part else collapse(kernel), tuple(weights), target):
+        space.limit = price
+        found += space.all()
+    return sorted(found, key=lambda c: c.price)
 
 
 @functools.lru_cache(maxsize=1024)
 def cheapest(kernel: Kernel, weights: tuple[str, ...], target: Target) -> Candidate:
     """The first of all candidates, found without most of the others; passes ask for it several times."""
-    best = cheaper(kernel, weights, target, math.inf)
+    best = cheaper(collapse(kernel), weights, target)
     assert best is not None
     return best
 
 
-def cheaper(kernel: Kernel, weights: tuple[str, ...], target: Target, price: float) -> Candidate | None:
-    """The first of all candidates if it costs less than a price; found faster the lower that is."""
+@functools.lru_cache(maxsize=1024)
+def cheapest_part(kernel: Kernel, weights: tuple[str, ...], target: Target,
+                  counted: frozenset[str]) -> Candidate:
+    """The first candidate for a part of a kernel, of those that unroll nothing `counted` if it can be."""
+    best = cheaper(kernel, weights, target, counted=counted) or cheaper(kernel, weights, target)
+    assert best is not None
+    return best
+
+
+def cheaper(kernel: Kernel, weights: tuple[str, ...], target: Target, price: float = math.inf,
+            counted: frozenset[str] = frozenset()) -> Candidate | None:
+    """The first candidate, for a kernel as it is, that costs less than a price and unrolls no dimension
+    `counted`; found faster the lower the price.
+    """
     best: Candidate | None = None
-    for space in _spaces(collapse(kernel), weights, target):
+    for space in _spaces(kernel, weights, target):
         space.limit = price
         for c in space.all():
-            if c.price < price:
+            if c.price < price and not any(x.kind == "unroll" and x.dim in counted for x in c.inside):
                 best, price = c, c.price
                 space.limit = price
     return best
@@ -118,6 +135,7 @@ def equal_parts(extent: int, most: int, unit: int) -> int:
     return next((size for size in sizes if size and extent % size == 0), most)
 
 
+@functools.cache
 def groups_of(extent: int, step: int, count: int) -> int:
     """About `count` steps of which groups of one size cover an extent, computing little of it twice; `count`
     where there are no such.
