@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -116,7 +116,8 @@ class Prices:
         self.loads = [x for x in first.loads if x.tensor != ACC]
         result = set(self.stage.formulas[-1].out_dims)
         self.taps = frozenset(taps)
-        unrolled = self._cut().union(first.tabled, taps)
+        unrolled = first.tabled.union(taps)
+        unrolled |= self._cut(unrolled)
         self.folded = [d for d in self.out if d not in result or d in unrolled]
         self.lanes = stage_lanes(self.stage, self.tensors, target)
         self.simd = simd or self._vector()
@@ -137,12 +138,15 @@ class Prices:
         self.functions = sum(cost(f.expr) - size(f.expr) for f in self.stage.formulas[1:])
         self.accesses = [self._access(x) for x in dict.fromkeys((*self.stage.loads, self.stage.out))]
 
-    def _cut(self) -> set[str]:
-        """Dimensions that lead out of an operand together with a longer one, which the loops are split by."""
+    def _cut(self, unrolled: Collection[str]) -> set[str]:
+        """Dimensions, beside those unrolled, that lead out of an operand together with a longer one, by which
+        the loops are split.
+        """
         found: set[str] = set()
         for x in (*self.loads, self.stage.out):
             for i, e in zip(x.index, self.tensors[x.tensor].type.shape, strict=True):
-                rows = sorted((d for d in i.dims if d in self.out), key=lambda d: number(self.extents[d]))
+                rows = sorted((d for d in i.dims if d in self.out and d not in unrolled),
+                              key=lambda d: number(self.extents[d]))
                 found.update(rows[:-1] if rows[1:] and outside(i, e, self.extents) else ())
         return found
 
