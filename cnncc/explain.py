@@ -14,7 +14,7 @@ from cnncc.ir.errors import InputError
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.loops import inlined
 from cnncc.ir.regions import parts
-from cnncc.ir.schedule import Schedule
+from cnncc.ir.schedule import HINTS, Schedule
 from cnncc.ir.target import Target
 from cnncc.passes.algorithms import choose_algorithms, tile_sizes
 from cnncc.passes.choice import choose_schedules
@@ -117,7 +117,8 @@ def why(graph: Graph, target: Target, name: str, top: int = 10) -> tuple[list[Wh
 
 def _bare(loops: str) -> str:
     """Loops without what is decided after they are chosen."""
-    kept = (x for x in loops.split(", ") if not x.startswith(("prefetch ", "stream ", "early ")))
+    later = tuple(f"{hint} " for hint in HINTS if hint != "reload")
+    kept = (x for x in loops.split(", ") if not x.startswith(later))
     return ", ".join(kept).replace("par ", "").replace("~", "")
 
 

@@ -33,7 +33,8 @@ def forced(graph: Graph, m: int, **target: Any) -> Graph:
         return algorithms.choose_algorithms(graph, replace(target_for(), **target))
 
 
-@pytest.mark.parametrize(("m", "r"), [(2, 2), (2, 3), (3, 3), (4, 3), (3, 4), (2, 5), (5, 2), (6, 3), (4, 5)])
+@pytest.mark.parametrize(("m", "r"), [(2, 2), (2, 3), (3, 3), (4, 3), (3, 4), (2, 5), (5, 2), (6, 3), (4, 5),
+                                    (2, 7), (4, 4), (6, 2)])
 def test_matrices(m: int, r: int) -> None:
     """F(m, r) of integers is their convolution, exactly where the rounding of G is undone."""
     t = winograd.transform(m, r)

@@ -10,12 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels import Net, compiled, kernels_of, machine, missing, results, run_memory
+from kernels import (
+    Net,
+    arguments,
+    compiled,
+    expected_memory,
+    kernels_of,
+    machine,
+    missing,
+    results,
+    run_memory,
+)
 from samples import SAMPLES
 
 from cnncc.codegen.lower import lower
 from cnncc.codegen.worker import assembly
 from cnncc.compiler import optimize, plan, stages
+from cnncc.ir.errors import InternalError
 from cnncc.ir.graph import Graph
 from cnncc.ir.kernel import parse_kernel
 from cnncc.ir.regions import scratch_shapes
@@ -181,3 +192,27 @@ def test_parts_of_a_buffer_are_read_by_equal_kernels() -> None:
     feed = net.numbers((6, 4, 20))
     np.testing.assert_allclose(results(compiled(net.result(net.join(*parts, axis=0))), {"x0": feed})["y0"],
                                np.tanh(feed), rtol=1e-6)
+
+
+def test_factors_of_tables_leave_out_what_lies_outside() -> None:
+    """Lanes whose taps don't exist add nothing, also where another operand isn't zero there."""
+    rows = "((-1, 0, 1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1))"
+    kernel = parse_kernel(f"""in w f32[7, 1] as n, c
+in u f32[1, 7, 14] as n, c, w
+out y f32[1, 28, 7] as n, c, w
+loops par n
+stage n=1 a=4 c=7 p=7 i=4
+  y[n, 7*a + c, p] += {rows}[a, i] * (w[c, 0] + u[n, c, 2*p + i - 1])
+  loops c, unroll i, unroll a, unroll p:4, simd p""")
+    arrays, target = arguments(kernel), target_for("x86-64-v2")
+    np.testing.assert_array_equal(run_memory(kernel, arrays, target), expected_memory(kernel, arrays, 1))
+
+
+def test_a_cut_result_does_not_lie_along_the_vector() -> None:
+    kernel = parse_kernel("""in x f32[1, 4, 1, 10] as n, c, h, w
+out y f32[1, 1, 1, 19] as n, c, h, w
+stage p=10 i=2 a=4
+  y[0, 0, 0, 2*p + i] += ((1, 1, 1, 0), (0, 1, -1, 1))[i, a] * x[0, a, 0, p]
+  loops p:12, unroll a, unroll i, unroll p:4, simd p""")
+    with pytest.raises(InternalError, match="a result that is cut lies along the vector"):
+        lower(kernel, "k", target_for("x86-64-v2"))

@@ -72,6 +72,7 @@ def block(conv: Callable[[Net, str], str], batch: int | str, channels: int = 24,
 
 CONVS: dict[str, Callable[[Net, str], str]] = {
     "pointwise": lambda n, y: n.conv(y, 40, (1, 1)),
+    "beyond the end": lambda n, y: n.conv(y, 40, (1, 1), end=(2, 1)),
     "padded": lambda n, y: n.conv(y, 40, (3, 3), begin=(1, 1)),
     "strided": lambda n, y: n.conv(y, 17, (3, 3), (2, 2), begin=(1, 0), end=(0, 2)),
     "dilated": lambda n, y: n.conv(y, 17, (2, 2), dilations=(2, 3)),
@@ -89,6 +90,18 @@ def test_inputs_of_convolutions(conv: str, batch: int | str, channels: int, leve
     graph, target = block(CONVS[conv], batch, channels), target_for(level, "strict")
     assert "mul+add+relu>conv+add+relu" in does(graph, target)
     check_exact(graph, *((1, 3) if batch == "N" else ()), reach=2, threads=2, target=target)
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+@pytest.mark.parametrize(("size", "end"), [((3, 3), (1, 0)), ((5, 5), (0, 2)), ((40,), (1,))])
+def test_stages_end_where_their_values_do(size: tuple[int, ...], end: tuple[int, ...], level: str) -> None:
+    """A reader goes on beyond the end, over padding: the stage before it has nothing to compute there."""
+    if absent := missing(level):
+        pytest.skip(f"this CPU has no {absent}")
+    net = Net(reach=1)
+    y = net.relu(net.op("add", [net.x(1, 16, *size), net.x(1, 16, *size)], "sum"))
+    graph = net.result(net.conv(y, 16, (1,) * len(size), end=end))
+    check_exact(graph, reach=1, target=target_for(level, "strict"))
 
 
 def test_gates_and_operands_that_are_read_again(staged: None) -> None:

@@ -10,6 +10,7 @@ import pytest
 from kernels import arguments, expected_memory, function_of, run_memory
 
 from cnncc.codegen.emitter import Emitter, Value
+from cnncc.codegen.lower import lower
 from cnncc.ir.kernel import Kernel, parse_kernel
 from cnncc.ir.regions import scratch_offsets
 from cnncc.ir.target import target_for
@@ -92,21 +93,29 @@ def test_all_that_follows_is_asked_for_once(name: str, monkeypatch: pytest.Monke
     assert asked[lines:].sum() <= 2 * first     # and of what lies behind them as much as of the first turn
 
 
-def test_residuals_are_asked_for_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = parse_kernel("""in x f32[1, 32, 48] as n, c:4, w, c
-in w f32[16, 32, 1, 1] as h, w, n:4, c, n
-in u f32[16, 1, 1] as n:4, c, w, n
-in v f32[1, 16, 48] as n, c:4, w, c
-out y f32[1, 16, 48] as n, c:4, w, c
+RESIDUAL = """in x f32[1, 32, 48] as n, c:4, w, c
+in w f32[32, 32, 1, 1] as h, w, n:4, c, n
+in u f32[32, 1, 1] as n:4, c, w, n
+{}out y f32[1, 32, 48] as n, c:4, w, c
 loops par k:8
-stage k=16 p0=48 c=32
+stage k=32 p0=48 c=32
   acc[k, p0] += x[0, c, p0] * w[k, c, 0, 0]
-  y[0, k, p0] = max(acc[k, p0] + u[k, 0, 0] + v[0, k, p0], 0)
-  loops p0:4, c:4, unroll c, unroll p0, unroll k:4, simd k""")
+  y[0, k, p0] = max(acc[k, p0] + u[k, 0, 0] + {}[0, k, p0], 0)
+  loops {}p0:4, c:4, unroll c, unroll p0, unroll k:4, simd k"""
+OTHER = "in v f32[1, 32, 48] as n, c:4, w, c\n"
+
+
+@pytest.mark.parametrize(("operands", "name", "chunks"), [(OTHER, "v", ""), (OTHER, "v", "chunk c:16, "),
+                                                          ("", "x", "")])
+def test_residuals_are_asked_for_early(operands: str, name: str, chunks: str,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of a tile's vectors once, and not what the sum reads of the same operand."""
+    plain = parse_kernel(RESIDUAL.format(operands, name, chunks))
     assert early(plain, TARGET) == plain            # all of it fits into L2
     kernel = early(plain, replace(TARGET, l2=1 << 10))
-    assert str(kernel).endswith(", early v") and parse_kernel(str(kernel)) == kernel
+    assert str(kernel).endswith(f", early {name}") and parse_kernel(str(kernel)) == kernel
     arrays = arguments(kernel)
     np.testing.assert_array_equal(run_memory(kernel, arrays, TARGET), expected_memory(kernel, arrays, 1))
-    asked = lines_asked(kernel, "v", arrays, monkeypatch)
-    assert asked[:kernel.tensors["v"].nbytes // 64].all() and asked.sum() == kernel.tensors["v"].nbytes // 64
+    assert lower(kernel, "k", TARGET).count("call void @llvm.prefetch") == 2
+    asked, lines = lines_asked(kernel, name, arrays, monkeypatch), kernel.tensors[name].nbytes // 64
+    assert asked[:lines].all() and not asked[lines:].any()

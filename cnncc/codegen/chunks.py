@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -33,6 +34,11 @@ class Chunk:
         end = e.add(runs[-1].start, e.mul(e.sub(runs[-1].count, 1), runs[-1].size))
         return Chunk(_both(e, self.first, _equal(e, index, runs[0].start)),
                      _both(e, self.last, _equal(e, index, end)))
+
+
+def where(e: Emitter, flag: Flag) -> AbstractContextManager[None]:
+    """What is emitted in it runs only where a condition holds that isn't known."""
+    return e.when(flag) if isinstance(flag, Value) else nullcontext()
 
 
 def _equal(e: Emitter, a: Int, b: Int) -> Flag:

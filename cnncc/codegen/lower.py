@@ -17,6 +17,7 @@ from cnncc.codegen.stage import Pointers, StageLowering
 from cnncc.codegen.validity import Constraint
 from cnncc.ir.errors import InternalError
 from cnncc.ir.expr import Index
+from cnncc.ir.formula import outside
 from cnncc.ir.kernel import Kernel, Stage
 from cnncc.ir.regions import accumulators, lifted, scratch_offsets, scratch_shapes
 from cnncc.ir.target import Target
@@ -139,9 +140,10 @@ class _KernelLowering:
         pos = {d: Pos(0, 0, (), self.extent(x)) for d, x in stage.extents.items()}
         self.origins[name] = []
         for axis, (index, size) in enumerate(zip(stage.out.index, full, strict=True)):
-            reads = {(x.index[axis], id(at)): at for other, at in consumers
+            reads = {(x.index[axis], id(at)): (at, other) for other, at in consumers
                      for x in other.loads if x.tensor == name}
-            intervals = [self._interval(i, at) for (i, _), at in reads.items()]
+            intervals = [self._interval(i, at, i.single is not None and not outside(i, size, other.extents))
+                         for (i, _), (at, other) in reads.items()]
             low, span = self._union(intervals, size)
             whole = next((i for i in intervals if i.low is low), None)      # one that isn't cut
             if exact and isinstance(low, Value) and whole is None:
@@ -175,7 +177,7 @@ class _KernelLowering:
         low, high = e.greatest(low, 0), e.least(high, size)
         return low, e.sub(high, low)
 
-    def _interval(self, index: Index, pos: Positions) -> _Interval:
+    def _interval(self, index: Index, pos: Positions, within: bool) -> _Interval:
         e = self.e
         low: Int = index.const
         length: Int = 1
@@ -192,14 +194,14 @@ class _KernelLowering:
                 low = e.add(low, e.mul(t.value, c))
                 most += c * t.most
             length = e.add(length, e.mul(e.sub(p.span, 1), c))
-        return _Interval(low, length, least, most, rep, multiple, index.single is not None)
+        return _Interval(low, length, least, most, rep, multiple, within)
 
 
 @dataclass(frozen=True, slots=True)
 class _Interval:
     """`length` indices from `low`, a multiple of `multiple` that lies between `least` and `most`.
 
-    `rep` stands for it in tests of validity.
+    `rep` stands for it in tests of validity. One `within` is of a dimension that never leaves the axis.
     """
 
     low: Int
@@ -208,10 +210,10 @@ class _Interval:
     most: int
     rep: int
     multiple: int
-    single: bool
+    within: bool
 
     def inside(self, size: Extent) -> bool:
         """Whether no part can leave a tensor's axis."""
-        if isinstance(size, str) or self.single:
-            return True                     # a plain dimension runs within its extent
+        if isinstance(size, str) or self.within:
+            return True
         return self.least >= 0 and isinstance(self.length, int) and self.most + self.length <= size

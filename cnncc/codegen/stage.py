@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 
 from cnncc.codegen import ahead, transpose
 from cnncc.codegen.access import Access, Pos, Positions, Run, Term, named
-from cnncc.codegen.chunks import Chunk, Waiting
+from cnncc.codegen.chunks import Chunk, Waiting, where
 from cnncc.codegen.emitter import Emitter, Int, Type, Value
 from cnncc.codegen.legal import tile_begin
 from cnncc.codegen.scalar import across, apply, narrow, stored, widen
@@ -50,7 +49,8 @@ class StageLowering:
         self.store_at = len(self.accesses) - 1
         loaded = dict(enumerate(self.accesses[:self.store_at]))
         self.number = {a.load: i for i, a in loaded.items()}
-        self.early = {i: a for i, a in loaded.items() if a.tensor.name in early}
+        self.early = {self.number[x]: loaded[self.number[x]] for f in stage.formulas[1:] for x in f.loads
+                      if x.tensor in early}
         self.waiting = Waiting(e, waits, stage) if waits else None
         if self.waiting:
             self.accesses.append(self.waiting.access)
@@ -67,6 +67,8 @@ class StageLowering:
         self.tile_at = tile_begin(stage, self.loops, self.begin, reduced)
         self.simd = next((x for x in self.loops if x.kind == "simd"), None)
         self.lanes = stage_lanes(stage, tensors, target) if self.simd else 0
+        if self.simd and any(self.simd.dim in c.index.dims for c in self.clipped):
+            raise InternalError(f"{stage.out}: a result that is cut lies along the vector")
         self.streams = dict(enumerate(ahead.streams(kernel, stage, shapes, self.lanes), len(self.accesses)))
         self.accesses += self.streams.values()
         self.factors = multiply_add(self.first)
@@ -244,11 +246,13 @@ class StageLowering:
         if self.waiting:
             sums = self.waiting.resumed(chunk, sums, places.values(), ptrs[self.wait_at])
         self.order = {k: j for j, k in enumerate(places)}
-        ahead.early(self.e, self.early, places.values(), ptrs, self.simd.dim if self.simd else None)
+        with where(self.e, chunk.last):
+            if chunk.last:
+                ahead.early(self.e, self.early, places.values(), ptrs, self.simd.dim if self.simd else None)
         sums = self.reduce(self.tile_at, pos, ptrs, sums)
         if self.waiting:
             self.waiting.keep(chunk, sums, places.values(), ptrs[self.wait_at])
-        with self.e.when(chunk.last) if isinstance(chunk.last, Value) else nullcontext():
+        with where(self.e, chunk.last):
             if chunk.last:
                 self.finish(sums, places, ptrs)
 
@@ -323,7 +327,7 @@ class StageLowering:
         wide = acc[j].type
         factors, table = self.factors, self.table
         across_lanes = simd is not None and simd.dim in self.reduced
-        if factors and table:
+        if factors and table and not (simd and len(active) < self.active(pos)):
             other = factors[factors[0] is table]
             new = self.scaled(table.at({d: p.rep for d, p in pos.items()}), other, pos, ptrs, acc[j], active)
         elif factors and not (across_lanes and len(active) < self.lanes):

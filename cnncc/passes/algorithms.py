@@ -10,13 +10,14 @@ from cnncc.ir.graph import Graph, Node
 from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, HINT
 from cnncc.passes.fold import Rebuild
-from cnncc.passes.winograd import POINTS, amid_zeros, in_tiles, tiles
+from cnncc.passes.winograd import POINTS, WHOLE, amid_zeros, in_tiles, tiles
 
 SIZES = (2, 4, 6)           # of Winograd's tiles
-TRANSFORM = 1.0             # cycles that a vector of a point costs in the transforms, for each of an axis
-FEW = 6                     # points of an axis up to which memory decides what the transforms cost
+TRANSFORM = 1.0             # cycles that a vector of a point costs to transform, by the points of an axis
+FEW = 6                     # these at least: memory decides
 KERNELS = 10_000            # cycles that the transforms cost as kernels of their own
 FILLED = 0.75               # the part of L2 that an image and a tile's weights may fill
+AXES = 2                    # of an image up to which points that aren't whole numbers round well enough
 PARTS = 4                   # into which a sum is divided at most
 LONG = 16                   # taps beyond which a window's padding is stored: all tiles are equal (small: 1)
 GAIN = 0.9                  # the part of the direct way's cost that is worth rounding worse
@@ -95,9 +96,10 @@ def tile_sizes(n: Node, graph: Graph, target: Target) -> dict[int, float]:
 
 
 def _fits(n: Node, windows: list[int], m: int) -> bool:
-    a = n.attr
-    return {*a["strides"]} == {1} and max(windows) > 1 \
-        and all(m + r - 2 <= len(POINTS) if r > 1 else a["begin"][i] == a["end"][i] == 0
+    a, axes = n.attr, sum(r > 1 for r in windows)
+    most = len(POINTS) if axes <= AXES else WHOLE
+    return {*a["strides"]} == {1} and axes > 0 \
+        and all(m + r - 2 <= most if r > 1 else a["begin"][i] == a["end"][i] == 0
                 for i, r in enumerate(windows))
 
 

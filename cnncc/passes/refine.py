@@ -75,7 +75,8 @@ def early(kernel: Kernel, target: Target) -> Kernel:
     for stage in kernel.stages:
         terms = product([e for d in stage.first.reduced if isinstance(e := stage.extents[d], int)])
         named = dict.fromkeys(x.tensor for f in stage.formulas[1:] for x in f.loads if x.tensor != ACC)
-        far = [t for t in named if kernel.tensors[t].nbytes > target.l2 // 2 and terms >= TERMS]
+        far = [t for t in named if terms >= TERMS and kernel.tensors[t].nbytes > target.l2 // 2
+               and kernel.tensors[t] not in kernel.scratch]
         schedule = Schedule((*stage.schedule.loops, *(Loop("early", t) for t in far)))
         stages.append(replace(stage, schedule=schedule))
     return replace(kernel, stages=tuple(stages))

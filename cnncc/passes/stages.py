@@ -167,7 +167,7 @@ def _windows(p: Node, n: Node, target: Target) -> Windows | None:
         return None
     index, written = read.index[axes[0]], last.out.index[AXIS_ROWS]
     cut = len(written.dims) > 2 and outside(written, n.type.shape[AXIS_ROWS], last.extents)
-    if index.coefficient(row) < 1 or cut:            # a cut is by more than a strip decides
+    if index.coefficient(row) < 1 or cut:            # phases are cut in each strip in another way
         return None
     window = 1 + sum(c * (int(last.extents[d]) - 1) for d, c in index.terms if d != row)
     result = Windows(int(p.type.shape[axes[0]]), row, int(last.extents[row]), window, index.coefficient(row))

@@ -26,6 +26,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))
 """Where the polynomials are evaluated, in this order; infinity comes last. More points round worse."""
+WHOLE = 5                   # of these are whole numbers
 WEIGHTS = 1 << 20           # transformed weights computed at a time, in double precision
 TILES = 64                  # of an image from which on those of a point are long pieces of memory
 PHASES = 12                 # results of a tile in all phases that are accumulated at a time
@@ -44,8 +45,8 @@ class Transform:
 def transform(m: int, r: int) -> Transform:
     """The matrices of F(m, r) by the Toom-Cook construction; all scaling of the points is in G.
 
-    So the transforms of tiles have small numbers that are exact in float32. The points are the first m + r
-    - 2 of `POINTS`.
+    So the transforms of tiles have small numbers that are exact in float32. The points are those of `POINTS`
+    up to number m + r - 2.
     """
     points = [Fraction(p) for p in POINTS[:m + r - 2]]
     def roots(without: Fraction | None) -> list[Fraction]:

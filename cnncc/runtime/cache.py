@@ -154,24 +154,24 @@ def store(key: str, write: Callable[[Path], None]) -> Path | None:
         _remove(path)
         return _without(f"not stored in the compile cache: {nbytes:,} bytes exceed its limit of {limit():,}")
     _touch(path)
-    _remove_stale(folder, _STALE)
-    if sum(entry.nbytes for entry in entries()) > limit():
-        _trim(folder, path)
+    try:
+        _remove_stale(folder, _STALE)
+        if sum(entry.nbytes for entry in entries()) > limit():
+            _trim(folder, path)
+    except (OSError, NotImplementedError) as error:  # no locks on this disk, or another process is at it
+        _LOG.info("compile cache not trimmed: %s", error)
     return path
 
 
 def _trim(folder: Path, path: Path) -> None:
-    """Remove the least recently used beyond the limit, but not `path`."""
+    """Remove the least recently used beyond the limit, but not `path`. Raises OSError without a lock."""
     import filelock
-    try:
-        with filelock.FileLock(folder / "lock", timeout=10):
-            held = entries()
-            excess = sum(entry.nbytes for entry in held) - limit()
-            for entry in reversed(held):
-                if excess > 0 and entry.path != path and _remove(entry.path):
-                    excess -= entry.nbytes
-    except (OSError, NotImplementedError) as error:  # no locks on this disk, or another process is at it
-        _LOG.info("compile cache not trimmed: %s", error)
+    with filelock.FileLock(folder / "lock", timeout=10):
+        held = entries()
+        excess = sum(entry.nbytes for entry in held) - limit()
+        for entry in reversed(held):
+            if excess > 0 and entry.path != path and _remove(entry.path):
+                excess -= entry.nbytes
 
 
 def entries() -> list[Entry]:
