@@ -52,8 +52,12 @@ CASES = {
     "windows": (WINDOW.format("par k:8", "p0, p1:4"), 48)}
 
 
-def lines_asked(kernel: Kernel, name: str, arrays: list[Array], monkeypatch: pytest.MonkeyPatch) -> Array:
-    """Which lines of an operand's memory, and of four times as much behind it, a call asks for."""
+def lines_asked(kernel: Kernel, name: str, arrays: list[Array], soon: bool,
+                monkeypatch: pytest.MonkeyPatch) -> Array:
+    """Which lines of an operand's memory, and of four times as much behind it, a call asks for.
+
+    It asks for all of them `soon`, or for none.
+    """
     nbytes = kernel.tensors[name].nbytes
     memory, shift = np.zeros(8 * nbytes, np.uint8), 4 * nbytes      # the operand, then what was asked for
     places = [t.layout.pack(a) for t, a in zip(kernel.operands, arrays, strict=False)]
@@ -62,6 +66,7 @@ def lines_asked(kernel: Kernel, name: str, arrays: list[Array], monkeypatch: pyt
     places[number] = memory
 
     def mark(self: Emitter, pointer: Value, at: int, near: bool = True) -> None:
+        assert near == soon
         p = self.offset(pointer, at + shift)
         self.line(f"store i8 1, {p.typed}")
     monkeypatch.setattr(Emitter, "prefetch", mark)
@@ -86,7 +91,7 @@ def test_all_that_follows_is_asked_for_once(name: str, monkeypatch: pytest.Monke
     arrays = arguments(kernel)
     np.testing.assert_array_equal(run_memory(kernel, arrays, TARGET), expected_memory(kernel, arrays, 1))
 
-    asked = lines_asked(kernel, "w", arrays, monkeypatch)
+    asked = lines_asked(kernel, "w", arrays, False, monkeypatch)
     w = kernel.tensors["w"]
     first, lines = int(np.flatnonzero(asked)[0]), w.nbytes // 64
     assert first <= lines / 4 and asked[first:lines].mean() > 0.85
@@ -117,5 +122,5 @@ def test_residuals_are_asked_for_early(operands: str, name: str, chunks: str,
     arrays = arguments(kernel)
     np.testing.assert_array_equal(run_memory(kernel, arrays, TARGET), expected_memory(kernel, arrays, 1))
     assert lower(kernel, "k", TARGET).count("call void @llvm.prefetch") == 2
-    asked, lines = lines_asked(kernel, name, arrays, monkeypatch), kernel.tensors[name].nbytes // 64
+    asked, lines = lines_asked(kernel, name, arrays, True, monkeypatch), kernel.tensors[name].nbytes // 64
     assert asked[:lines].all() and not asked[lines:].any()

@@ -97,7 +97,8 @@ def _torch(path: str, threads: int, feeds: Feeds, streams: int, channels_last: b
         with torch.no_grad():
             results = module(*(moved(torch.from_numpy(given[name])) for name in feeds))
         return [y.numpy() for y in (results if isinstance(results, list | tuple) else [results])]
-    run(feeds)      # it is compiled now
+    if compiled:        # by its first call
+        run(feeds)
     return run
 
 

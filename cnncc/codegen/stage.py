@@ -246,14 +246,14 @@ class StageLowering:
         if self.waiting:
             sums = self.waiting.resumed(chunk, sums, places.values(), ptrs[self.wait_at])
         self.order = {k: j for j, k in enumerate(places)}
-        with where(self.e, chunk.last):
-            if chunk.last:
+        if self.early and chunk.last:
+            with where(self.e, chunk.last):
                 ahead.early(self.e, self.early, places.values(), ptrs, self.simd.dim if self.simd else None)
         sums = self.reduce(self.tile_at, pos, ptrs, sums)
         if self.waiting:
             self.waiting.keep(chunk, sums, places.values(), ptrs[self.wait_at])
-        with where(self.e, chunk.last):
-            if chunk.last:
+        if chunk.last:
+            with where(self.e, chunk.last):
                 self.finish(sums, places, ptrs)
 
     def finish(self, folded: Sequence[Value], places: dict[Key, Positions], ptrs: Pointers) -> None:

@@ -183,8 +183,8 @@ class Graph:
             for i in n.needs:
                 if i not in seen:
                     raise InternalError(f"node {name} reads {i}, which doesn't come before it")
-            if n.op == "const" and self.constants.held(name).shape != n.type.shape:
-                raise InternalError(f"constant {name} has another shape than {n.type}")
+            if n.op == "const" and (shape := self.constants.held(name).shape) != n.type.shape:
+                raise InternalError(f"constant {name} has shape {shape}, not {n.type}")
             if n.op == "kernel" and (n.kernel is None or len(n.kernel.operands) != len(n.inputs) + 1):
                 raise InternalError(f"node {name}: the kernel's operands don't match the inputs")
             if any(old.get(i) is not self.nodes[i] for i in (name, *n.inputs)):

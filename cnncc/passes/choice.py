@@ -13,7 +13,7 @@ from cnncc.ir.target import Target
 from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import PACKED, copy_kernel
 from cnncc.passes.refine import refined
-from cnncc.passes.schedules import candidates, cheapest, cheapest_part, weights_of
+from cnncc.passes.schedules import candidates, cheapest, weights_of
 from cnncc.passes.tuned import Tuned
 
 log = logging.getLogger("cnncc")
@@ -59,13 +59,13 @@ def schedule(kernel: Kernel, weights: tuple[str, ...], target: Target, tuned: Tu
             if fitting:
                 return fitting[0].kernel
             log.warning("tuned loops are no candidate any more: %s", choice.loops)
-        return cheapest(kernel, weights, target).kernel
+        return cheapest(collapse(kernel), weights, target).kernel
     for j, part in enumerate(parts(kernel)):
         around = placed(kernel, kernel.stages[j]) if j < len(kernel.stages) - 1 else set()
         indices = [i.dims for x in part.stages[0].loads for i in x.index if around & {*i.dims}]
         windows = frozenset(d for dims in indices if len(dims) > 1 for d in dims)
         own = tuple(w for w in weights if w in part.tensors)
-        best = cheapest_part(part, own, target, windows).kernel
+        best = cheapest(part, own, target, windows).kernel
         loops = tuple(replace(x, kind="for") for x in best.loops.loops) + best.stages[0].schedule.loops
         stages = [replace(s, schedule=Schedule(loops)) if i == j else s for i, s in enumerate(kernel.stages)]
         chosen = best.tensors

@@ -76,7 +76,7 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
     batch, held = HINT if p.type.symbols else 1, reader.tensors[read.tensor]
     if held.nbytes * batch < STAYS * target.l2:
         return None
-    most = GAIN * cheapest(n.kernel, weights, target).cycles
+    most = GAIN * cheapest(collapse(n.kernel), weights, target).cycles
     pixels = {d for axis, i in enumerate(read.index) if axis != CHANNEL for d in i.dims}
     saved = 2 * held.nbytes * batch * HIDDEN / target.l3_stream
     for c in candidates(reader, weights, target, part=True, price=most + saved):
@@ -91,6 +91,6 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
         extents = [(reader.stages[0].extents[x.dim], x.step) for x in loops]
         tasks = product([count_of(e, step) for e, step in extents if isinstance(e, int)])
         fewer = max(0, 1 / tasks - 1 / ENOUGH) if len(loops) < len(par) else 0
-        again = cheapest(own, (), target).cycles * max(0, tasks * part / whole - 1)
+        again = cheapest(collapse(own), (), target).cycles * max(0, tasks * part / whole - 1)
         return Schedule(loops) if c.cycles * (1 + fewer) + again - saved < most else None
     return None

@@ -58,14 +58,15 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
     tensors = list(_computed(n, graph))
     if not tensors:
         return None
-    least = GAIN * cheapest(n.kernel, weights, target).cycles
+    kernel = collapse(n.kernel)
+    least = GAIN * cheapest(kernel, weights, target).cycles
     compute = n.kernel.flops() / (2 * target.fmas * target.lanes)       # what no order is faster than
     for t in tensors:
         copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
         if compute + copy >= least:
             continue
         names = tuple(x.name for x in n.kernel.operands if x.name in (*weights, t.name))
-        found = cheaper(collapse(n.kernel), names, target, math.inf if target.small else least - copy)
+        found = cheaper(kernel, names, target, math.inf if target.small else least - copy)
         if found is not None and found.cycles + copy < least:
             least, best = found.cycles + copy, t
     return best

@@ -88,17 +88,12 @@ def candidates(kernel: Kernel, weights: Sequence[str], target: Target, part: boo
 
 
 @functools.lru_cache(maxsize=1024)
-def cheapest(kernel: Kernel, weights: tuple[str, ...], target: Target) -> Candidate:
-    """The first of all candidates, found without most of the others; passes ask for it several times."""
-    best = cheaper(collapse(kernel), weights, target)
-    assert best is not None
-    return best
+def cheapest(kernel: Kernel, weights: tuple[str, ...], target: Target,
+             counted: frozenset[str] = frozenset()) -> Candidate:
+    """The first candidate for a kernel as it is, of those that unroll no dimension `counted` if it can be.
 
-
-@functools.lru_cache(maxsize=1024)
-def cheapest_part(kernel: Kernel, weights: tuple[str, ...], target: Target,
-                  counted: frozenset[str]) -> Candidate:
-    """The first candidate for a part of a kernel, of those that unroll nothing `counted` if it can be."""
+    It is found without most of the others; passes ask for it several times.
+    """
     best = cheaper(kernel, weights, target, counted=counted) or cheaper(kernel, weights, target)
     assert best is not None
     return best

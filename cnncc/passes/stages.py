@@ -204,10 +204,9 @@ def _strips(p: Node, n: Node, target: Target) -> Node | None:
     saved = 2 * nbytes / target.memory_bytes if nbytes > target.l3 / 2 else near
     if cost >= saved:
         return None
-    last = n.kernel.stages[0]
-    lead, lanes = last.out.index[0].single, stage_lanes(last, n.kernel.tensors, target)
+    lead = n.kernel.stages[0].out.index[0].single
     shared = [Loop("par", lead)] if lead is not None else []
-    shared += [Loop("par", w.channel, lanes)] if w.blocks > 1 else []
+    shared += [Loop("par", w.channel, int(p.type.shape[CHANNEL]) // w.blocks)] if w.blocks > 1 else []
     return merged(p, n, Schedule((*shared, Loop("par", w.row, strip))))
 
 
