@@ -53,8 +53,8 @@ def test_networks(name: str, parameters: int, operations: float, tmp_path: Path)
 @pytest.mark.parametrize("name", [e for e in ENGINES if e != "torch-compiled"])     # that takes a minute
 def test_engines(name: str) -> None:
     engine, expected = ENGINES[name], reference(DIGITS)
-    if engine.missing:
-        pytest.skip(f"not installed: {', '.join(engine.missing)}")
+    if engine.missing:      # some come with the extra `bench`, some by hand: no failure in CI
+        pytest.skip(f"optional, and not here: {', '.join(engine.missing)}")
     feeds = random_feeds(expected.inputs, 2)
     found = engine.prepare(DIGITS, 1, feeds, 1)(feeds)
     assert [error_of(a, b) < 1e-5 for a, b in zip(found, expected.run(None, feeds), strict=True)] == [True]
