@@ -109,7 +109,7 @@ stage k=24 p=12 q=10 c=16
   loops chunk c:5, k:{LANES}, p, q:4, c, unroll q, unroll k:{LANES}, simd k
 stage k=16 p=12 q=10 c=24
   y[0, k, p, q] += t[0, c, p, q] * v[k, c, 0, 0]
-  loops chunk c:8, k:{LANES}, p, q:4, c, unroll q, unroll k:{LANES}, simd k"""
+  loops chunk c:{LANES}, k:{LANES}, p, q:4, c, unroll q, unroll k:{LANES}, simd k"""
     k = kernel(text)
     assert set(accumulators(k)) == {0, 1}
     arrays = arguments(k)

@@ -150,11 +150,14 @@ def test_functions_of_one_operand(op: str, attrs: dict[str, Any], since: int, dt
 
 @pytest.mark.parametrize(("op", "attrs", "since"), ACTIVATIONS)
 def test_functions_of_special_values(op: str, attrs: dict[str, Any], since: int) -> None:
-    """As PyTorch, which passes NaN on; ONNX Runtime is no measure of that."""
+    """As PyTorch in float64, which passes NaN on; ONNX Runtime is no measure of that.
+
+    In float32 its GELU of infinity is NaN on some CPUs.
+    """
     torch = pytest.importorskip("torch")
     F = torch.nn.functional
     x = special()
-    t = torch.tensor(x)
+    t = torch.tensor(x, dtype=torch.float64)
     a = attrs.get("alpha")
     known = {
         "Relu": F.relu, "LeakyRelu": lambda v: F.leaky_relu(v, a if a is not None else 0.01),
@@ -168,7 +171,9 @@ def test_functions_of_special_values(op: str, attrs: dict[str, Any], since: int)
               "Acosh", "Atanh", "Asinh", "Sinh", "Cosh", "Sin", "Cos"):
         known[op] = getattr(torch, op.lower())
     if op in known and not (op == "Shrink" and not attrs):
-        check(Case(op, [x], attrs), 5e-6, 1e-6, known[op](t).numpy())
+        expected = known[op](t)
+        check(Case(op, [x], attrs), 5e-6, 1e-6, expected.to(torch.float32 if expected.is_floating_point()
+                                                            else expected.dtype).numpy())
 
 
 @pytest.mark.parametrize("dtype", [*SIGNED, *UNSIGNED])
