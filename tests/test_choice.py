@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernels import arguments, expected_memory, missing, run_memory
+from kernels import Net, arguments, check_exact, expected_memory, kernels_of, missing, run_memory
 
 from cnncc.compiler import stages
 from cnncc.ir.graph import Builder, Graph
@@ -43,6 +43,18 @@ in w f32[512, 512, 3, 3] as n, c:8, h, w, c
 out y f32[32, 512, 2, 2] as n, c:8, h, w, c
 stage n=32 k=512 p0=2 p1=2 c=512 r0=3 r1=3
   y[n, k, p0, p1] += x[n, c, p0 + r0 - 1, p1 + r1 - 1] * w[k, c, r0, r1]"""
+STREAMS = """in x f32[1, 128, 3136] as n, c:16, w, c
+in w f32[256, 128, 1, 1] as n, h, w, c
+in v f32[1, 256, 3136] as n, c:16, w, c
+out y f32[1, 256, 3136] as n, c:16, w, c
+stage k=256 p=3136 c=128
+  acc[k, p] += x[0, c, p] * w[k, c, 0, 0]
+  y[0, k, p] = acc[k, p] + v[0, k, p]"""
+NARROW = """in x f32[1, 128, 56, 56] as n, c, h, w
+in w f32[128, 4, 3, 3] as n, c, h, w
+out y f32[1, 128, 56, 56] as n, c, h, w
+stage g=32 k=4 p=56 q=56 c=4 r=3 s=3
+  y[0, 4*g + k, p, q] += x[0, 4*g + c, p + r - 1, q + s - 1] * w[4*g + k, c, r, s]"""
 FIRST = """in x f32[8, 64, 55, 55] as n, c:8, h, w, c
 in w f32[8, 3, 224, 224] as n, c, h, w
 out y f32[64, 3, 11, 11] as n, c, h, w
@@ -69,6 +81,36 @@ def test_rows_of_a_large_matrix_are_read_as_rows() -> None:
     outside = chosen(BACKWARD).outside
     assert [x.kind for x in outside if x.dim == "k"] == ["chunk"]
     assert [x.dim for x in outside if x.dim in "ck"] == ["c", "k", "c"]
+
+
+def test_few_pieces_of_memory_are_followed_at_a_time() -> None:
+    """A result and a residual beyond L2, of many blocks of channels: a few blocks, or long pieces of each."""
+    first = candidates(parse_kernel(STREAMS), ("w",), target_for("x86-64-v4", elsewhere=True))[0].outside[0]
+    assert first.dim == "k" or first.step * 4 * 16 >= 2048
+
+
+def test_factors_of_shared_rows_stay_in_registers() -> None:
+    """A tile of rows that taps share leaves room for the factors of all taps."""
+    for c in candidates(parse_kernel(NARROW), ("w",), target_for("x86-64-v4", elsewhere=True)):
+        rows = next((x.step for x in c.outside[::-1] if x.dim == "p"), 1)
+        if Loop("unroll", "p") in c.inside and Loop("reload", "x") not in c.inside:
+            assert rows + (rows + 3) + 9 < 32
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+@pytest.mark.parametrize(("size", "copied"), [(32, True), (31, False)])
+def test_planes_that_share_a_part_of_l1(size: int, copied: bool, level: str) -> None:
+    """Plain images, as narrow groups leave them: a sum over channels reads a copy in blocks where their rows
+    drive each other out of L1.
+    """
+    if absent := missing(level):
+        pytest.skip(f"this CPU has no {absent}")
+    net, target = Net(reach=1), target_for(level, "strict")
+    x = net.relu(net.conv(net.x(1, 64, size, size), 64, (3, 3), begin=(1, 1), group=32))
+    graph = net.result(net.relu(net.conv(x, 128, (1, 1))))
+    steps = [str(n.attr["does"]) for n in kernels_of(graph, target)]
+    assert any(s.startswith("copy") for s in steps[:-1]) == copied
+    check_exact(graph, reach=1, target=target)
 
 
 def test_samples_of_small_images_share_weights() -> None:

@@ -111,7 +111,11 @@ class Inner(Prices):
 
     def _held(self, windows: Sequence[tuple[Load, int]]) -> int:
         """Vectors that overlapping taps and the factors of a table keep in registers."""
-        return len(self.factors) + 1 if self.factors else max((n for _, n in windows), default=0)
+        if self.factors or not windows:
+            return len(self.factors) + 1 if self.factors else 0
+        taps = {d for _, _, d, _ in self.sliding}
+        factors = [product(number(self.extents[d]) for d in taps & self._dims(x)) for x in self.broadcast]
+        return max(n for _, n in windows) + max(factors, default=0)
 
     @functools.cached_property
     def factors(self) -> frozenset[float]:

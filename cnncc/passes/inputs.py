@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import takewhile
+from math import prod
 
 from cnncc.ir.formula import multiply_add
 from cnncc.ir.graph import Graph, Node
@@ -18,7 +19,7 @@ from cnncc.ir.target import Target
 from cnncc.ir.types import HINT, product
 from cnncc.passes.collapse import collapse
 from cnncc.passes.layouts import CHANNEL, PACKED
-from cnncc.passes.prices import HIDDEN, count_of
+from cnncc.passes.prices import HIDDEN, count_of, number
 from cnncc.passes.schedules import ENOUGH, candidates, cheapest, weights_of
 from cnncc.passes.stages import merged, reads, rises, single
 
@@ -71,7 +72,7 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
 
     No task computes channels that another one needs too: all its sums are over its pixels.
     """
-    own, reader, (read,) = p.kernel, pair[1].kernel, reads(p.name, pair[1])
+    own, reader, (read,) = pair[0].kernel, pair[1].kernel, reads(p.name, pair[1])
     assert own is not None and reader is not None and n.kernel is not None
     batch, held = HINT if p.type.symbols else 1, reader.tensors[read.tensor]
     if held.nbytes * batch < STAYS * target.l2:
@@ -79,6 +80,8 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
     most = GAIN * cheapest(collapse(n.kernel), weights, target).cycles
     pixels = {d for axis, i in enumerate(read.index) if axis != CHANNEL for d in i.dims}
     saved = 2 * held.nbytes * batch * HIDDEN / target.l3_stream
+    alone = cheapest(collapse(own), (), target)
+    lanes = {x.dim: x.step for x in alone.inside if x.kind == "unroll" and x.step > 1}      # of its vectors
     for c in candidates(reader, weights, target, part=True, price=most + saved):
         par = [x for x in c.outside if x.kind == "par"]
         loops = tuple(takewhile(lambda x: x.dim in pixels, par))
@@ -86,11 +89,13 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
         assert kernel is not None
         box, = scratch_shapes(kernel).values()
         part, whole = held.layout.elements(box), held.layout.elements(held.type.shape)
+        steps = [lanes.get(i.single or "", 1) for i in own.stages[0].out.index]
+        full = prod(count_of(e, n) * n / e for e, n in zip(map(number, box), steps, strict=True))
         if (par and not loops) or part * held.nbytes > FILLED * target.l2 * whole:
             continue
         extents = [(reader.stages[0].extents[x.dim], x.step) for x in loops]
         tasks = product([count_of(e, step) for e, step in extents if isinstance(e, int)])
         fewer = max(0, 1 / tasks - 1 / ENOUGH) if len(loops) < len(par) else 0
-        again = cheapest(collapse(own), (), target).cycles * max(0, tasks * part / whole - 1)
+        again = alone.cycles * max(0, tasks * part * full / whole - 1)
         return Schedule(loops) if c.cycles * (1 + fewer) + again - saved < most else None
     return None

@@ -46,7 +46,7 @@ def choose_layouts(graph: Graph, target: Target) -> Graph:
 
 def _scratch_layout(kernel: Kernel, t: Tensor, target: Target) -> Layout:
     lanes = _lanes_of(kernel, t, target)
-    if t.type.rank > CHANNEL and _many(t.type.shape[CHANNEL], lanes) and _fits(kernel, t, lanes):
+    if t.type.rank > CHANNEL and _many(t.type.shape[CHANNEL], lanes) and fits(kernel, t, lanes):
         return Layout.blocked(t.type.rank, CHANNEL, lanes)
     return Layout.plain(t.type.rank)
 
@@ -120,7 +120,7 @@ def _blocked(graph: Graph, lanes: dict[str, int]) -> set[str]:
         if n.kernel is None:
             continue
         for t, value in zip(n.kernel.operands, (*n.inputs, n.name), strict=True):
-            if value in result and not (lanes[value] and _fits(n.kernel, t, lanes[value])):
+            if value in result and not (lanes[value] and fits(n.kernel, t, lanes[value])):
                 result.discard(value)
     result &= _summed(graph)
     changed = True
@@ -179,7 +179,7 @@ def _shares_channels(kernel: Kernel, t: Tensor) -> bool:
         for s in kernel.stages for x in s.loads if x.tensor == t.name)
 
 
-def _fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
+def fits(kernel: Kernel, t: Tensor, lanes: int) -> bool:
     """Whether all indices of a tensor's channels split into whole blocks and places within one."""
     if any(_channels_last(s.first, s.out, t.name) for s in kernel.stages):
         return False

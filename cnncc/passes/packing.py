@@ -1,19 +1,20 @@
-"""Weights that a call computes get a copy in the order in which their kernel reads them, where that pays."""
+"""Factors that a call computes get a copy in an order that suits their kernel, where that pays."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cnncc.ir.expr import Load
 from cnncc.ir.formula import multiply_add
 from cnncc.ir.graph import Builder, Graph, Node
 from cnncc.ir.kernel import Kernel, Tensor
+from cnncc.ir.layout import Layout
 from cnncc.ir.target import Target
 from cnncc.ir.types import product
 from cnncc.passes.collapse import collapse
-from cnncc.passes.layouts import PACKED, copy_kernel, copy_of
+from cnncc.passes.layouts import CHANNEL, PACKED, copy_kernel, copy_of, fits
 from cnncc.passes.movement import moves, through
 from cnncc.passes.schedules import cheaper, cheapest, weights_of
 
@@ -23,36 +24,49 @@ REUSE = 32                  # times that each element is used at least
 
 def pack_weights(graph: Graph, target: Target) -> Graph:
     """Factors of sums that the graph computes, and uses often, are copied before if that makes it faster."""
-    known: dict[tuple[Kernel, tuple[str, ...]], Tensor | None] = {}
+    known: dict[tuple[Kernel, tuple[str, ...]], _Pack | None] = {}
     b = Builder(graph.name)
     for n in graph:
         if n.kernel is not None:
             key = n.kernel, weights_of(n, graph)
             if key not in known:
                 known[key] = _worth(n, graph, target)
-            t = known[key]
-            if t is not None:
-                at = n.kernel.operands.index(t)
-                copy = _copied(graph, n, at, b)
-                n = replace(n, inputs=(*n.inputs[:at], copy, *n.inputs[at + 1:]))
+            pack = known[key]
+            if pack is not None:
+                n = _packed(graph, n, pack, b)
         b.add(n)
     return replace(graph, nodes=b.nodes).live()
 
 
-def _copied(graph: Graph, n: Node, at: int, b: Builder) -> str:
-    """Add a copy of what a node reads, made of the operand of what only moves that; the name that it gets."""
+@dataclass(frozen=True)
+class _Pack:
+    """The operand that gets a copy, and the copy's order: None where that is the reader's to choose."""
+
+    operand: Tensor
+    layout: Layout | None
+
+
+def _packed(graph: Graph, n: Node, pack: _Pack, b: Builder) -> Node:
+    """Add a copy of what a node reads, made of the operand of what only moves that; the new node."""
     assert n.kernel is not None
-    t, source = n.kernel.operands[at], graph[n.inputs[at]]
+    t, kernel = pack.operand, n.kernel
+    at = kernel.operands.index(t)
+    source = graph[n.inputs[at]]
+    whole = collapse(kernel).tensors[t.name].type == t.type       # the reader's order can be the copy's
     copy = copy_of(source, b.fresh(f"{n.name}.packed"))
-    copy = replace(copy, attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
-    whole = collapse(n.kernel).tensors[t.name].type == t.type     # the reader's order can be the copy's
+    if pack.layout is None:
+        copy = replace(copy, attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
+    else:
+        new = replace(t, layout=pack.layout)
+        copy = replace(copy, kernel=copy_kernel(t, new))
+        kernel = replace(kernel, operands=(*kernel.operands[:at], new, *kernel.operands[at + 1:]))
     if source.kernel is not None and not source.base and whole and moves(source):
         copy = through(source, copy) or copy
-    return b.add(copy)
+    return replace(n, inputs=(*n.inputs[:at], b.add(copy), *n.inputs[at + 1:]), kernel=kernel)
 
 
-def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
-    """The operand that is worth a copy, if there is one."""
+def _worth(n: Node, graph: Graph, target: Target) -> _Pack | None:
+    """The operand that is worth a copy, if one is: in its reader's order, or with channels in blocks."""
     assert n.kernel is not None
     weights, best = weights_of(n, graph), None
     tensors = list(_computed(n, graph))
@@ -62,14 +76,28 @@ def _worth(n: Node, graph: Graph, target: Target) -> Tensor | None:
     least = GAIN * cheapest(kernel, weights, target).cycles
     compute = n.kernel.flops() / (2 * target.fmas * target.lanes)       # what no order is faster than
     for t in tensors:
-        copy = t.nbytes * (1 / target.l3_stream + 1 / target.l3_bytes)
+        copy = t.nbytes * (3 if t.nbytes > target.l2 else 2) / target.l3_bytes    # back from L3, too
         if compute + copy >= least:
             continue
         names = tuple(x.name for x in n.kernel.operands if x.name in (*weights, t.name))
-        found = cheaper(kernel, names, target, math.inf if target.small else least - copy)
-        if found is not None and found.cycles + copy < least:
-            least, best = found.cycles + copy, t
+        ways: list[tuple[Kernel, tuple[str, ...], Layout | None]] = [(kernel, names, None)]
+        if (layout := _blocks(n.kernel, t, target)) is not None:
+            operands = tuple(replace(x, layout=layout) if x == t else x for x in n.kernel.operands)
+            ways.append((collapse(replace(n.kernel, operands=operands)), weights, layout))
+        for own, ordered, layout in ways:
+            found = cheaper(own, ordered, target, math.inf if target.small else least - copy)
+            if found is not None and found.cycles + copy < least:
+                least, best = found.cycles + copy, _Pack(t, layout)
     return best
+
+
+def _blocks(kernel: Kernel, t: Tensor, target: Target) -> Layout | None:
+    """The order with channels in blocks, of a tensor that has whole ones and lies in another."""
+    lanes = target.lanes_of(t.type.dtype)
+    if t.type.rank <= CHANNEL + 1 or int(t.type.shape[CHANNEL]) % lanes or not fits(kernel, t, lanes):
+        return None
+    layout = Layout.blocked(t.type.rank, CHANNEL, lanes)
+    return layout if layout != t.layout else None
 
 
 def _computed(n: Node, graph: Graph) -> Iterator[Tensor]:

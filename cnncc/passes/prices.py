@@ -21,7 +21,6 @@ from cnncc.ir.target import Target
 from cnncc.ir.types import BYTES, HINT, Extent, product
 
 STALL = 0.5                 # the part of a transfer from L2 that is not hidden behind arithmetic
-KEPT = 0.25                 # the part of L1 that vectors may fill which stay until they are read again
 ROOM = 0.65                 # the part of L2 that a loop's data may fill
 HIDDEN = 0.6                # the part of a stream from beyond L2 that is waited for
 AHEAD = 0.2                 # the same where it is asked for a whole chunk before
@@ -35,6 +34,8 @@ BROADCAST = 1.2             # loads of vectors that loading one element into all
 FAR = 6                     # the same for an element of a vector that is gathered from beyond L2
 ENDS = 12                   # instructions that end a tile, beside those for each vector
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
+PAGE, LINE = 4096, 64       # bytes; lines at equal places of pages share a set of L1
+MISSED = 6                  # cycles that a step waits for an element whose line L1 could not hold
 COUNTED = "par", "for", "part", "chunk"
 BODY = 40                   # multiply-adds that an inner loop should have at least
 
@@ -263,6 +264,7 @@ class Prices:
             ops, reads = acc * self.instructions, reads_of(reading, rw, nb)
             near = not self.reduced or steps * (ops + reads) < WINDOW
             cycle = max(ops / self.target.fmas, reads / self.target.loads, 0 if near else self.target.latency)
+            cycle += self.target.beside * reads + self.missed
             ends = end + ENDS / 2 * count_of(extent, rw) * count_of(vectors, nb)
             yield others * (steps * tiled * cycle / acc + ends) + self.least_memory, (nb, rw)
 
@@ -273,6 +275,19 @@ class Prices:
         for a in self.accesses:
             stream = 0 if a.broadcast else t.l3_stream / (AHEAD if a.ordered else HIDDEN)
             total += 0 if a.near else a.nbytes * a.batch / max(t.l3_bytes, stream)
+        return total
+
+    @functools.cached_property
+    def missed(self) -> float:
+        """Cycles per step for single elements on lines of their own that drive each other out of L1."""
+        total = 0
+        for x in self.broadcast:
+            sums = [d for d in self.reduced if d in self._dims(x) and number(self.extents[d]) > 1]
+            jumps = [self._jump(x, d, 1) for d in sums]
+            if jumps and min(jumps) >= LINE:
+                places = min(PAGE // LINE, PAGE // math.gcd(*jumps, PAGE))
+                lines = product([number(self.extents[d]) for d in sums]) / places
+                total += MISSED if lines * PAGE * 4 > self.target.l1 else 0
         return total
 
     def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop],
@@ -292,7 +307,7 @@ class Prices:
                 near = steps // chunks * (ops + reads) + scalars < WINDOW       # tiles overlap in time
                 cycle = max(ops / t.fmas, reads / t.loads, t.latency if self.reduced and not near else 0,
                             streamed)
-                cycle += LOOP / turns_of(acc) + STALL * streamed
+                cycle += LOOP / turns_of(acc) + STALL * streamed + t.beside * reads + self.missed
                 epilogue = acc * (len(self.stage.formulas) + self._apart_at_end(tile, width)) + ENDS
                 epilogue = epilogue / (2 if near else 1) + acc * self.functions
                 resumed = (acc * RESUMED + RESUME) * chunks if chunks > 1 else 0
@@ -338,7 +353,8 @@ class Prices:
     def _streamed(self, steps: int, blocks: int, tiles: int, x: Load, tile: str | None, width: int) -> float:
         """Cycles per step for vectors from L2: where they don't stay in L1 until they are read again."""
         line = self.lanes * 4 * blocks * self._spread(x, tile, width)
-        if not set(self.reduced) <= self._dims(x) or steps * line * tiles <= self.target.l1 * KEPT:
+        stays = steps * line * tiles <= self.target.l1 * self.target.kept
+        if stays or not set(self.reduced) <= self._dims(x):
             return 0.0
         far = steps * line > self.target.l2 * 3 // 4
         return line / (self.target.l3_stream if far else self.target.l2_bytes)
@@ -388,24 +404,28 @@ class Prices:
             found.append((n, self.simd in dims and wide in dims, tile in dims, stride, window))
         return found
 
-    def _rate(self, a: _Access, loops: Sequence[Loop]) -> float:
-        """Bytes per cycle of what comes from beyond L2: a stream, or pieces between which loops jump."""
-        if a.nbytes <= self.target.l2:
-            return self.target.l3_stream / HIDDEN
+    def _runs(self, a: _Access, loops: Sequence[Loop]) -> tuple[int, int]:
+        """How many pieces of memory beyond L2 are followed at a time, and the bytes of a piece."""
+        if a.near or a.nbytes <= self.target.l2:
+            return 0, 0
         walked = [(x, turns) for x, turns in self._walked(loops) if x.dim in a.dims]
         span = {d: number(self.extents[d]) for d in a.dims}
         span |= {x.dim: min(x.step, span[x.dim]) for x, _ in walked}
-        near, run, runs = a.unit * product(span.values()), 0, 1
+        near, runs = a.unit * product(span.values()), 1
+        if self.simd in a.dims and span[self.simd] > self.lanes:
+            vectors = count_of(span[self.simd], self.lanes)
+            runs = vectors if a.jump(self.simd, self.lanes) > near // vectors else 1
+        run = near // runs
+        found = runs, run
         for x, turns in reversed(walked):
             jump = a.jump(x.dim, x.step)
             if turns > 1 and jump > near:
                 runs *= turns if run < RUN else 1
             elif turns > 1:
-                if runs > RUNS:
-                    return min(PIECE + run / 64, self.target.l3_bytes)
+                found = max(found, (runs, run))
                 run = turns * max(run, jump)
             near *= turns
-        return self.target.l3_stream / HIDDEN
+        return found
 
     def _memory(self, walked: Sequence[tuple[Loop, int]], inside: Sequence[Loop]) -> float:
         """Cycles lost to bytes from beyond L2: what doesn't fit is read in every turn of loops around it.
@@ -425,8 +445,10 @@ class Prices:
         # pixels in chunks around channels: what is written or added comes in pieces, not in streams
         chunk = {again, self.simd} if again and len(self.rows) <= 2 and order[0] != self.simd else {""}
         slab = order[-1:] == [self.simd] and order.count(order[-1]) > 1
+        followed = [self._runs(a, [*outside, *inside]) for a in self.accesses]
+        many = sum(runs for runs, _ in followed) > RUNS
         total = 0.0
-        for a, n in zip(self.accesses, turns, strict=True):
+        for a, n, (_, run) in zip(self.accesses, turns, followed, strict=True):
             if a.near:
                 continue
             if slab and self.simd in a.dims and not a.ordered:      # a few rows of many channels at a time
@@ -436,7 +458,9 @@ class Prices:
             elif a.ordered:
                 ahead = any(x.kind == "chunk" and x.dim in a.dims for x in outside)
                 rate = self.target.l3_stream / (AHEAD if ahead else HIDDEN)
+            elif many and 0 < run < RUN:
+                rate = min(PIECE + run / LINE, self.target.l3_bytes / 2)
             else:
-                rate = self._rate(a, [*outside, *inside])
+                rate = self.target.l3_stream / HIDDEN
             total += a.nbytes * n * a.batch / rate
         return total

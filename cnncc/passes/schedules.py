@@ -347,7 +347,7 @@ class _Space(Inner):
             extent = number(self.extents[d])
             image = sum(self.tensors[x.tensor].nbytes for x in self.broadcast if d in self._dims(x))
             sizes = {int(extent * self.target.l1 / 2 / (nbytes + image)), *(
-                int(extent * self.target.l1 / part / nbytes) for part in (4, 8))}
+                int(extent * self.target.l1 * self.target.kept / part / nbytes) for part in (1, 2))}
             for n in sorted({max(n // self.lanes, 1) * self.lanes for n in sizes}):
                 if n < extent:
                     yield [Loop("chunk", d, equal_parts(extent, n, self.lanes))]
