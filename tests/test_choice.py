@@ -50,6 +50,11 @@ out y f32[1, 256, 3136] as n, c:16, w, c
 stage k=256 p=3136 c=128
   acc[k, p] += x[0, c, p] * w[k, c, 0, 0]
   y[0, k, p] = acc[k, p] + v[0, k, p]"""
+TURNED = """in x f32[1, 32, 12544] as n, c:16, w, c
+in w f32[48, 32, 1, 1] as n, h, w, c
+out y f32[1, 48, 12544] as n, c, w
+stage k=48 p=12544 c=32
+  y[0, k, p] += x[0, c, p] * w[k, c, 0, 0]"""
 NARROW = """in x f32[1, 128, 56, 56] as n, c, h, w
 in w f32[128, 4, 3, 3] as n, c, h, w
 out y f32[1, 128, 56, 56] as n, c, h, w
@@ -87,6 +92,15 @@ def test_few_pieces_of_memory_are_followed_at_a_time() -> None:
     """A result and a residual beyond L2, of many blocks of channels: a few blocks, or long pieces of each."""
     first = candidates(parse_kernel(STREAMS), ("w",), target_for("x86-64-v4", elsewhere=True))[0].outside[0]
     assert first.dim == "k" or first.step * 4 * 16 >= 2048
+
+
+def test_rows_that_share_sets_of_l1_are_written_as_lines() -> None:
+    """Of 48 rows, 50,176 bytes apart, L1 holds 32 lines: no tile leaves parts of more behind."""
+    target = target_for("x86-64-v4", elsewhere=True)
+    best = candidates(parse_kernel(TURNED), ("w",), replace(target, l1=32 << 10))[0].outside
+    last = max(i for i, x in enumerate(best) if x.dim == "p")
+    rows = min((x.step for x in best[:last] if x.dim == "k"), default=48)
+    assert rows <= 32 or best[last].step % 16 == 0
 
 
 def test_factors_of_shared_rows_stay_in_registers() -> None:

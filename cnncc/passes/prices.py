@@ -36,6 +36,7 @@ ENDS = 12                   # instructions that end a tile, beside those for eac
 LOOP = 0.3                  # cycles that a turn of an inner loop costs beside its arithmetic
 PAGE, LINE = 4096, 64       # bytes; lines at equal places of pages share a set of L1
 MISSED = 6                  # cycles that a step waits for an element whose line L1 could not hold
+WRITTEN = 24                # the same for a line that is written in pieces
 COUNTED = "par", "for", "part", "chunk"
 BODY = 40                   # multiply-adds that an inner loop should have at least
 
@@ -285,10 +286,14 @@ class Prices:
             sums = [d for d in self.reduced if d in self._dims(x) and number(self.extents[d]) > 1]
             jumps = [self._jump(x, d, 1) for d in sums]
             if jumps and min(jumps) >= LINE:
-                places = min(PAGE // LINE, PAGE // math.gcd(*jumps, PAGE))
-                lines = product([number(self.extents[d]) for d in sums]) / places
-                total += MISSED if lines * PAGE * 4 > self.target.l1 else 0
+                lines = product([number(self.extents[d]) for d in sums])
+                total += MISSED if self._crowded(lines, 4, *jumps) else 0
         return total
+
+    def _crowded(self, lines: int, part: int, *jumps: int) -> bool:
+        """Whether so many lines, these bytes apart, are more than a part of L1 has places for."""
+        places = min(PAGE // LINE, PAGE // math.gcd(*jumps, PAGE))
+        return lines * PAGE * part > places * self.target.l1
 
     def _compute(self, tile: str | None, rw: int, nb: int, fold: int, inside: Sequence[Loop],
                  chunks: int, again: Sequence[int]) -> float:
@@ -427,6 +432,25 @@ class Prices:
             near *= turns
         return found
 
+    def _pieces(self, walked: Sequence[tuple[Loop, int]]) -> float:
+        """Cycles lost to rows across the vectors that a tile writes a part of a line of, where other rows
+        drive that line out of L1 before the next tile goes on with it.
+        """
+        out, order = self.stage.out, self.kernel.output.layout.order
+        if not self.simd or not order or not self._gathered(out, self.simd):
+            return 0.0
+        along = set(out.index[order[-1][0]].dims)
+        at = max((i for i, (x, turns) in enumerate(walked) if x.dim in along and turns > 1), default=0)
+        if not walked or walked[at][0].dim not in along or walked[at][0].step % self.lanes == 0:
+            return 0.0
+        every = number(self.extents[self.simd])
+        rows = min((x.step for x, _ in walked[:at] if x.dim == self.simd), default=every)
+        if not self._crowded(rows, 1, self._jump(out, self.simd, 1)):
+            return 0.0
+        tile = walked[at][0]
+        others = product(number(self.extents[d]) for d in self.rows if d != tile.dim)
+        return float(WRITTEN * every * others * count_of(number(self.extents[tile.dim]), tile.step))
+
     def _memory(self, walked: Sequence[tuple[Loop, int]], inside: Sequence[Loop]) -> float:
         """Cycles lost to bytes from beyond L2: what doesn't fit is read in every turn of loops around it.
 
@@ -447,7 +471,7 @@ class Prices:
         slab = order[-1:] == [self.simd] and order.count(order[-1]) > 1
         followed = [self._runs(a, [*outside, *inside]) for a in self.accesses]
         many = sum(runs for runs, _ in followed) > RUNS
-        total = 0.0
+        total = self._pieces(walked)
         for a, n, (_, run) in zip(self.accesses, turns, followed, strict=True):
             if a.near:
                 continue
