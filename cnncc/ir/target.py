@@ -15,9 +15,8 @@ class Target:
     """Sizes in bytes, rates per cycle of one core; `lanes` counts 4-byte elements of a vector.
 
     `beside`: cycles that arithmetic loses to a load. `kept`: the part of L1 that vectors may fill which are
-    read again.
-    `strict`: plain multiply-adds only, no algorithm that is faster and rounds worse. `small`: schedules with
-    little code come first.
+    read again. `strict`: plain multiply-adds only, no algorithm that is faster and rounds worse. `small`:
+    schedules with little code come first.
     """
 
     triple: str

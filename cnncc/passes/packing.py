@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from cnncc.ir.expr import Load
 from cnncc.ir.formula import multiply_add
 from cnncc.ir.graph import Builder, Graph, Node
+from cnncc.ir.infer import stage_lanes
 from cnncc.ir.kernel import Kernel, Tensor
 from cnncc.ir.layout import Layout
 from cnncc.ir.target import Target
@@ -94,7 +95,8 @@ def _worth(n: Node, graph: Graph, target: Target) -> _Pack | None:
 def _blocks(kernel: Kernel, t: Tensor, target: Target) -> Layout | None:
     """The order with channels in blocks, of a tensor that has whole ones and lies in another."""
     lanes = target.lanes_of(t.type.dtype)
-    if t.type.rank <= CHANNEL + 1 or int(t.type.shape[CHANNEL]) % lanes or not fits(kernel, t, lanes):
+    if lanes != stage_lanes(kernel.stages[0], kernel.tensors, target) or t.type.rank <= CHANNEL + 1 \
+            or int(t.type.shape[CHANNEL]) % lanes or not fits(kernel, t, lanes):
         return None
     layout = Layout.blocked(t.type.rank, CHANNEL, lanes)
     return layout if layout != t.layout else None
