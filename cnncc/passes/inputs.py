@@ -80,7 +80,7 @@ def _tasks(p: Node, n: Node, pair: Pair, weights: tuple[str, ...], target: Targe
     most = GAIN * cheapest(collapse(n.kernel), weights, target).cycles
     pixels = {d for axis, i in enumerate(read.index) if axis != CHANNEL for d in i.dims}
     saved = 2 * held.nbytes * batch * HIDDEN / target.l3_stream
-    alone = cheapest(collapse(own), (), target)
+    alone = cheapest(own, (), target)
     lanes = {x.dim: x.step for x in alone.inside if x.kind == "unroll" and x.step > 1}      # of its vectors
     for c in candidates(reader, weights, target, part=True, price=most + saved):
         par = [x for x in c.outside if x.kind == "par"]

@@ -25,13 +25,15 @@ REUSE = 32                  # times that each element is used at least
 
 def pack_weights(graph: Graph, target: Target) -> Graph:
     """Factors of sums that the graph computes, and uses often, are copied before if that makes it faster."""
-    known: dict[tuple[Kernel, tuple[str, ...]], _Pack | None] = {}
+    known: dict[tuple[Kernel, tuple[str, ...], tuple[bool, ...]], _Pack | None] = {}
+    partial = {n.base for n in graph}       # clauses write the rest: what reads a part must not read all
     b = Builder(graph.name)
     for n in graph:
         if n.kernel is not None:
-            key = n.kernel, weights_of(n, graph)
+            whole = tuple(i not in partial for i in n.inputs)
+            key = n.kernel, weights_of(n, graph), whole
             if key not in known:
-                known[key] = _worth(n, graph, target)
+                known[key] = _worth(n, whole, graph, target)
             pack = known[key]
             if pack is not None:
                 n = _packed(graph, n, pack, b)
@@ -66,11 +68,13 @@ def _packed(graph: Graph, n: Node, pack: _Pack, b: Builder) -> Node:
     return replace(n, inputs=(*n.inputs[:at], b.add(copy), *n.inputs[at + 1:]), kernel=kernel)
 
 
-def _worth(n: Node, graph: Graph, target: Target) -> _Pack | None:
-    """The operand that is worth a copy, if one is: in its reader's order, or with channels in blocks."""
+def _worth(n: Node, whole: tuple[bool, ...], graph: Graph, target: Target) -> _Pack | None:
+    """The operand, of those that are `whole`, that is worth a copy, if one is: in its reader's order, or with
+    channels in blocks.
+    """
     assert n.kernel is not None
     weights, best = weights_of(n, graph), None
-    tensors = list(_computed(n, graph))
+    tensors = [t for t in _computed(n, graph) if whole[n.kernel.operands.index(t)]]
     if not tensors:
         return None
     kernel = collapse(n.kernel)

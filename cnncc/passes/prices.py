@@ -283,6 +283,8 @@ class Prices:
         """Cycles per step for single elements on lines of their own that drive each other out of L1."""
         total = 0
         for x in self.broadcast:
+            if x.tensor in self.weights:            # they lie as the loops walk them
+                continue
             sums = [d for d in self.reduced if d in self._dims(x) and number(self.extents[d]) > 1]
             jumps = [self._jump(x, d, 1) for d in sums]
             if jumps and min(jumps) >= LINE:
@@ -411,7 +413,7 @@ class Prices:
 
     def _runs(self, a: _Access, loops: Sequence[Loop]) -> tuple[int, int]:
         """How many pieces of memory beyond L2 are followed at a time, and the bytes of a piece."""
-        if a.near or a.nbytes <= self.target.l2:
+        if a.near or a.ordered or a.nbytes <= self.target.l2:
             return 0, 0
         walked = [(x, turns) for x, turns in self._walked(loops) if x.dim in a.dims]
         span = {d: number(self.extents[d]) for d in a.dims}
