@@ -43,26 +43,22 @@ def pack_weights(graph: Graph, target: Target) -> Graph:
 
 @dataclass(frozen=True)
 class _Pack:
-    """The operand that gets a copy, and the copy's order: None where that is the reader's to choose."""
+    """The operand that gets a copy; the kernel that reads it, None where that chooses the copy's order."""
 
     operand: Tensor
-    layout: Layout | None
+    kernel: Kernel | None
 
 
 def _packed(graph: Graph, n: Node, pack: _Pack, b: Builder) -> Node:
     """Add a copy of what a node reads, made of the operand of what only moves that; the new node."""
     assert n.kernel is not None
-    t, kernel = pack.operand, n.kernel
-    at = kernel.operands.index(t)
-    source = graph[n.inputs[at]]
-    whole = collapse(kernel).tensors[t.name].type == t.type       # the reader's order can be the copy's
+    t, at = pack.operand, n.kernel.operands.index(pack.operand)
+    source, kernel = graph[n.inputs[at]], pack.kernel or n.kernel
+    whole = collapse(n.kernel).tensors[t.name].type == t.type     # the reader's order can be the copy's
     copy = copy_of(source, b.fresh(f"{n.name}.packed"))
-    if pack.layout is None:
-        copy = replace(copy, attrs=(("does", PACKED),), kernel=copy_kernel(t, t))
-    else:
-        new = replace(t, layout=pack.layout)
-        copy = replace(copy, kernel=copy_kernel(t, new))
-        kernel = replace(kernel, operands=(*kernel.operands[:at], new, *kernel.operands[at + 1:]))
+    copy = replace(copy, kernel=copy_kernel(t, kernel.operands[at]))
+    if pack.kernel is None:
+        copy = replace(copy, attrs=(("does", PACKED),))
     if source.kernel is not None and not source.base and whole and moves(source):
         copy = through(source, copy) or copy
     return replace(n, inputs=(*n.inputs[:at], b.add(copy), *n.inputs[at + 1:]), kernel=kernel)
@@ -85,25 +81,24 @@ def _worth(n: Node, whole: tuple[bool, ...], graph: Graph, target: Target) -> _P
         if compute + copy >= least:
             continue
         names = tuple(x.name for x in n.kernel.operands if x.name in (*weights, t.name))
-        ways: list[tuple[Kernel, tuple[str, ...], Layout | None]] = [(kernel, names, None)]
-        if (layout := _blocks(n.kernel, t, target)) is not None:
-            operands = tuple(replace(x, layout=layout) if x == t else x for x in n.kernel.operands)
-            ways.append((collapse(replace(n.kernel, operands=operands)), weights, layout))
-        for own, ordered, layout in ways:
-            found = cheaper(own, ordered, target, math.inf if target.small else least - copy)
+        blocked = _in_blocks(n.kernel, t, target)
+        ways = [(kernel, names), *([(collapse(blocked), weights)] if blocked else [])]
+        for pack, way in zip((_Pack(t, None), _Pack(t, blocked)), ways, strict=False):
+            found = cheaper(*way, target, math.inf if target.small else least - copy)
             if found is not None and found.cycles + copy < least:
-                least, best = found.cycles + copy, _Pack(t, layout)
+                least, best = found.cycles + copy, pack
     return best
 
 
-def _blocks(kernel: Kernel, t: Tensor, target: Target) -> Layout | None:
-    """The order with channels in blocks, of a tensor that has whole ones and lies in another."""
+def _in_blocks(kernel: Kernel, t: Tensor, target: Target) -> Kernel | None:
+    """The kernel as it reads an operand with channels in blocks; None where they aren't whole, or lie so."""
     lanes = target.lanes_of(t.type.dtype)
     if lanes != stage_lanes(kernel.stages[0], kernel.tensors, target) or t.type.rank <= CHANNEL + 1 \
             or int(t.type.shape[CHANNEL]) % lanes or not fits(kernel, t, lanes):
         return None
-    layout = Layout.blocked(t.type.rank, CHANNEL, lanes)
-    return layout if layout != t.layout else None
+    new = replace(t, layout=Layout.blocked(t.type.rank, CHANNEL, lanes))
+    operands = tuple(new if x == t else x for x in kernel.operands)
+    return replace(kernel, operands=operands) if new != t else None
 
 
 def _computed(n: Node, graph: Graph) -> Iterator[Tensor]:

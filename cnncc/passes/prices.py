@@ -442,8 +442,8 @@ class Prices:
         if not self.simd or not order or not self._gathered(out, self.simd):
             return 0.0
         along = set(out.index[order[-1][0]].dims)
-        at = max((i for i, (x, turns) in enumerate(walked) if x.dim in along and turns > 1), default=0)
-        if not walked or walked[at][0].dim not in along or walked[at][0].step % self.lanes == 0:
+        at = max((i for i, (x, turns) in enumerate(walked) if x.dim in along and turns > 1), default=-1)
+        if at < 0 or walked[at][0].step % self.lanes == 0:
             return 0.0
         every = number(self.extents[self.simd])
         rows = min((x.step for x, _ in walked[:at] if x.dim == self.simd), default=every)
